@@ -1,0 +1,12 @@
+//! The flow language: definitions, their validation, and what selects values from a context.
+
+pub mod condition;
+pub mod definition;
+pub mod expression;
+pub mod js;
+pub mod parse;
+pub mod schema;
+pub mod scope;
+pub mod selector;
+
+pub use definition::Flow;

@@ -1,0 +1,1 @@
+//! The engine shell: stores, chores and services round the pure core.

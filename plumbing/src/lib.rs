@@ -1,0 +1,1 @@
+//! All that crosses between engine and worker: messages, queues, the plumbing APIs.
