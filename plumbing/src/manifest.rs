@@ -1,0 +1,130 @@
+//! The handler manifest: what a handler is and needs. One document per handler; Rust handlers give the same.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What a handler is and needs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Manifest {
+    /// The handler type: the name of its queue.
+    #[serde(rename = "type")]
+    pub handler_type: String,
+    /// SemVer of the code. Default `0.0.0`.
+    #[serde(default = "default_version")]
+    pub version: String,
+    /// Whether it keeps checkpoints and owns its task exclusively.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Shown to people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Container image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Program and arguments of a handler that runs as a child process (the child protocol).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// Environment of the child process: name to value. Nothing is inherited but `PATH`, `HOME` and `LANG`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Names of variables that the child inherits as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inherit_env: Vec<String>,
+    /// Directory of the child process; by default the directory of the manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_directory: Option<String>,
+    /// Keep the child process for the next task.
+    #[serde(default)]
+    pub reuse: bool,
+    /// Tasks at a time in one worker; none: the worker's own concurrency.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
+    /// Milliseconds: default hard limit of one attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// Resources of the container, and limits of the child process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// Limits of the child process.
+    #[serde(default)]
+    pub limits: ChildLimits,
+    /// Scaling of the pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_scale: Option<Value>,
+    /// Automatic checkpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Value>,
+    /// `exclusive` for stateful handlers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ownership: Option<String>,
+    /// JSON Schema of the input; checked before the handler runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_schema: Option<Value>,
+    /// JSON Schema of the output; checked after the handler ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_schema: Option<Value>,
+}
+
+fn default_version() -> String {
+    "0.0.0".into()
+}
+
+/// Whether a handler keeps checkpoints and owns its task exclusively.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The default.
+    #[default]
+    Stateless,
+    /// Long-running, with checkpoints and progress.
+    Stateful,
+}
+
+/// Resources of a handler's container, in Kubernetes' spelling.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resources {
+    /// For example `500m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
+    /// For example `512Mi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
+    /// For example `nvidia-t4`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<String>,
+}
+
+/// Limits of a child process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ChildLimits {
+    /// Bytes of address space (rlimit); none: `resources.memory`, else no limit.
+    pub memory_bytes: Option<u64>,
+    /// Seconds of processor time (rlimit); none: no limit.
+    pub cpu_seconds: Option<u64>,
+    /// Bytes of one line of output. Default 16 MiB.
+    pub line_bytes: usize,
+    /// Bytes of all output of one task. Default 64 MiB.
+    pub output_bytes: u64,
+    /// Log lines kept of one task. Default 1000.
+    pub log_lines: usize,
+    /// Milliseconds between SIGTERM and SIGKILL. Default 5000.
+    pub grace_ms: u64,
+}
+
+impl Default for ChildLimits {
+    fn default() -> Self {
+        Self {
+            memory_bytes: None,
+            cpu_seconds: None,
+            line_bytes: 16 * 1024 * 1024,
+            output_bytes: 64 * 1024 * 1024,
+            log_lines: 1000,
+            grace_ms: 5000,
+        }
+    }
+}

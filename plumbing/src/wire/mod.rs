@@ -1,0 +1,15 @@
+//! Messages between engine and worker: tolerant of unknown fields, versioned, the same structs in MessagePack (named
+//! fields) and in the documented JSON (camelCase).
+
+mod codec;
+mod result;
+mod task;
+
+pub use codec::{decode_result, decode_task, encode_result, encode_task, WireError};
+pub use result::{
+    ContextUpdates, Cost, LogLevel, LogLine, Metrics, Outcome, ResultMessage, TableRow, TaskError, TaskEvent, ContextOperation,
+};
+pub use task::{CheckpointReference, HandlerReference, Priority, TaskMessage, TaskMetadata};
+
+/// The version of the message formats. Raised only when an older peer could misread a message.
+pub const PROTOCOL_VERSION: u16 = 1;

@@ -1,0 +1,190 @@
+//! What a handler is: a manifest and a function from a task to an outcome.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress};
+use flowmonkey_plumbing::manifest::Manifest;
+use flowmonkey_plumbing::queue::Delivery;
+use flowmonkey_plumbing::wire::{ContextOperation, Cost, LogLevel, TableRow, TaskError, TaskEvent, TaskMessage};
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+
+/// Code that carries out tasks of one type. Must be safe to run more than once for the same task: a handler runs at least
+/// once and gets a stable idempotency key per step.
+#[async_trait]
+pub trait Handler: Send + Sync + 'static {
+    /// What the handler is and needs.
+    fn manifest(&self) -> &Manifest;
+
+    /// Carries out one attempt. Dropping the future must be safe: it is dropped when the attempt ends early. A panic is
+    /// contained and becomes a failure with the code `HANDLER_ERROR`.
+    async fn run(&self, task: &Task) -> Result<Completion, Failure>;
+}
+
+/// One attempt in a handler's hands.
+pub struct Task {
+    /// The message as dispatched.
+    pub message: TaskMessage,
+    /// Ends when the task should stop: cancelled, lease lost, out of time, or the worker drains.
+    pub cancelled: CancellationToken,
+    pub(crate) delivery: Delivery,
+    pub(crate) plumbing: Arc<dyn Plumbing>,
+    pub(crate) journal: Arc<crate::journal::Journal>,
+}
+
+impl Task {
+    /// The step's input; `Null` when the step has none.
+    #[must_use]
+    pub fn input(&self) -> &Value {
+        self.message.input.as_ref().unwrap_or(&Value::Null)
+    }
+
+    /// The step's configuration.
+    #[must_use]
+    pub fn config(&self) -> &Value {
+        &self.message.config
+    }
+
+    /// The part of the context that the step declared.
+    #[must_use]
+    pub fn context(&self) -> &Value {
+        &self.message.context
+    }
+
+    /// Stable over all attempts of one visit of the step: hand it to whatever must not act twice.
+    #[must_use]
+    pub fn idempotency_key(&self) -> &str {
+        &self.message.idempotency_key
+    }
+
+    /// Saves a checkpoint; a later attempt can go on from it.
+    ///
+    /// # Errors
+    /// [`PlumbingError::Stale`] when another attempt has taken over; the handler should stop.
+    pub async fn save_checkpoint(&self, data: Value) -> Result<Checkpoint, PlumbingError> {
+        self.plumbing.save_checkpoint(&self.delivery, data).await
+    }
+
+    /// The last checkpoint of this task.
+    ///
+    /// # Errors
+    /// When the engine cannot be reached or the attempt is stale.
+    pub async fn load_checkpoint(&self) -> Result<Option<Checkpoint>, PlumbingError> {
+        self.plumbing.load_checkpoint(&self.delivery).await
+    }
+
+    /// Reports progress, 0 to 100. Never waits.
+    pub fn progress(&self, percent: f64, message: impl Into<Option<String>>) {
+        let progress = Progress { percent: percent.clamp(0.0, 100.0), message: message.into(), estimated_completion: None };
+        self.plumbing.progress(&self.delivery, progress);
+    }
+
+    /// Writes a log line of the task. Never waits; past the limit of lines, the rest is counted.
+    pub fn log(&self, level: LogLevel, message: impl Into<String>) {
+        if let Some(line) = self.journal.log(level, message.into()) {
+            self.plumbing.log(&self.delivery, &line);
+        }
+    }
+
+    /// Emits a custom event; it is published when the result is accepted.
+    pub fn emit(&self, event: impl Into<String>, data: Value) {
+        self.journal.emit(TaskEvent { event: event.into(), data });
+    }
+
+    /// Changes the context; merged when the result is accepted, in the order of the calls.
+    pub fn update_context(&self, operation: ContextOperation) {
+        self.journal.update_context(operation);
+    }
+
+    /// Inserts a row into a table when the result is accepted: exactly once.
+    pub fn insert_row(&self, row: TableRow) {
+        self.journal.insert_row(row);
+    }
+
+    /// Adds to what the attempt cost.
+    pub fn add_cost(&self, cost: Cost) {
+        self.journal.add_cost(cost);
+    }
+}
+
+/// How an attempt ended well.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Completion {
+    /// Done. None: nothing is written at the step's `outputKey`.
+    Success(Option<Value>),
+    /// Done, and the next step is not the one the transitions name (none: the end).
+    Override {
+        /// The output.
+        output: Option<Value>,
+        /// The next step.
+        next: Option<String>,
+    },
+    /// The step waits; the worker is free meanwhile.
+    Wait(Wait),
+}
+
+impl Completion {
+    /// Done, with an output.
+    #[must_use]
+    pub fn output(value: Value) -> Self {
+        Self::Success(Some(value))
+    }
+}
+
+/// What a step waits for after its handler ran.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wait {
+    /// RFC 3339; none: until a resume.
+    pub until: Option<String>,
+    /// Shown to people.
+    pub reason: Option<String>,
+    /// A token chosen by the handler; a resume may name it.
+    pub resume_token: Option<String>,
+    /// Written at the step's `outputKey` at once.
+    pub output: Option<Value>,
+    /// Free for the handler.
+    pub metadata: Map<String, Value>,
+}
+
+/// How an attempt failed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    /// Code, message, details, and whether a re-try can help.
+    pub error: TaskError,
+    /// Milliseconds before the next attempt, at least.
+    pub retry_after_ms: Option<u64>,
+}
+
+impl Failure {
+    /// A failure that the retry policy decides on.
+    #[must_use]
+    pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            error: TaskError { code: code.into(), message: message.into(), retryable: None, details: None },
+            retry_after_ms: None,
+        }
+    }
+
+    /// A failure that no re-try can help.
+    #[must_use]
+    pub fn terminal(code: impl Into<String>, message: impl Into<String>) -> Self {
+        let mut failure = Self::new(code, message);
+        failure.error.retryable = Some(false);
+        failure
+    }
+
+    /// With details for programs.
+    #[must_use]
+    pub fn details(mut self, details: Value) -> Self {
+        self.error.details = Some(details);
+        self
+    }
+
+    /// With a time before which a re-try is pointless.
+    #[must_use]
+    pub const fn retry_after(mut self, millis: u64) -> Self {
+        self.retry_after_ms = Some(millis);
+        self
+    }
+}
