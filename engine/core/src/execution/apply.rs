@@ -1,0 +1,206 @@
+//! Applies facts to the state. Total: what was recorded can be applied for ever.
+//!
+//! Architecture invariant: `apply` decides nothing. Whatever it needs is in the event.
+
+use serde_json::{Map, Value};
+
+use super::command::ContextChange;
+use super::event::{Event, RecordedEvent, WaitEnd};
+use super::state::{Activity, Cost, Execution, Pause, Phase, WaitOn};
+use crate::context;
+use crate::flow::selector::Path;
+use crate::time::Timestamp;
+
+/// Ids of accepted signals that are remembered.
+const SIGNAL_IDS_MAX: usize = 100;
+
+/// Applies `event`, which was decided at `at`.
+pub fn apply(execution: &mut Execution, event: &Event, at: Timestamp) {
+    execution.events += 1;
+    execution.updated_at = at;
+    match event {
+        Event::Created { execution: created } => {
+            let events = execution.events;
+            *execution = (**created).clone();
+            execution.events = events;
+        }
+        Event::Entered { step } => {
+            if execution.cursor != *step {
+                execution.iteration = 0;
+            }
+            execution.cursor = step.clone();
+            *execution.visits.entry(step.clone()).or_insert(0) += 1;
+            execution.activity = Activity::Ready;
+        }
+        Event::Yielded { step } => {
+            execution.cursor = step.clone();
+            execution.activity = Activity::Ready;
+        }
+        Event::TaskScheduled { task } => {
+            execution.tasks = execution.tasks.max(task.run.task);
+            execution.cost.attempts = execution.cost.attempts.saturating_add(1);
+            execution.activity = Activity::Task(task.clone());
+        }
+        Event::AttemptEnded(ended) => {
+            execution.step_count = execution.step_count.saturating_add(1);
+            execution.cost = execution.cost.plus(Cost { attempts: 0, ..ended.cost });
+        }
+        Event::ContextChanged { changes, bytes } => {
+            for change in changes {
+                write_change(&mut execution.context, change);
+            }
+            execution.context_bytes = *bytes;
+        }
+        Event::StepSucceeded { output, .. } => {
+            execution.last_error = None;
+            execution.last_output.clone_from(output);
+            execution.activity = Activity::Ready;
+        }
+        Event::StepFailed { error, .. } => {
+            execution.last_error = Some(error.to_value());
+            execution.activity = Activity::Ready;
+        }
+        Event::RetryScheduled { run, until, error } => {
+            execution.activity = Activity::Backoff { task: run.clone(), until: *until, error: error.clone() };
+        }
+        Event::LeaseLost { .. } | Event::BudgetWarned { .. } => {}
+        Event::StartConfirmed => {
+            if let Activity::Task(task) = &mut execution.activity {
+                task.start_by = None;
+            }
+        }
+        Event::WaitBegan(wait) => execution.activity = Activity::Wait(wait.clone()),
+        Event::WaitEnded { by, .. } => {
+            if let WaitEnd::Resume { data } = by {
+                execution.resume_data.clone_from(data);
+            }
+            execution.activity = Activity::Ready;
+        }
+        Event::Escalated { assignees } => {
+            if let Activity::Wait(wait) = &mut execution.activity
+                && let WaitOn::Approval { assignees: asked, escalate_at, .. } = &mut wait.on
+            {
+                asked.clone_from(assignees);
+                *escalate_at = None;
+            }
+        }
+        Event::FanOpened(fan) => {
+            execution.joins = execution.joins.max(fan.join);
+            execution.activity = Activity::Children(fan.clone());
+        }
+        Event::FanClosing { closing } => {
+            if let Activity::Children(fan) = &mut execution.activity {
+                fan.closing = Some(*closing);
+            }
+        }
+        Event::FanEnded { cost, .. } => {
+            execution.cost = execution.cost.plus(*cost);
+            execution.activity = Activity::Ready;
+        }
+        Event::IterationDone { iteration } => execution.iteration = *iteration,
+        Event::ErrorsTolerated => execution.has_errors = true,
+        Event::SignalBuffered(signal) => execution.signals.push(signal.clone()),
+        Event::SignalTaken { index } => {
+            if *index < execution.signals.len() {
+                execution.signals.remove(*index);
+            }
+        }
+        Event::SignalAccepted { id } => {
+            if execution.signal_ids.len() >= SIGNAL_IDS_MAX {
+                execution.signal_ids.remove(0);
+            }
+            execution.signal_ids.push(id.clone());
+        }
+        Event::TaskFenced { .. } | Event::IncidentResolved { .. } => execution.activity = Activity::Ready,
+        Event::IncidentRaised(incident) => execution.activity = Activity::Incident(incident.clone()),
+        Event::CompensationAdded(compensation) => execution.compensations.push((**compensation).clone()),
+        Event::CompensationBegan => {
+            execution.undoing = execution.compensations.pop();
+            execution.compensated = true;
+            execution.activity = Activity::Ready;
+        }
+        Event::CompensationEnded => {
+            execution.undoing = None;
+            execution.activity = Activity::Ready;
+        }
+        Event::EndingBegan { why, stage, run } => {
+            execution.phase = Phase::Ending { why: why.clone(), stage: *stage, run: run.clone() };
+        }
+        Event::StageReached { stage: reached } => {
+            if let Phase::Ending { stage, .. } = &mut execution.phase {
+                *stage = *reached;
+            }
+        }
+        Event::Paused { reason } => {
+            execution.pause = Some(Pause { since: at, reason: reason.clone(), held: None });
+        }
+        Event::ReportHeld(report) => {
+            if let Some(pause) = &mut execution.pause {
+                pause.held = Some(report.clone());
+            }
+        }
+        Event::Unpaused => execution.pause = None,
+        Event::Completed { output } => {
+            execution.phase = Phase::Completed;
+            execution.output.clone_from(output);
+            rest(execution);
+        }
+        Event::Failed => {
+            if let Phase::Ending { why: super::state::Why::Failure(error), run, .. } = &execution.phase {
+                execution.phase = Phase::Failed { error: error.clone(), run: run.clone() };
+            }
+            rest(execution);
+        }
+        Event::Cancelled { cancellation } => {
+            execution.phase = Phase::Cancelled { cancellation: cancellation.clone() };
+            rest(execution);
+        }
+        Event::Reopened { .. } => {
+            execution.phase = Phase::Running;
+            execution.run += 1;
+            execution.activity = Activity::Ready;
+            execution.deadline = None;
+        }
+    }
+}
+
+/// What an ended execution does not need any more.
+fn rest(execution: &mut Execution) {
+    execution.activity = Activity::Nothing;
+    execution.pause = None;
+    execution.signals.clear();
+    execution.last_output = None;
+}
+
+/// Applies one change of a context. Its limits were checked when it was decided; a change that does not fit the state
+/// (which only a damaged record can hold) changes nothing.
+pub(super) fn write_change(current: &mut Map<String, Value>, change: &ContextChange) {
+    match change {
+        ContextChange::Set { path, value } => {
+            if let Ok(path) = Path::parse(path) {
+                context::write_unchecked(current, &path, value.clone());
+            }
+        }
+        ContextChange::Merge { value } => {
+            current.extend(value.iter().map(|(key, value)| (key.clone(), value.clone())));
+        }
+        ContextChange::Delete { path } => {
+            if let Ok(path) = Path::parse(path) {
+                context::remove_path(current, &path);
+            }
+        }
+    }
+}
+
+/// The state that `events` give, from the first one on. None when they do not begin with a creation.
+#[must_use]
+pub fn replay(events: &[RecordedEvent]) -> Option<Execution> {
+    let (first, rest) = events.split_first()?;
+    let Event::Created { execution } = &first.event else { return None };
+    let mut execution = (**execution).clone();
+    execution.events = first.sequence;
+    for recorded in rest {
+        apply(&mut execution, &recorded.event, recorded.at);
+    }
+    Some(execution)
+}

@@ -1,0 +1,332 @@
+//! Ends that are not completions: draining, undoing in reverse order, cleaning up. And completions.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::super::codes;
+use super::super::decision::{Effect, Record};
+use super::super::encode;
+use super::super::error::{ExecutionError, Rejection};
+use super::super::event::{Event, WaitEnd};
+use super::super::state::{
+    Activity, CancelSource, Cancellation, Closing, Incident, Phase, Stage, Status, StepRun, Why,
+};
+use super::turn::{Next, Turn};
+use crate::flow::definition::Step;
+
+impl Turn<'_> {
+    /// The graph's end is reached.
+    pub(super) fn complete(&mut self) {
+        if self.is_ending() {
+            // The clean-up is over.
+            return self.end();
+        }
+        let output = match self.result() {
+            Ok(output) => output,
+            Err(error) => return self.fail_execution(error, None),
+        };
+        self.emit(Event::Completed { output });
+        self.tell_parent(true);
+        self.wish(Effect::CancelDetached);
+    }
+
+    /// The result of a flow, by its `output`; of a body, by its `output`, else that of its last step.
+    fn result(&self) -> Result<Option<Value>, ExecutionError> {
+        let flow = self.world.flow;
+        let (selector, schema) = if self.runs_whole_flow() {
+            (flow.output.as_ref(), flow.output_schema.as_ref())
+        } else {
+            match self.graph().as_deref() {
+                Some(graph) if graph.output.is_some() => {
+                    let selector = graph.output.as_ref();
+                    return self.resolve_result(selector);
+                }
+                Some(_) | None => return Ok(self.execution.last_output.clone()),
+            }
+        };
+        let output = self.resolve_result(selector)?;
+        if let Some(schema) = schema
+            && let Err(violations) = schema.check(output.as_ref().unwrap_or(&Value::Null))
+        {
+            let places: Vec<String> = violations.iter().map(ToString::to_string).collect();
+            let message = format!("the flow's output does not match its outputSchema: {}", places.join("; "));
+            return Err(self.error(codes::OUTPUT_INVALID, message, None));
+        }
+        Ok(output)
+    }
+
+    fn resolve_result(
+        &self,
+        selector: Option<&crate::flow::selector::Selector>,
+    ) -> Result<Option<Value>, ExecutionError> {
+        let Some(selector) = selector else { return Ok(None) };
+        self.with_scope(None, |scope| selector.resolve(scope))
+            .map_err(|error| self.error(codes::INPUT_ERROR, format!("`output`: {error}"), None))
+    }
+
+    fn tell_parent(&mut self, succeeded: bool) {
+        if let Some(parent) = self.execution.identity.parent
+            && parent.is_joined()
+        {
+            self.record(Record::ChildEnded { parent, succeeded, cost: self.execution.cost });
+        }
+    }
+
+    /// The execution fails, once what is in flight has ended and what can be undone is undone.
+    pub(super) fn fail_execution(&mut self, error: ExecutionError, run: Option<StepRun>) {
+        match &self.execution.phase {
+            // A failure of the clean-up ends the clean-up; the reason of the ending stays.
+            Phase::Ending { stage: Stage::CleaningUp, .. } => self.end(),
+            // While undoing, whatever goes wrong is a person's business.
+            Phase::Ending { stage: Stage::Compensating { .. }, .. } => {
+                let run = run.unwrap_or_else(|| self.run_without_step());
+                let since = self.now();
+                self.emit(Event::IncidentRaised(Incident { run, error, since }));
+            }
+            Phase::Ending { stage: Stage::Draining { .. }, .. } => self.next_stage(),
+            Phase::Running | Phase::Completed | Phase::Failed { .. } | Phase::Cancelled { .. } => {
+                self.begin_ending(Why::Failure(error), run);
+            }
+        }
+    }
+
+    fn run_without_step(&self) -> StepRun {
+        StepRun {
+            step: self.execution.cursor.clone(),
+            visit: self.execution.visits.get(&self.execution.cursor).copied().unwrap_or(1),
+            task: 0,
+            attempt: 1,
+            retry: 0,
+            lost: 0,
+            began_at: self.now(),
+            compensates: self.execution.undoing.is_some(),
+        }
+    }
+
+    /// Sets the course for the end: first, what is in flight is asked to end.
+    fn begin_ending(&mut self, why: Why, run: Option<StepRun>) {
+        let until = self.now().plus(self.limits().cancel_grace_ms);
+        self.emit(Event::EndingBegan { why, stage: Stage::Draining { until }, run });
+        match self.execution.activity.clone() {
+            Activity::Task(task) => {
+                self.wish(Effect::CancelTask { task: task.run.task, attempt: task.run.attempt });
+            }
+            Activity::Children(fan) => {
+                if fan.closing.is_none() {
+                    self.record(Record::CloseJoin { join: fan.join });
+                }
+                self.emit(Event::FanClosing { closing: Closing::Ending });
+                self.wish(Effect::CancelChildren { join: fan.join });
+            }
+            Activity::Wait(wait) => {
+                // What a handler began and then waits for may have taken effect.
+                if let Some(step) = self.step_of(&wait.run) {
+                    self.remember_compensation(&step, &wait.run, true);
+                }
+                self.emit(Event::WaitEnded { step: wait.run.step, by: WaitEnd::Abandoned });
+                self.next_stage();
+            }
+            Activity::Backoff { task, .. } => {
+                self.unknown_outcome(&task);
+                self.next_stage();
+            }
+            Activity::Incident(incident) => {
+                self.unknown_outcome(&incident.run);
+                self.next_stage();
+            }
+            Activity::Ready | Activity::Nothing => self.next_stage(),
+        }
+    }
+
+    /// Attempts have failed or were lost: whether the step took effect is not known, so it is undone too.
+    fn unknown_outcome(&mut self, run: &StepRun) {
+        if run.task != 0
+            && let Some(step) = self.step_of(run)
+        {
+            self.remember_compensation(&step, run, true);
+        }
+    }
+
+    /// Nothing is in flight any more: undo, clean up, end.
+    pub(super) fn next_stage(&mut self) {
+        let Phase::Ending { why, stage, .. } = &self.execution.phase else { return };
+        let clean_up = if self.runs_whole_flow() {
+            match why {
+                Why::Failure(_) => self.world.flow.on_failure.clone(),
+                Why::Cancel(_) => self.world.flow.on_cancel.clone(),
+            }
+        } else {
+            None
+        };
+        match stage {
+            Stage::Draining { .. } if !self.execution.compensations.is_empty() => {
+                let until = self.now().plus(self.limits().compensation_ms);
+                self.emit(Event::StageReached { stage: Stage::Compensating { until } });
+                self.next = Some(Next::Undo);
+            }
+            Stage::Draining { .. } | Stage::Compensating { .. } => match clean_up {
+                Some(step) => {
+                    self.emit(Event::StageReached { stage: Stage::CleaningUp });
+                    self.enter(step);
+                }
+                None => self.end(),
+            },
+            Stage::CleaningUp => self.end(),
+        }
+    }
+
+    /// Undoes the last successful visit that is left.
+    pub(super) fn undo_next(&mut self) {
+        if self.execution.compensations.is_empty() {
+            return self.next_stage();
+        }
+        self.emit(Event::CompensationBegan);
+        let Some(undoing) = self.execution.undoing.clone() else { return };
+        let run = StepRun {
+            step: undoing.with.clone(),
+            visit: undoing.visit,
+            task: 0,
+            attempt: 1,
+            retry: 0,
+            lost: 0,
+            began_at: self.now(),
+            compensates: true,
+        };
+        match self.undoing_step() {
+            Some(step) => self.attempt(&step, run),
+            None => {
+                let message = format!("Step \"{}\", which undoes \"{}\", not found", undoing.with, undoing.step);
+                let error = self.error(codes::STEP_NOT_FOUND, message, None);
+                let since = self.now();
+                self.emit(Event::IncidentRaised(Incident { run, error, since }));
+            }
+        }
+    }
+
+    fn undoing_step(&self) -> Option<Arc<Step>> {
+        encode::undoing_step(&self.execution, self.world)
+    }
+
+    /// One step is undone: the next.
+    pub(super) fn compensation_done(&mut self) {
+        self.emit(Event::CompensationEnded);
+        self.next = Some(Next::Undo);
+    }
+
+    /// The terminal state of an ending.
+    fn end(&mut self) {
+        let Phase::Ending { why, .. } = self.execution.phase.clone() else { return };
+        match why {
+            Why::Failure(_) => self.emit(Event::Failed),
+            Why::Cancel(cancellation) => self.emit(Event::Cancelled { cancellation }),
+        }
+        self.tell_parent(false);
+        self.wish(Effect::CancelDetached);
+    }
+
+    /// Ends it, undoing and cleaning up. Beats retries.
+    pub(super) fn cancel(&mut self, source: CancelSource, reason: Option<String>) -> Result<(), Rejection> {
+        match &self.execution.phase {
+            Phase::Ending { why: Why::Cancel(_), .. } => return Err(Rejection::AlreadyCancelling),
+            Phase::Ending { stage: Stage::Compensating { .. }, .. } => return Err(Rejection::Compensating),
+            Phase::Ending { .. } => return Err(Rejection::AlreadyCancelling),
+            Phase::Running | Phase::Completed | Phase::Failed { .. } | Phase::Cancelled { .. } => {}
+        }
+        let held = self.execution.pause.as_ref().and_then(|pause| pause.held.clone());
+        if self.execution.pause.is_some() {
+            self.emit(Event::Unpaused);
+        }
+        let cancelled_at = self.now();
+        self.begin_ending(Why::Cancel(Cancellation { source, reason, cancelled_at }), None);
+        // A result that was held back counts as if it arrived now: recorded, and undone if it can be.
+        if let (Some(report), Some(task)) = (held, self.execution.task().cloned()) {
+            self.apply_report(task, *report);
+        }
+        Ok(())
+    }
+
+    /// Ends it at once.
+    pub(super) fn terminate(&mut self, reason: Option<String>) {
+        match &self.execution.activity {
+            Activity::Task(task) => {
+                let (task, attempt) = (task.run.task, task.run.attempt);
+                self.wish(Effect::CancelTask { task, attempt });
+                self.wish(Effect::DropTask { task, attempt });
+            }
+            Activity::Children(fan) => {
+                let join = fan.join;
+                self.record(Record::CloseJoin { join });
+                self.wish(Effect::CancelChildren { join });
+            }
+            Activity::Ready
+            | Activity::Backoff { .. }
+            | Activity::Wait(_)
+            | Activity::Incident(_)
+            | Activity::Nothing => {}
+        }
+        let cancelled_at = self.now();
+        let reason = Some(reason.unwrap_or_else(|| "terminated".into()));
+        self.emit(Event::Cancelled { cancellation: Cancellation { source: CancelSource::User, reason, cancelled_at } });
+        self.tell_parent(false);
+        self.wish(Effect::CancelDetached);
+    }
+
+    pub(super) fn execution_timed_out(&mut self) {
+        let message = "the execution ran past its time limit".to_owned();
+        let error = self.error(codes::EXECUTION_TIMEOUT, message, None);
+        let step_id = Some(self.execution.cursor.clone());
+        self.fail_execution(ExecutionError { step_id, ..error }, None);
+    }
+
+    /// The grace time is over: the task in flight does not count any more.
+    pub(super) fn drain_ran_out(&mut self) {
+        if let Some(task) = self.execution.task().cloned() {
+            let run = task.run;
+            self.wish(Effect::DropTask { task: run.task, attempt: run.attempt });
+            self.emit(Event::TaskFenced { task: run.task, attempt: run.attempt });
+            if let Some(step) = self.step_of(&run) {
+                self.remember_compensation(&step, &run, true);
+            }
+        }
+        self.next_stage();
+    }
+
+    pub(super) fn compensation_timed_out(&mut self) {
+        if let Some(task) = self.execution.task() {
+            let (task, attempt) = (task.run.task, task.run.attempt);
+            self.wish(Effect::CancelTask { task, attempt });
+            self.wish(Effect::DropTask { task, attempt });
+        }
+        let run = match &self.execution.activity {
+            Activity::Task(task) => task.run.clone(),
+            Activity::Backoff { task, .. } => task.clone(),
+            Activity::Wait(wait) => wait.run.clone(),
+            Activity::Children(_) | Activity::Incident(_) | Activity::Ready | Activity::Nothing => {
+                self.run_without_step()
+            }
+        };
+        let message = "undoing the steps ran past its time limit".to_owned();
+        let error = self.error(codes::COMPENSATION_TIMEOUT, message, None);
+        let since = self.now();
+        self.emit(Event::IncidentRaised(Incident { run, error, since }));
+    }
+
+    /// Whether it may be reopened at all.
+    pub(super) fn reopenable(&self) -> Result<Option<StepRun>, Rejection> {
+        match &self.execution.phase {
+            Phase::Failed { run, .. } => {
+                if self.execution.compensated {
+                    return Err(Rejection::Compensated);
+                }
+                if self.execution.identity.parent.is_some_and(|parent| parent.is_joined()) {
+                    return Err(Rejection::CountedChild);
+                }
+                Ok(run.clone())
+            }
+            Phase::Completed => Err(Rejection::NotRetryable(Status::Completed)),
+            Phase::Cancelled { .. } => Err(Rejection::NotRetryable(Status::Cancelled)),
+            Phase::Running | Phase::Ending { .. } => Err(Rejection::NotRetryable(self.execution.status())),
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! What workers and queues tell of attempts. Each is fenced by (task, attempt).
+
+use std::sync::Arc;
+
+use super::super::codes;
+use super::super::command::{NextStep, ReportedOutcome, TaskAttempt, TaskReport};
+use super::super::decision::{Effect, Record};
+use super::super::error::{ExecutionError, Rejection};
+use super::super::event::{AttemptEnded, AttemptOutcome, Event};
+use super::super::state::{Cost, Phase, Stage, StepRun, TaskRun, Wait, WaitOn};
+use super::turn::Turn;
+use crate::flow::definition::Step;
+
+impl Turn<'_> {
+    /// The task that is out, when it is this attempt of it.
+    fn fenced(&self, attempt: TaskAttempt) -> Result<TaskRun, Rejection> {
+        match self.execution.task() {
+            Some(task) if task.run.task == attempt.task && task.run.attempt == attempt.attempt => Ok(task.clone()),
+            Some(_) | None => Err(Rejection::StaleAttempt),
+        }
+    }
+
+    fn is_draining(&self) -> bool {
+        matches!(self.execution.phase, Phase::Ending { stage: Stage::Draining { .. }, .. })
+    }
+
+    /// A worker reports an attempt.
+    pub(super) fn report(&mut self, report: Box<TaskReport>) -> Result<(), Rejection> {
+        let task = self.fenced(TaskAttempt { task: report.task, attempt: report.attempt })?;
+        if let Some(pause) = &self.execution.pause {
+            if pause.held.is_some() {
+                return Err(Rejection::StaleAttempt);
+            }
+            self.emit(Event::ReportHeld(report));
+            return Ok(());
+        }
+        self.apply_report(task, *report);
+        Ok(())
+    }
+
+    /// Applies a report whose fence was checked.
+    pub(super) fn apply_report(&mut self, task: TaskRun, report: TaskReport) {
+        let run = task.run;
+        let Some(step) = self.step_of(&run) else { return self.step_is_gone(run) };
+        for event in &report.emitted {
+            self.publish(&event.name, event.data.clone());
+        }
+        for row in &report.rows {
+            self.record(Record::InsertRow(row.clone()));
+        }
+        self.spend(Cost { attempts: 0, ..report.cost });
+        if self.is_draining() {
+            return self.report_while_draining(&step, run, report);
+        }
+        match report.outcome.clone() {
+            ReportedOutcome::Released => self.reschedule(run),
+            ReportedOutcome::Success { output, next } => {
+                let accepted = self.change(&step, &report).and_then(|()| self.accept_output(&step, output.as_ref()));
+                match accepted {
+                    Ok(()) => {
+                        self.note_report(&step, &run, &report, AttemptOutcome::Success, None);
+                        self.settle_success(&step, &run, output, next);
+                    }
+                    Err(error) => {
+                        self.note_report(&step, &run, &report, AttemptOutcome::Failure, Some(error.clone()));
+                        self.step_failed(&step, run, error, false, None, NextStep::Transition);
+                    }
+                }
+            }
+            ReportedOutcome::Failure { code, message, retryable, details, retry_after_ms, next } => {
+                let code = code.unwrap_or_else(|| codes::STEP_FAILED.into());
+                let message = if message.is_empty() { "Step failed".into() } else { message };
+                let error = ExecutionError { details, ..self.error(&code, message, Some(&step)) };
+                self.note_report(&step, &run, &report, AttemptOutcome::Failure, Some(error.clone()));
+                self.run_pipes(&step, &run, None, false);
+                self.step_failed(&step, run, error, retryable, retry_after_ms, next);
+            }
+            ReportedOutcome::Wait { output, until, reason, token } => {
+                let accepted = self.change(&step, &report).and_then(|()| match &output {
+                    Some(output) if !run.compensates => self.write_output(&step, output),
+                    Some(_) | None => Ok(()),
+                });
+                if let Err(error) = accepted {
+                    self.note_report(&step, &run, &report, AttemptOutcome::Failure, Some(error.clone()));
+                    return self.step_failed(&step, run, error, false, None, NextStep::Transition);
+                }
+                self.note_report(&step, &run, &report, AttemptOutcome::Wait, None);
+                self.run_pipes(&step, &run, output.as_ref(), false);
+                self.begin_wait(Wait {
+                    run,
+                    on: WaitOn::Handler { until, token },
+                    since: self.now(),
+                    deadline: self.wait_deadline(None),
+                    reason,
+                });
+            }
+        }
+    }
+
+    /// A worker's changes of the context. A failed attempt changes nothing; nor does a step that undoes another.
+    fn change(&mut self, step: &Step, report: &TaskReport) -> Result<(), ExecutionError> {
+        if self.execution.undoing.is_some() {
+            return Ok(());
+        }
+        self.change_context(report.context_changes.clone())
+            .map_err(|error| self.error(error.code(), error.to_string(), Some(step)))
+    }
+
+    /// The outcome is recorded, and pushed on the compensation stack when it is a success; it moves nothing but the end.
+    fn report_while_draining(&mut self, step: &Arc<Step>, run: StepRun, report: TaskReport) {
+        match &report.outcome {
+            ReportedOutcome::Success { output, .. } => {
+                // What cannot be written does not matter any more: the execution is ending.
+                let written = self.change(step, &report).and_then(|()| self.accept_output(step, output.as_ref()));
+                self.note_report(step, &run, &report, AttemptOutcome::Success, written.err());
+                self.remember_compensation(step, &run, false);
+            }
+            ReportedOutcome::Failure { code, message, details, .. } => {
+                let code = code.as_deref().unwrap_or(codes::STEP_FAILED);
+                let error = ExecutionError { details: details.clone(), ..self.error(code, message.clone(), Some(step)) };
+                self.note_report(step, &run, &report, AttemptOutcome::Failure, Some(error));
+            }
+            ReportedOutcome::Wait { .. } => {
+                self.note_report(step, &run, &report, AttemptOutcome::Wait, None);
+                self.remember_compensation(step, &run, true);
+            }
+            ReportedOutcome::Released => self.remember_compensation(step, &run, true),
+        }
+        self.emit(Event::TaskFenced { task: run.task, attempt: run.attempt });
+        self.next_stage();
+    }
+
+    fn note_report(
+        &mut self,
+        step: &Step,
+        run: &StepRun,
+        report: &TaskReport,
+        outcome: AttemptOutcome,
+        error: Option<ExecutionError>,
+    ) {
+        let completed_at = self.now();
+        let ended = AttemptEnded {
+            step_id: step.id.clone(),
+            handler_type: step.type_name.to_string(),
+            outcome,
+            visit: run.visit,
+            attempt: run.attempt,
+            task: run.task,
+            started_at: report.started_at.unwrap_or(completed_at),
+            completed_at,
+            duration_ms: report.duration_ms,
+            error,
+            worker_id: report.worker.clone(),
+            cost: report.cost,
+            compensates: run.compensates,
+        };
+        self.emit(Event::AttemptEnded(Box::new(ended)));
+    }
+
+    /// The heartbeats stopped: another delivery, or an incident after `maxLost`. Free of the retry budget.
+    pub(super) fn lease_lost(&mut self, attempt: TaskAttempt) -> Result<(), Rejection> {
+        let TaskRun { mut run, .. } = self.fenced(attempt)?;
+        let Some(step) = self.step_of(&run) else {
+            self.step_is_gone(run);
+            return Ok(());
+        };
+        self.wish(Effect::DropTask { task: run.task, attempt: run.attempt });
+        self.emit(Event::LeaseLost { step: run.step.clone(), attempt: run.attempt });
+        run.lost += 1;
+        if self.is_draining() {
+            self.emit(Event::TaskFenced { task: run.task, attempt: run.attempt });
+            self.remember_compensation(&step, &run, true);
+            self.next_stage();
+        } else if run.lost >= self.limits().max_lost {
+            let message = format!("{} workers were lost while they ran this task", run.lost);
+            let error = self.error(codes::WORKER_LOST, message, Some(&step));
+            self.raise_incident(&step, run, error);
+        } else {
+            self.reschedule(run);
+        }
+        Ok(())
+    }
+
+    /// The attempt ran past its hard end.
+    pub(super) fn timed_out(&mut self, attempt: TaskAttempt) -> Result<(), Rejection> {
+        let task = self.fenced(attempt)?;
+        let message = "the attempt ran past its time limit".to_owned();
+        self.fail_attempt(task.run, codes::TIMEOUT, message, true);
+        Ok(())
+    }
+
+    /// No worker took the attempt in time.
+    pub(super) fn not_started(&mut self, attempt: TaskAttempt) -> Result<(), Rejection> {
+        let task = self.fenced(attempt)?;
+        if task.start_by.is_none_or(|due| due > self.now()) {
+            return Err(Rejection::NothingDue);
+        }
+        let message = format!("no worker of pool {} took the task in time", task.pool);
+        self.fail_attempt(task.run, codes::SCHEDULE_TO_START_TIMEOUT, message, true);
+        Ok(())
+    }
+
+    /// The attempt was in a worker's hands in time.
+    pub(super) fn started(&mut self, attempt: TaskAttempt) -> Result<(), Rejection> {
+        if self.fenced(attempt)?.start_by.is_none() {
+            return Err(Rejection::NothingDue);
+        }
+        self.emit(Event::StartConfirmed);
+        Ok(())
+    }
+
+    /// The engine itself ends an attempt as a failure.
+    pub(super) fn fail_attempt(&mut self, run: StepRun, code: &str, message: String, retryable: bool) {
+        let Some(step) = self.step_of(&run) else { return self.step_is_gone(run) };
+        self.wish(Effect::CancelTask { task: run.task, attempt: run.attempt });
+        self.wish(Effect::DropTask { task: run.task, attempt: run.attempt });
+        let error = self.error(code, message, Some(&step));
+        self.note_outcome(&step, &run, AttemptOutcome::Failure, Some(error.clone()));
+        if self.is_draining() {
+            self.emit(Event::TaskFenced { task: run.task, attempt: run.attempt });
+            self.remember_compensation(&step, &run, true);
+            return self.next_stage();
+        }
+        self.run_pipes(&step, &run, None, false);
+        self.step_failed(&step, run, error, retryable, None, NextStep::Transition);
+    }
+
+    /// The attempt is in no queue: it is delivered anew, without touching budgets.
+    pub(super) fn republish(&mut self, attempt: TaskAttempt) -> Result<(), Rejection> {
+        let TaskRun { run, .. } = self.fenced(attempt)?;
+        if self.is_draining() {
+            // Nobody has it and nobody shall: it does not have to be waited for.
+            let Some(step) = self.step_of(&run) else {
+                self.step_is_gone(run);
+                return Ok(());
+            };
+            self.emit(Event::TaskFenced { task: run.task, attempt: run.attempt });
+            self.remember_compensation(&step, &run, true);
+            self.next_stage();
+            return Ok(());
+        }
+        self.reschedule(run);
+        Ok(())
+    }
+
+    /// Another delivery of the same task.
+    fn reschedule(&mut self, mut run: StepRun) {
+        let Some(step) = self.step_of(&run) else { return self.step_is_gone(run) };
+        run.attempt += 1;
+        self.attempt(&step, run);
+    }
+
+    /// A limit of the task that is out has come.
+    pub(super) fn task_due(&mut self, task: &TaskRun) {
+        if task.total_by.is_some_and(|due| due <= self.now()) {
+            let message = "all attempts of the step together ran past totalTimeoutMs".to_owned();
+            self.fail_attempt(task.run.clone(), codes::TIMEOUT, message, false);
+        }
+        // `start_by` needs to know whether a worker has it: the timer asks the queue and sends NotStarted or Started.
+    }
+
+    /// Counts a delivery against the root's budget.
+    pub(super) fn spend_attempt(&mut self) {
+        self.spend(Cost { attempts: 1, ..Cost::default() });
+    }
+
+    fn spend(&mut self, cost: Cost) {
+        if self.execution.identity.budgeted && cost != Cost::default() {
+            self.record(Record::Spend { root: self.execution.identity.root, cost });
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Puts an attempt into the form that is dispatched. One function for publication and re-publication alike; nothing of it
+//! is stored.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::decide::with_scope;
+use super::decision::{TaskDraft, World};
+use super::state::{Execution, StepRun, TaskRun};
+use crate::flow::definition::{ContextNeeds, Flow, Step, StepKind, TaskStep};
+use crate::flow::js;
+use crate::flow::scope::Scope;
+use crate::flow::selector::SelectorError;
+use crate::limits::{ContextLimits, Limits};
+
+/// Why an attempt cannot be put into the form that is dispatched.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum EncodeError {
+    /// The execution has no task out.
+    #[error("the execution has no task out")]
+    NoTask,
+    /// The flow does not have the step, or it is not a task.
+    #[error("step `{0}` is not a task of this flow")]
+    NoSuchStep(String),
+    /// A selector failed.
+    #[error("{0}")]
+    Selector(#[from] SelectorError),
+}
+
+/// The task that is out, as it is dispatched.
+///
+/// # Errors
+/// When no task is out, or the flow does not fit the record any more.
+pub fn encode_task(execution: &Execution, world: &World<'_>) -> Result<TaskDraft, EncodeError> {
+    let task_run = execution.task().ok_or(EncodeError::NoTask)?;
+    let missing = || EncodeError::NoSuchStep(task_run.run.step.to_string());
+    let step = step_of(execution, world, &task_run.run).ok_or_else(missing)?;
+    let StepKind::Task(task) = &step.kind else { return Err(missing()) };
+    draft(execution, world, &step, task, task_run, None)
+}
+
+/// The draft of `task_run`. `input` is the step's input where the caller has resolved it already.
+pub(super) fn draft(
+    execution: &Execution,
+    world: &World<'_>,
+    step: &Step,
+    task: &TaskStep,
+    task_run: &TaskRun,
+    input: Option<Value>,
+) -> Result<TaskDraft, EncodeError> {
+    let run = &task_run.run;
+    let resume_url = |name: &str| {
+        // A flow may mail the URL of a step that it has not reached yet: then the next visit is meant.
+        let visits = execution.visits.get(name).copied().unwrap_or(0);
+        let visit = if name == &*run.step { run.visit } else { visits + 1 };
+        (world.resume_url)(name, visit)
+    };
+    let names_resume_url = step.input.as_ref().is_some_and(|selector| selector.names_resume_url());
+    let (input, context, key) = with_scope(execution, world, None, None, |scope| {
+        let input = match &step.input {
+            Some(selector) if names_resume_url || input.is_none() => {
+                selector.resolve(&Scope { resume_url: Some(&resume_url), ..*scope })?
+            }
+            Some(_) | None => input,
+        };
+        let key = match &task.idempotency_key {
+            Some(selector) => selector.resolve(scope)?.filter(|key| !key.is_null()).map(|key| js::to_text(Some(&key))),
+            None => None,
+        };
+        Ok::<_, SelectorError>((input, declared_context(&task.context, scope), key))
+    })?;
+    let key = key.unwrap_or_else(|| idempotency_key(execution, run));
+    let timeout_ms = task
+        .timeout_ms
+        .or_else(|| world.handlers.timeout_ms(&step.type_name))
+        .unwrap_or(world.limits.default_timeout_ms);
+    Ok(TaskDraft {
+        task: execution.task_id(run.task),
+        attempt: run.attempt,
+        step: step.id.clone(),
+        handler_type: step.type_name.clone(),
+        handler_version: task.handler_version.as_ref().map(ToString::to_string),
+        pool: task_run.pool.clone(),
+        priority: task.priority,
+        input,
+        context,
+        config: task.config.clone(),
+        idempotency_key: key,
+        timeout_ms,
+        heartbeat_timeout_ms: task.heartbeat_timeout_ms,
+    })
+}
+
+/// Execution, step and visit: stable over attempts, retries and reopenings.
+fn idempotency_key(execution: &Execution, run: &StepRun) -> String {
+    let whose = execution.undoing.as_ref().filter(|_| run.compensates);
+    match whose {
+        Some(undoing) => format!("{}:{}:{}:undo:{}", undoing.execution, undoing.step, undoing.visit, run.step),
+        None => format!("{}:{}:{}", execution.id(), run.step, run.visit),
+    }
+}
+
+fn declared_context(needs: &ContextNeeds, scope: &Scope<'_>) -> Value {
+    match needs {
+        ContextNeeds::None => Value::Object(Map::new()),
+        ContextNeeds::Full => Value::Object(scope.context.clone()),
+        ContextNeeds::Paths(paths) => {
+            let mut context = Map::new();
+            for path in paths {
+                if let Some(value) = scope.get(path) {
+                    crate::context::write_unchecked(&mut context, path, value.into_owned());
+                }
+            }
+            Value::Object(context)
+        }
+    }
+}
+
+/// The step that `run` counts: of the execution's graph, or the one that undoes another.
+pub(super) fn step_of(execution: &Execution, world: &World<'_>, run: &StepRun) -> Option<Arc<Step>> {
+    if run.compensates {
+        return undoing_step(execution, world);
+    }
+    world.flow.graph_at(&execution.identity.graph)?.steps.get(&run.step).cloned()
+}
+
+/// The step that undoes what is being undone now.
+pub(super) fn undoing_step(execution: &Execution, world: &World<'_>) -> Option<Arc<Step>> {
+    let undoing = execution.undoing.as_ref()?;
+    let graph = if undoing.flow.hash == execution.identity.flow.hash {
+        world.flow.graph_at(&undoing.graph)?.clone()
+    } else {
+        (world.flows)(&undoing.flow.hash)?.graph_at(&undoing.graph)?.clone()
+    };
+    graph.steps.get(&undoing.with).cloned()
+}
+
+/// The pool whose queue carries the step's tasks.
+pub(super) fn pool(step: &Step) -> String {
+    step.type_name.to_string()
+}
+
+/// The context's limits for executions of `flow`.
+pub(super) fn context_limits(flow: &Flow, limits: &Limits) -> ContextLimits {
+    let max_total_size = flow.limits.context_bytes.unwrap_or(limits.context.max_total_size);
+    ContextLimits { max_total_size, ..limits.context }
+}
+
+/// Outcomes that an execution of `flow` may apply.
+pub(super) fn max_steps(flow: &Flow, limits: &Limits) -> u32 {
+    flow.limits.max_steps.unwrap_or(limits.max_steps)
+}
