@@ -5,8 +5,10 @@ pub mod definition;
 pub mod expression;
 pub mod js;
 pub mod parse;
+pub mod path;
 pub mod schema;
 pub mod scope;
 pub mod selector;
+pub mod template;
 
 pub use definition::Flow;
