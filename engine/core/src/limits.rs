@@ -14,6 +14,8 @@ pub const EXPRESSION_BYTES_MAX: usize = 8 * 1024;
 pub const BODY_DEPTH_MAX: usize = 16;
 /// Bytes of an idempotency key.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 512;
+/// Milliseconds that an idempotency key is remembered, when nothing else is said: 24 h.
+pub const IDEMPOTENCY_WINDOW_MS: u64 = 24 * 60 * 60 * 1000;
 /// Longest time that an idempotency key is remembered: 7 days.
 pub const IDEMPOTENCY_WINDOW_MAX_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 
@@ -29,6 +31,12 @@ pub struct ContextLimits {
     pub max_keys: usize,
     /// Nesting of one written value (`CONTEXT_NESTING_LIMIT`). Default 15.
     pub max_depth: usize,
+}
+
+impl ContextLimits {
+    /// No limit at all: for replaying what was accepted before.
+    pub const UNLIMITED: Self =
+        Self { max_value_size: usize::MAX, max_total_size: usize::MAX, max_keys: usize::MAX, max_depth: usize::MAX };
 }
 
 impl Default for ContextLimits {
@@ -55,8 +63,6 @@ pub struct Limits {
     pub max_depth: u16,
     /// Bytes of a fan-out's results kept in the context; more become a dataset reference. Default 256 KiB.
     pub inline_results_bytes: usize,
-    /// Bytes of the context that travel with a task. Default 64 KiB.
-    pub inline_context_bytes: usize,
     /// Signals kept for an execution that does not wait for them yet (`SIGNAL_BUFFER_FULL`). Default 100.
     pub max_buffered_signals: usize,
     /// Steps the engine does itself in one decision, before it lets others go on. Default 500.
@@ -79,7 +85,6 @@ impl Default for Limits {
             max_concurrency: 1000,
             max_depth: 32,
             inline_results_bytes: 256 * 1024,
-            inline_context_bytes: 64 * 1024,
             max_buffered_signals: 100,
             max_inline_steps: 500,
             cancel_grace_ms: 10_000,

@@ -7,8 +7,9 @@ use serde_json::{Map, Value};
 use super::command::ContextChange;
 use super::event::{Event, RecordedEvent, WaitEnd};
 use super::state::{Activity, Cost, Execution, Pause, Phase, WaitOn};
-use crate::context;
-use crate::flow::selector::Path;
+use crate::context::{self, ContextSize};
+use crate::flow::path::Path;
+use crate::limits::ContextLimits;
 use crate::time::Timestamp;
 
 /// Ids of accepted signals that are remembered.
@@ -175,21 +176,20 @@ fn rest(execution: &mut Execution) {
 /// Applies one change of a context. Its limits were checked when it was decided; a change that does not fit the state
 /// (which only a damaged record can hold) changes nothing.
 pub(super) fn write_change(current: &mut Map<String, Value>, change: &ContextChange) {
-    match change {
-        ContextChange::Set { path, value } => {
-            if let Ok(path) = Path::parse(path) {
-                context::write_unchecked(current, &path, value.clone());
-            }
-        }
+    let size = ContextSize::default();
+    let written = match change {
+        ContextChange::Set { path, value } => Path::parse(path).ok().map(|path| {
+            context::set_path(current, &path, value.clone(), &ContextLimits::UNLIMITED, size).map(drop)
+        }),
         ContextChange::Merge { value } => {
-            current.extend(value.iter().map(|(key, value)| (key.clone(), value.clone())));
+            Some(context::merge(current, value.clone(), &ContextLimits::UNLIMITED, size).map(drop))
         }
-        ContextChange::Delete { path } => {
-            if let Ok(path) = Path::parse(path) {
-                context::remove_path(current, &path);
-            }
-        }
-    }
+        ContextChange::Delete { path } => Path::parse(path).ok().map(|path| {
+            context::remove_path(current, &path, size);
+            Ok(())
+        }),
+    };
+    debug_assert!(matches!(written, Some(Ok(()))), "a recorded change fits: {change:?}");
 }
 
 /// The state that `events` give, from the first one on. None when they do not begin with a creation.

@@ -8,7 +8,7 @@ use super::error::StartError;
 use super::state::ParentLink;
 use crate::flow::definition::Flow;
 use crate::ids::ExecutionId;
-use crate::limits::Limits;
+use crate::limits::{ContextLimits, Limits};
 use crate::time::Timestamp;
 
 /// Key of a child's place in its context.
@@ -65,7 +65,7 @@ pub fn child(
         ..StartRequest::new(id, Value::Object(context))
     };
     // An item was accepted as part of its parent's data: the limits of the context hold for what the child writes.
-    let roomy = Limits { context: crate::limits::ContextLimits { max_value_size: usize::MAX, max_total_size: usize::MAX, max_keys: usize::MAX, max_depth: usize::MAX }, ..*limits };
+    let roomy = Limits { context: ContextLimits::UNLIMITED, ..*limits };
     create(request, flow, &roomy, now)
 }
 

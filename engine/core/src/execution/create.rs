@@ -16,11 +16,8 @@ use crate::flow::definition::{Flow, FlowStatus, StepId};
 use crate::flow::js;
 use crate::flow::scope::{ExecutionFacts, Scope};
 use crate::ids::ExecutionId;
-use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, IDEMPOTENCY_WINDOW_MAX_MS, Limits};
+use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, IDEMPOTENCY_WINDOW_MAX_MS, IDEMPOTENCY_WINDOW_MS, Limits};
 use crate::time::Timestamp;
-
-/// Milliseconds that an idempotency key is remembered, when nothing else is said: 24 h.
-pub const IDEMPOTENCY_WINDOW_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// What is asked for.
 #[derive(Clone, Debug)]

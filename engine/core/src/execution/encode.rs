@@ -8,10 +8,11 @@ use serde_json::{Map, Value};
 use super::decide::with_scope;
 use super::decision::{TaskDraft, World};
 use super::state::{Execution, StepRun, TaskRun};
+use crate::context::{self, ContextSize};
 use crate::flow::definition::{ContextNeeds, Flow, Step, StepKind, TaskStep};
 use crate::flow::js;
 use crate::flow::scope::Scope;
-use crate::flow::selector::SelectorError;
+use crate::flow::selector::{Path, Selector, SelectorError};
 use crate::limits::{ContextLimits, Limits};
 
 /// Why an attempt cannot be put into the form that is dispatched.
@@ -56,7 +57,7 @@ pub(super) fn draft(
         let visit = if name == &*run.step { run.visit } else { visits + 1 };
         (world.resume_url)(name, visit)
     };
-    let names_resume_url = step.input.as_ref().is_some_and(|selector| selector.names_resume_url());
+    let names_resume_url = step.input.as_ref().is_some_and(names_resume_url);
     let (input, context, key) = with_scope(execution, world, None, None, |scope| {
         let input = match &step.input {
             Some(selector) if names_resume_url || input.is_none() => {
@@ -106,14 +107,28 @@ fn declared_context(needs: &ContextNeeds, scope: &Scope<'_>) -> Value {
         ContextNeeds::None => Value::Object(Map::new()),
         ContextNeeds::Full => Value::Object(scope.context.clone()),
         ContextNeeds::Paths(paths) => {
-            let mut context = Map::new();
+            let mut declared = Map::new();
             for path in paths {
                 if let Some(value) = scope.get(path) {
-                    crate::context::write_unchecked(&mut context, path, value.into_owned());
+                    // Two declared paths may overlap; the later one finds the earlier one's value in its way only where
+                    // it is the same value, so a refusal loses nothing.
+                    let size = ContextSize::default();
+                    let written =
+                        context::set_path(&mut declared, path, value.into_owned(), &ContextLimits::UNLIMITED, size);
+                    drop(written);
                 }
             }
-            Value::Object(context)
+            Value::Object(declared)
         }
+    }
+}
+
+fn names_resume_url(selector: &Selector) -> bool {
+    let is_url = |path: &Path| path.root() == "_resumeUrl";
+    match selector {
+        Selector::Path(path) => is_url(path),
+        Selector::Template(template) => template.paths().into_iter().any(is_url),
+        Selector::Key(_) | Selector::Keys(_) | Selector::Full | Selector::Static(_) | Selector::Expr(_) => false,
     }
 }
 

@@ -217,8 +217,8 @@ impl Turn<'_> {
                 Ok(true) => {
                     let output = match &case.condition {
                         CaseCondition::Operator(condition) => json!({
-                            "matched": condition.path().as_str(),
-                            "op": condition.operator().as_str(),
+                            "matched": condition.path.as_str(),
+                            "op": condition.operator.name(),
                             "target": case.target,
                         }),
                         CaseCondition::When(expression) => {
@@ -246,7 +246,7 @@ impl Turn<'_> {
             Switch::Value { path, cases, default } => (path, cases, default),
         };
         let value = input.and_then(|input| path.get_in_objects(input));
-        let text = js::to_text(value);
+        let text = js::to_text(value.as_deref());
         let target = match (cases.get(&text), default) {
             (Some(target), _) | (None, DefaultTarget::Target(target)) => target.as_ref(),
             (None, DefaultTarget::NoMatch) => {

@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::super::apply::{apply, write_change};
+use super::super::apply::apply;
 use super::super::command::{ContextChange, EmittedEvent, TableRow};
 use super::super::decision::{Decision, Effect, Record, World};
 use super::super::encode;
 use super::super::error::ExecutionError;
 use super::super::event::{AttemptEnded, AttemptOutcome, Event};
 use super::super::state::{Cost, Execution, Phase, StepRun};
-use crate::context::{self, ContextError};
+use crate::context::{self, ContextError, ContextSize};
 use crate::flow::definition::{Flow, Graph, PipeOn, Step, StepId};
 use crate::flow::scope::{ExecutionFacts, Scope};
-use crate::flow::selector::{Path, Selector};
+use crate::flow::path::Path;
+use crate::flow::selector::Selector;
 use crate::limits::{ContextLimits, Limits};
 use crate::time::{Moment, Timestamp};
 
@@ -139,22 +140,25 @@ impl<'a> Turn<'a> {
 
     /// Changes the context within its limits, all of `changes` or none.
     pub(super) fn change_context(&mut self, changes: Vec<ContextChange>) -> Result<(), ContextError> {
-        if changes.is_empty() {
-            return Ok(());
-        }
         let limits = self.context_limits();
-        let mut bytes = self.execution.context_bytes;
-        // One change, the usual case, is checked on the context itself; more are tried on a copy.
-        if let [change] = changes.as_slice() {
-            bytes = check_change(&self.execution.context, change, bytes, &limits)?;
-        } else {
-            let mut copy = self.execution.context.clone();
-            for change in &changes {
-                bytes = check_change(&copy, change, bytes, &limits)?;
-                write_change(&mut copy, change);
+        let mut size = ContextSize::from_bytes(self.execution.context_bytes);
+        match changes.as_slice() {
+            [] => return Ok(()),
+            // One change, the usual case, is made or refused where it is; of more, a later one may be refused.
+            [change] => size = write_within(&mut self.execution.context, change, &limits, size)?,
+            changes => {
+                let mut copy = self.execution.context.clone();
+                for change in changes {
+                    size = write_within(&mut copy, change, &limits, size)?;
+                }
+                self.execution.context = copy;
             }
         }
-        self.emit(Event::ContextChanged { changes, bytes });
+        // The context has changed already; applying the event would only write the same values again.
+        let bytes = size.bytes();
+        self.execution.context_bytes = bytes;
+        self.execution.events += 1;
+        self.events.push(Event::ContextChanged { changes, bytes });
         Ok(())
     }
 
@@ -259,19 +263,21 @@ pub(in crate::execution) fn with_scope<T>(
     })
 }
 
-fn check_change(
-    current: &Map<String, Value>,
+fn write_within(
+    current: &mut Map<String, Value>,
     change: &ContextChange,
-    bytes: usize,
     limits: &ContextLimits,
-) -> Result<usize, ContextError> {
+    size: ContextSize,
+) -> Result<ContextSize, ContextError> {
     match change {
         ContextChange::Set { path, value } => {
-            context::check_write(current, &Path::parse(path).map_err(context::invalid_path)?, value, bytes, limits)
+            context::set_path(current, &parsed(path)?, value.clone(), limits, size)
         }
-        ContextChange::Merge { value } => context::check_merge(current, value, bytes, limits),
-        ContextChange::Delete { path } => {
-            Ok(context::size_without(current, &Path::parse(path).map_err(context::invalid_path)?, bytes))
-        }
+        ContextChange::Merge { value } => context::merge(current, value.clone(), limits, size),
+        ContextChange::Delete { path } => Ok(context::remove_path(current, &parsed(path)?, size).1),
     }
+}
+
+fn parsed(path: &str) -> Result<Path, ContextError> {
+    Path::parse(path).map_err(|_| ContextError::PathBlocked { path: path.into(), place: path.into() })
 }

@@ -1,0 +1,192 @@
+//! The record: what the engine knows for certain. One trait, one conformance suite, an implementation per database.
+//!
+//! Architecture invariant: one commit per batch of decisions. Each update is guarded by the execution's version; a
+//! conflict drops that execution's changes only, never the batch. Repeating a batch whose answer was lost changes nothing.
+
+mod error;
+mod model;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use flowmonkey_core::execution::{Event, Execution, FlowReference, RecordedEvent};
+use flowmonkey_core::flow::scope::Snapshot;
+use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
+use flowmonkey_core::time::Timestamp;
+
+pub use error::StoreError;
+pub use model::{
+    Batch, ChildRow, Column, Committed, Create, CreateOutcome, ExecutionFilter, ExecutionSummary, FailedTaskRow, FlowRow, Join,
+    JoinState, ListPage, PublishOutcome, PublishedEvent, Retention, Spawn, Spent, StoredCheckpoint, TableDefinition,
+    TableRowRecord, TaskOut, Update, awaited_event,
+};
+
+/// The record. All instants are arguments; nothing here reads a clock.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    // Flows.
+
+    /// Keeps a definition by its hash without publishing it. Repeatable.
+    async fn put_definition(&self, flow: &FlowRow) -> Result<(), StoreError>;
+
+    /// Publishes a version. The same content again is unchanged, the same version with other content a conflict.
+    async fn publish(&self, flow: &FlowRow, now: Timestamp) -> Result<PublishOutcome, StoreError>;
+
+    /// A definition by its hash, published or not.
+    async fn definition(&self, hash: &FlowHash) -> Result<Option<FlowRow>, StoreError>;
+
+    /// A published version; without `version` the latest by SemVer order that has the status `published`.
+    async fn find_flow(&self, id: &str, version: Option<&str>) -> Result<Option<FlowReference>, StoreError>;
+
+    /// All published versions of all flows (or of `id`), latest first.
+    async fn list_flows(&self, id: Option<&str>) -> Result<Vec<FlowReference>, StoreError>;
+
+    // Executions.
+
+    /// The executions with these ids; unknown ones are left out.
+    async fn load(&self, ids: &[ExecutionId]) -> Result<Vec<Execution>, StoreError>;
+
+    /// Stores a batch of decisions in one transaction. Outcomes come in the order of the batch.
+    async fn commit(&self, batch: Batch) -> Result<Committed, StoreError>;
+
+    /// Executions by filter, newest first.
+    async fn list(&self, filter: &ExecutionFilter) -> Result<ListPage, StoreError>;
+
+    /// Events of an execution with a sequence above `after`, at most about `max` (whole decisions).
+    async fn history(&self, id: ExecutionId, after: u64, max: usize) -> Result<Vec<RecordedEvent>, StoreError>;
+
+    // Time.
+
+    /// Executions whose next wake is at or before `now`, earliest first.
+    async fn due(&self, now: Timestamp, max: usize) -> Result<Vec<ExecutionId>, StoreError>;
+
+    /// The earliest next wake of all.
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError>;
+
+    // Tasks.
+
+    /// Tasks that are out, in the order of execution ids, after `after`, whose attempt was scheduled at or before
+    /// `until`. Paused executions are left out.
+    async fn tasks_out(
+        &self,
+        after: Option<ExecutionId>,
+        until: Timestamp,
+        max: usize,
+    ) -> Result<Vec<TaskOut>, StoreError>;
+
+    /// Parked tasks, newest first.
+    async fn failed_tasks(&self, max: usize) -> Result<Vec<FailedTaskRow>, StoreError>;
+
+    // Joins.
+
+    /// A fan-out with its counters, snapshot and items.
+    async fn join(&self, parent: ExecutionId, join: u32) -> Result<Option<Join>, StoreError>;
+
+    /// The counters of a fan-out.
+    async fn join_state(&self, parent: ExecutionId, join: u32) -> Result<Option<JoinState>, StoreError>;
+
+    /// The parent's context at the fan-out. Kept as long as the parent.
+    async fn snapshot(&self, parent: ExecutionId, join: u32) -> Result<Option<Arc<Snapshot>>, StoreError>;
+
+    /// Fan-outs that somebody has to look after ([`JoinState::needs_attention`]), after the given one.
+    async fn joins_to_tend(
+        &self,
+        after: Option<(ExecutionId, u32)>,
+        max: usize,
+    ) -> Result<Vec<JoinState>, StoreError>;
+
+    /// Children of a fan-out in their order, from the place `from`, at most `max`.
+    async fn children(
+        &self,
+        parent: ExecutionId,
+        join: u32,
+        from: u32,
+        max: usize,
+    ) -> Result<Vec<ChildRow>, StoreError>;
+
+    /// Children of a fan-out that have not ended, from the place `from`. For `join` 0: fire-and-forget children that
+    /// end with their parent.
+    async fn live_children(
+        &self,
+        parent: ExecutionId,
+        join: u32,
+        from: u32,
+        max: usize,
+    ) -> Result<Vec<(u32, ExecutionId)>, StoreError>;
+
+    // Events.
+
+    /// Stores an event that came from outside. Repeatable by its id; false when it was there.
+    async fn publish_event(&self, event: &PublishedEvent) -> Result<bool, StoreError>;
+
+    /// Events that have not been delivered to those who wait for them, oldest first.
+    async fn undelivered_events(&self, max: usize) -> Result<Vec<PublishedEvent>, StoreError>;
+
+    /// Notes that events were delivered.
+    async fn mark_delivered(&self, ids: &[String]) -> Result<(), StoreError>;
+
+    /// Events of a name published at or after `since`, oldest first.
+    async fn events_since(&self, name: &str, since: Timestamp, max: usize) -> Result<Vec<PublishedEvent>, StoreError>;
+
+    /// Executions that wait for an event of this name, in the order of ids, after `after`.
+    async fn subscribers(
+        &self,
+        name: &str,
+        after: Option<ExecutionId>,
+        max: usize,
+    ) -> Result<Vec<ExecutionId>, StoreError>;
+
+    // Checkpoints.
+
+    /// Saves the checkpoint of a task, if `attempt` is the record's; false when it is stale.
+    async fn save_checkpoint(
+        &self,
+        task: TaskId,
+        attempt: u32,
+        checkpoint: &StoredCheckpoint,
+    ) -> Result<bool, StoreError>;
+
+    /// The last checkpoint of a task.
+    async fn load_checkpoint(&self, task: TaskId) -> Result<Option<StoredCheckpoint>, StoreError>;
+
+    /// Forgets the checkpoint of a task, if `attempt` is the record's; false when it is stale.
+    async fn clear_checkpoint(&self, task: TaskId, attempt: u32) -> Result<bool, StoreError>;
+
+    // Tables.
+
+    /// Creates a table, or replaces its columns; its rows stay.
+    async fn define_table(&self, table: &TableDefinition, now: Timestamp) -> Result<(), StoreError>;
+
+    /// All defined tables.
+    async fn tables(&self) -> Result<Vec<TableDefinition>, StoreError>;
+
+    /// Rows of a table, in the order of insertion, after `after`.
+    async fn table_rows(
+        &self,
+        table: &str,
+        after: Option<i64>,
+        max: usize,
+    ) -> Result<Vec<TableRowRecord>, StoreError>;
+
+    // Upkeep.
+
+    /// Secret keys for tokens, by name; made with `fresh` on first use.
+    async fn signing_key(&self, name: &str, fresh: &[u8]) -> Result<Vec<u8>, StoreError>;
+
+    /// Deletes what has passed its retention: ended root executions with all that belongs to them, delivered events,
+    /// expired idempotency keys and checkpoints. Returns how many rows went; call again while it is `max`.
+    async fn prune(&self, retention: &Retention, max: usize) -> Result<usize, StoreError>;
+
+    /// Executions by status, for metrics and `doctor`.
+    async fn counts(&self) -> Result<Vec<(flowmonkey_core::execution::Status, u64)>, StoreError>;
+
+    /// Whether the record can be read and written now.
+    async fn check(&self) -> Result<(), StoreError>;
+}
+
+/// Numbers `events`, the last of which is the execution's last.
+#[must_use]
+pub fn number(execution: &Execution, events: Vec<Event>, at: Timestamp) -> Vec<RecordedEvent> {
+    let first = execution.events + 1 - events.len() as u64;
+    events.into_iter().zip(first..).map(|(event, sequence)| RecordedEvent { sequence, at, event }).collect()
+}
