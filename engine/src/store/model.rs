@@ -6,7 +6,7 @@ use std::sync::Arc;
 use flowmonkey_core::execution::decision::{FailedTask, JoinSpec};
 use flowmonkey_core::execution::error::ExecutionError;
 use flowmonkey_core::execution::state::{Activity, Compensation, Cost, WaitOn};
-use flowmonkey_core::execution::{Execution, FlowReference, Record, RecordedEvent, Status};
+use flowmonkey_core::execution::{Execution, Record, RecordedEvent, Status};
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
