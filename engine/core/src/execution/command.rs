@@ -47,6 +47,8 @@ pub enum Command {
     },
     /// An event was published.
     Event {
+        /// Names it: one that was consumed is not consumed again.
+        id: String,
         /// Its name.
         name: String,
         /// Its data.

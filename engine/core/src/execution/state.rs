@@ -630,6 +630,12 @@ impl Execution {
         }
     }
 
+    /// Other flows than its own that its decisions may need: those whose steps it undoes.
+    pub fn flows_needed(&self) -> impl Iterator<Item = &FlowHash> {
+        let own = &self.identity.flow.hash;
+        self.compensations.iter().chain(&self.undoing).map(|undo| &undo.flow.hash).filter(move |hash| *hash != own)
+    }
+
     /// Whether it has ended.
     #[must_use]
     pub fn is_terminal(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Fan-outs: parallel, map, loop, sub-flow. The parent opens a join, and takes its result when all children are terminal.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -120,10 +121,16 @@ impl Turn<'_> {
                 return Done::Failure(self.error(codes::INPUT_ERROR, message, Some(step)));
             }
         };
+        let version = config.version.as_ref().map(ToString::to_string);
+        if !(self.world.flow_exists)(&config.flow_id, version.as_deref()) {
+            let wanted = version.map_or_else(|| config.flow_id.clone(), |version| format!("{}@{version}", config.flow_id));
+            let message = format!("Flow \"{wanted}\" not found");
+            return Done::Failure(self.error(codes::FLOW_NOT_FOUND, message, Some(step)));
+        }
         let abandon = config.on_parent_close == ParentClose::Abandon;
         let start = SubFlowStart {
             flow_id: config.flow_id.clone(),
-            version: config.version.as_ref().map(ToString::to_string),
+            version,
             context,
             metadata: config.metadata.clone(),
             tenant_id: config.tenant_id.clone(),
@@ -418,10 +425,10 @@ fn shape(
     join: JoinRule,
     errors: &[super::super::command::ChildError],
 ) -> Value {
+    let errors: BTreeMap<usize, _> = errors.iter().map(|failed| (failed.index as usize, failed)).collect();
     let result = |index: usize, child: ChildOutput| match join {
         JoinRule::Settled => {
-            let error = errors.iter().find(|failed| failed.index as usize == index);
-            match error {
+            match errors.get(&index) {
                 Some(failed) => json!({ "status": child.status, "error": failed.error.to_value() }),
                 None => json!({ "status": child.status, "output": child.output }),
             }

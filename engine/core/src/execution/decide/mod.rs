@@ -47,7 +47,7 @@ pub fn decide(
         Command::Signal(signal) => turn.signal(signal)?,
         Command::Resume { step, visit, data } => turn.resume(&step, visit, data)?,
         Command::ResumeByToken { token, data } => turn.resume_by_token(&token, data)?,
-        Command::Event { name, data } => turn.event(&name, &data)?,
+        Command::Event { id, name, data } => turn.event(&id, &name, &data)?,
         Command::JoinDecided { join } => turn.join_decided(join)?,
         Command::JoinEnded(report) => turn.join_ended(*report)?,
         Command::Cancel { source, reason } => turn.cancel(source, reason)?,

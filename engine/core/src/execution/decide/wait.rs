@@ -211,7 +211,7 @@ impl Turn<'_> {
     }
 
     /// A published event: for the wait of that name, when it matches.
-    pub(super) fn event(&mut self, name: &str, data: &Value) -> Result<(), Rejection> {
+    pub(super) fn event(&mut self, id: &str, name: &str, data: &Value) -> Result<(), Rejection> {
         let not_waiting = || Rejection::NotWaiting(format!("event {name}"));
         let Activity::Wait(wait) = self.execution.activity.clone() else { return Err(not_waiting()) };
         match &wait.on {
@@ -224,6 +224,10 @@ impl Turn<'_> {
         }
         if self.execution.pause.is_some() {
             return Err(Rejection::Paused);
+        }
+        let consumed = format!("event:{id}");
+        if self.execution.signal_ids.contains(&consumed) {
+            return Err(Rejection::DuplicateSignal);
         }
         let Some(step) = self.step_of(&wait.run) else {
             self.step_is_gone(wait.run);
@@ -239,6 +243,7 @@ impl Turn<'_> {
                 Ok(false) | Err(_) => return Err(not_waiting()),
             }
         }
+        self.accept_signal_id(Some(consumed));
         self.end_wait(&wait, Some(data.clone()));
         Ok(())
     }
