@@ -7,8 +7,10 @@ pub mod graph;
 pub mod js;
 pub mod json_schema;
 pub mod parse;
+pub mod path;
 pub mod schema;
 pub mod scope;
 pub mod selector;
+pub mod template;
 
 pub use definition::Flow;

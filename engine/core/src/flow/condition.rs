@@ -1,0 +1,225 @@
+//! The operators of `conditional`, as FlowMonkey's: strict equality, JavaScript's order.
+
+use std::cmp::Ordering;
+
+use fancy_regex::{Regex, RegexBuilder};
+use serde_json::Value;
+
+use super::js;
+use super::path::Path;
+
+/// Steps back that one regular expression may take before the condition fails.
+pub const REGEX_BACKTRACK_MAX: usize = 100_000;
+/// Bytes of one regular expression as text.
+pub const REGEX_BYTES_MAX: usize = 4 * 1024;
+/// Bytes of one compiled regular expression.
+pub const REGEX_COMPILED_BYTES_MAX: usize = 1024 * 1024;
+
+/// How a condition compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Operator {
+    /// `eq`: strictly equal. Objects and arrays never are.
+    Eq,
+    /// `neq`: not strictly equal.
+    Neq,
+    /// `gt`
+    Gt,
+    /// `gte`
+    Gte,
+    /// `lt`
+    Lt,
+    /// `lte`
+    Lte,
+    /// `in`: strictly equal to an element of an array.
+    In,
+    /// `nin`: strictly equal to no element of an array.
+    Nin,
+    /// `contains`: a text within a text.
+    Contains,
+    /// `startsWith`, of texts.
+    StartsWith,
+    /// `endsWith`, of texts.
+    EndsWith,
+    /// `exists`: present and not null.
+    Exists,
+    /// `notExists`: absent or null.
+    NotExists,
+    /// `matches`: a regular expression is found somewhere in a text.
+    Matches,
+}
+
+impl Operator {
+    /// Every operator, in the order of [`Operator::NAMES`].
+    pub const ALL: [Self; 14] = [
+        Self::Eq,
+        Self::Neq,
+        Self::Gt,
+        Self::Gte,
+        Self::Lt,
+        Self::Lte,
+        Self::In,
+        Self::Nin,
+        Self::Contains,
+        Self::StartsWith,
+        Self::EndsWith,
+        Self::Exists,
+        Self::NotExists,
+        Self::Matches,
+    ];
+
+    /// The names of all operators.
+    pub const NAMES: [&'static str; 14] = {
+        let mut names = [""; 14];
+        let mut index = 0;
+        while index < names.len() {
+            names[index] = Self::ALL[index].name();
+            index += 1;
+        }
+        names
+    };
+
+    /// The name in flow definitions.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Eq => "eq",
+            Self::Neq => "neq",
+            Self::Gt => "gt",
+            Self::Gte => "gte",
+            Self::Lt => "lt",
+            Self::Lte => "lte",
+            Self::In => "in",
+            Self::Nin => "nin",
+            Self::Contains => "contains",
+            Self::StartsWith => "startsWith",
+            Self::EndsWith => "endsWith",
+            Self::Exists => "exists",
+            Self::NotExists => "notExists",
+            Self::Matches => "matches",
+        }
+    }
+
+    /// The operator of that name. `None` when there is none.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|operator| operator.name() == name)
+    }
+}
+
+/// A condition cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidCondition {
+    /// The pattern of `matches` cannot be read.
+    #[error("`{pattern}` is not a regular expression: {reason}")]
+    Regex {
+        /// As written.
+        pattern: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The pattern of `matches` is too long.
+    #[error("a regular expression has at most {REGEX_BYTES_MAX} bytes, this one has {bytes}")]
+    RegexTooLong {
+        /// Its length.
+        bytes: usize,
+    },
+}
+
+/// A condition cannot be decided.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the regular expression at `{path}` gave up: {reason}")]
+pub struct ConditionError {
+    /// The path whose value was matched.
+    pub path: String,
+    /// What the regular expression ran into.
+    pub reason: String,
+}
+
+/// An operator over the value at a path.
+#[derive(Clone, Debug)]
+pub struct Condition {
+    /// Where the value is; scalars are never entered.
+    pub path: Path,
+    /// How it is compared.
+    pub operator: Operator,
+    /// With what; none: `undefined`.
+    pub value: Option<Value>,
+    regex: Option<Regex>,
+}
+
+impl Condition {
+    /// Makes a condition; compiles the pattern of `matches`. A value that the operator cannot use (a number for
+    /// `startsWith`, a text for `in`) makes a condition that never holds.
+    ///
+    /// # Errors
+    /// The pattern of `matches` is no regular expression or too large.
+    pub fn new(path: Path, operator: Operator, value: Option<Value>) -> Result<Self, InvalidCondition> {
+        let regex = match (operator, &value) {
+            (Operator::Matches, Some(Value::String(pattern))) => Some(compile(pattern)?),
+            _ => None,
+        };
+        Ok(Self { path, operator, value, regex })
+    }
+
+    /// Whether the condition holds for `input`; `None` is an absent input.
+    ///
+    /// # Errors
+    /// A regular expression takes more than [`REGEX_BACKTRACK_MAX`] steps back.
+    pub fn holds(&self, input: Option<&Value>) -> Result<bool, ConditionError> {
+        let found = input.and_then(|input| self.path.get_in_objects(input));
+        let actual = found.as_deref();
+        let wanted = self.value.as_ref();
+        Ok(match self.operator {
+            Operator::Eq => equals(actual, wanted),
+            Operator::Neq => !equals(actual, wanted),
+            Operator::Gt => js::compare(actual, wanted) == Some(Ordering::Greater),
+            Operator::Gte => js::compare(actual, wanted).is_some_and(Ordering::is_ge),
+            Operator::Lt => js::compare(actual, wanted) == Some(Ordering::Less),
+            Operator::Lte => js::compare(actual, wanted).is_some_and(Ordering::is_le),
+            Operator::In => elements(wanted).is_some_and(|items| contains(items, actual)),
+            Operator::Nin => elements(wanted).is_some_and(|items| !contains(items, actual)),
+            Operator::Contains => texts(actual, wanted).is_some_and(|(text, part)| text.contains(part)),
+            Operator::StartsWith => texts(actual, wanted).is_some_and(|(text, part)| text.starts_with(part)),
+            Operator::EndsWith => texts(actual, wanted).is_some_and(|(text, part)| text.ends_with(part)),
+            Operator::Exists => actual.is_some_and(|value| !value.is_null()),
+            Operator::NotExists => actual.is_none_or(Value::is_null),
+            Operator::Matches => match (&self.regex, actual) {
+                (Some(regex), Some(Value::String(text))) => regex.is_match(text).map_err(|error| {
+                    ConditionError { path: self.path.to_string(), reason: error.to_string() }
+                })?,
+                (Some(_) | None, _) => false,
+            },
+        })
+    }
+}
+
+fn compile(pattern: &str) -> Result<Regex, InvalidCondition> {
+    if pattern.len() > REGEX_BYTES_MAX {
+        return Err(InvalidCondition::RegexTooLong { bytes: pattern.len() });
+    }
+    RegexBuilder::new(pattern)
+        .backtrack_limit(REGEX_BACKTRACK_MAX)
+        .delegate_size_limit(REGEX_COMPILED_BYTES_MAX)
+        .build()
+        .map_err(|error| InvalidCondition::Regex { pattern: pattern.into(), reason: error.to_string() })
+}
+
+fn equals(left: Option<&Value>, right: Option<&Value>) -> bool {
+    match (left, right) {
+        (None, None) => true,
+        (Some(left), Some(right)) => js::strict_equals(left, right),
+        (None, Some(_)) | (Some(_), None) => false,
+    }
+}
+
+fn elements(value: Option<&Value>) -> Option<&Vec<Value>> {
+    value.and_then(Value::as_array)
+}
+
+fn contains(items: &[Value], actual: Option<&Value>) -> bool {
+    actual.is_some_and(|actual| items.iter().any(|item| js::strict_equals(item, actual)))
+}
+
+fn texts<'v>(left: Option<&'v Value>, right: Option<&'v Value>) -> Option<(&'v str, &'v str)> {
+    Some((left?.as_str()?, right?.as_str()?))
+}

@@ -1,0 +1,128 @@
+//! CEL expressions over a scope.
+//!
+//! Deliberately absent: the clock, randomness, and anything that could make one decision come out twice differently.
+
+use std::sync::{Arc, LazyLock};
+
+use cel::{Context, Env};
+use serde_json::Value;
+
+use super::scope::Scope;
+use super::selector::Needs;
+use crate::limits::EXPRESSION_BYTES_MAX;
+
+mod analysis;
+mod guard;
+mod values;
+
+pub use analysis::COMPREHENSION_DEPTH_MAX;
+pub use guard::NESTING_MAX;
+pub use values::VALUE_DEPTH_MAX;
+
+/// The text is not an expression that can be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{expression}`: {message}")]
+pub struct InvalidExpression {
+    /// The start of the text.
+    pub expression: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// An expression cannot be evaluated in this scope.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{expression}`: {message}")]
+pub struct ExpressionError {
+    /// The start of the expression.
+    pub expression: String,
+    /// What went wrong.
+    pub message: String,
+}
+
+/// Characters of an expression or a cause that an error repeats.
+const QUOTED_CHARS_MAX: usize = 200;
+
+/// A CEL expression, parsed and checked once.
+#[derive(Clone, Debug)]
+pub struct Expression {
+    source: Box<str>,
+    program: Arc<cel::IdedExpr>,
+    reads: Arc<analysis::Reads>,
+}
+
+static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
+
+impl Expression {
+    /// Parses an expression. It can use `context`, `input`, `item`, `index`, `iteration`, `parent`, `event`, `execution`
+    /// and the pure standard functions and macros of CEL.
+    ///
+    /// # Errors
+    /// Longer than [`EXPRESSION_BYTES_MAX`], nested deeper than [`NESTING_MAX`], comprehensions within comprehensions
+    /// deeper than [`COMPREHENSION_DEPTH_MAX`], not CEL, or an unknown variable or function.
+    pub fn parse(source: &str) -> Result<Self, InvalidExpression> {
+        let invalid = |message: String| InvalidExpression { expression: quoted(source), message };
+        if source.len() > EXPRESSION_BYTES_MAX {
+            return Err(invalid(format!("longer than {EXPRESSION_BYTES_MAX} bytes")));
+        }
+        guard::check(source).map_err(|refused| invalid(refused.to_string()))?;
+        let program = cel::parser::Parser::new()
+            .max_recursion_depth(NESTING_MAX)
+            .parse(source)
+            .map_err(|errors| invalid(first_message(&errors)))?;
+        let reads = analysis::analyse(&program).map_err(|refused| invalid(refused.to_string()))?;
+        Ok(Self { source: source.into(), program: Arc::new(program), reads: Arc::new(reads) })
+    }
+
+    /// The expression as written.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The expression's value. Keys of objects are sorted.
+    ///
+    /// # Errors
+    /// A missing key, or operands that do not fit.
+    pub fn eval(&self, scope: &Scope<'_>) -> Result<Value, ExpressionError> {
+        let failed = |message: String| ExpressionError { expression: quoted(&self.source), message };
+        let mut context = Context::with_env(Arc::clone(&ENV));
+        values::declare_variables(&mut context, scope, &self.reads)
+            .map_err(|error| failed(error.to_string()))?;
+        let value = context.resolve(&self.program).map_err(|error| failed(quoted(&error.to_string())))?;
+        values::to_json(&value).map_err(|error| failed(error.to_string()))
+    }
+
+    /// Whether the expression is true.
+    ///
+    /// # Errors
+    /// As [`Expression::eval`], and when the value is not a boolean.
+    pub fn holds(&self, scope: &Scope<'_>) -> Result<bool, ExpressionError> {
+        match self.eval(scope)? {
+            Value::Bool(truth) => Ok(truth),
+            other => Err(ExpressionError {
+                expression: quoted(&self.source),
+                message: format!("a condition must be true or false, this is {}", values::kind_of(&other)),
+            }),
+        }
+    }
+
+    /// Which root keys of the context the expression may read.
+    #[must_use]
+    pub fn needs(&self) -> Needs {
+        self.reads.needs()
+    }
+}
+
+fn first_message(errors: &cel::ParseErrors) -> String {
+    errors.errors.first().map_or_else(
+        || "not a CEL expression".into(),
+        |error| format!("line {}, column {}: {}", error.pos.0, error.pos.1, quoted(&error.msg)),
+    )
+}
+
+fn quoted(text: &str) -> String {
+    match text.char_indices().nth(QUOTED_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into(),
+    }
+}

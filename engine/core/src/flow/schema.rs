@@ -1,0 +1,112 @@
+//! JSON Schema (2020-12) for inputs, outputs and forms. Nothing is ever fetched: a reference must be within the schema.
+
+use std::fmt;
+
+use jsonschema::{Draft, PatternOptions, Validator};
+use serde_json::Value;
+
+use crate::context::{depth, json_size};
+use crate::limits::FLOW_DOCUMENT_DEPTH_MAX;
+
+/// Violations that one check reports; more are not looked for.
+pub const VIOLATIONS_MAX: usize = 20;
+/// Characters of one violation's message; it may quote the value.
+pub const VIOLATION_MESSAGE_CHARS_MAX: usize = 300;
+/// Bytes of one schema as JSON.
+pub const SCHEMA_BYTES_MAX: usize = 256 * 1024;
+/// Steps back that one `pattern` may take before it counts as not matching.
+const PATTERN_BACKTRACK_MAX: usize = 100_000;
+
+/// A JSON Schema, compiled.
+pub struct Schema {
+    source: Value,
+    validator: Validator,
+}
+
+/// The value is no schema that can be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a JSON Schema at `{pointer}`: {message}")]
+pub struct InvalidSchema {
+    /// JSON Pointer within the schema.
+    pub pointer: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// One place where a value breaks a schema.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// JSON Pointer within the value; empty for the value itself.
+    pub pointer: String,
+    /// For people; at most [`VIOLATION_MESSAGE_CHARS_MAX`] characters.
+    pub message: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = if self.pointer.is_empty() { "/" } else { &self.pointer };
+        write!(f, "{place}: {}", self.message)
+    }
+}
+
+impl Schema {
+    /// Compiles a schema.
+    ///
+    /// # Errors
+    /// Not a valid schema of draft 2020-12, too large, too deep, or it refers to something outside itself.
+    pub fn compile(source: &Value) -> Result<Self, InvalidSchema> {
+        let whole = |message| InvalidSchema { pointer: String::new(), message };
+        if depth(source) > FLOW_DOCUMENT_DEPTH_MAX {
+            return Err(whole(format!("nested deeper than {FLOW_DOCUMENT_DEPTH_MAX}")));
+        }
+        if json_size(source) > SCHEMA_BYTES_MAX {
+            return Err(whole(format!("larger than {SCHEMA_BYTES_MAX} bytes")));
+        }
+        let validator = jsonschema::options()
+            .with_draft(Draft::Draft202012)
+            .offline()
+            .with_pattern_options(PatternOptions::fancy_regex().backtrack_limit(PATTERN_BACKTRACK_MAX))
+            .build(source)
+            .map_err(|error| InvalidSchema {
+                pointer: error.instance_path().to_string(),
+                message: shortened(&error.to_string()),
+            })?;
+        Ok(Self { source: source.clone(), validator })
+    }
+
+    /// Checks a value.
+    ///
+    /// # Errors
+    /// The first [`VIOLATIONS_MAX`] violations; at least one.
+    pub fn check(&self, value: &Value) -> Result<(), Vec<Violation>> {
+        let violations: Vec<_> = self
+            .validator
+            .iter_errors(value)
+            .take(VIOLATIONS_MAX)
+            .map(|error| Violation {
+                pointer: error.instance_path().to_string(),
+                message: shortened(&error.to_string()),
+            })
+            .collect();
+        if violations.is_empty() { Ok(()) } else { Err(violations) }
+    }
+
+    /// The schema as written.
+    #[must_use]
+    pub const fn source(&self) -> &Value {
+        &self.source
+    }
+}
+
+impl fmt::Debug for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Schema").field(&self.source).finish()
+    }
+}
+
+fn shortened(message: &str) -> String {
+    match message.char_indices().nth(VIOLATION_MESSAGE_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message.into(),
+    }
+}
