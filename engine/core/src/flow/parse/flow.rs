@@ -282,7 +282,10 @@ fn read_labels(reader: &Reader<'_>) -> Option<BTreeMap<String, Path>> {
 
 fn read_idempotency(reader: &Reader<'_>) -> Option<IdempotencyRule> {
     let object = reader.shaped(&IDEMPOTENCY)?;
-    let key = object.get("key").and_then(|reader| reader.selector_or_template());
+    let key = object.get("key").and_then(|reader| {
+        refuse_vault_in(&reader);
+        reader.selector_or_template()
+    });
     let window_ms = read(&object, "windowMs", |reader| {
         reader.whole(1, IDEMPOTENCY_WINDOW_MAX_MS, "a whole number of milliseconds")
     });

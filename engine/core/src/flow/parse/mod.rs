@@ -35,7 +35,7 @@ pub(super) use self::orchestrated::{KINDS, Kind};
 pub(super) use self::step::STEP_FIELDS;
 pub(super) use self::values::selector_schema;
 use super::definition::Flow;
-use crate::limits::{FLOW_DOCUMENT_BYTES_MAX, FLOW_DOCUMENT_DEPTH_MAX, FLOW_DOCUMENT_NODES_MAX};
+use crate::limits::{FLOW_DOCUMENT_BYTES_MAX, FLOW_DOCUMENT_DEPTH_MAX, FLOW_DOCUMENT_NODES_MAX, FLOW_ISSUES_MAX};
 
 /// How a text is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,8 +126,9 @@ pub fn latest<'a>(versions: impl IntoIterator<Item = &'a Version>) -> Option<&'a
 }
 
 fn read_text(text: &str, format: Format) -> Result<Vec<Value>, Vec<Issue>> {
+    let lines = std::cell::OnceCell::new();
     let error = |code, message, hint, line, column| {
-        let (line, column) = within(text, line, column);
+        let (line, column) = lines.get_or_init(|| Lines::of(text)).nearest(line, column);
         Issue { severity: Severity::Error, code, pointer: String::new(), line, column, message, hint }
     };
     if text.len() > FLOW_DOCUMENT_BYTES_MAX {
@@ -142,7 +143,8 @@ fn read_text(text: &str, format: Format) -> Result<Vec<Value>, Vec<Issue>> {
             .map(|value| vec![value])
             .map_err(|e| vec![error(e.code, e.message, e.hint, e.line, e.column)]),
         Format::Yaml => yaml::read(text).map_err(|errors| {
-            errors.into_iter().map(|e| error(e.code, e.message, e.hint, e.line, e.column)).collect()
+            let shown = errors.into_iter().take(FLOW_ISSUES_MAX);
+            shown.map(|e| error(e.code, e.message, e.hint, e.line, e.column)).collect()
         }),
     }
 }
@@ -190,11 +192,12 @@ fn placed(found: Vec<Found>, format: Format, text: &str) -> Vec<Issue> {
     }
     let wanted = found.iter().map(|found| (found.document, found.issue.pointer.clone()));
     let places = Places::find(format, text, wanted);
+    let lines = Lines::of(text);
     let mut issues: Vec<Issue> = found
         .into_iter()
         .map(|Found { document, part, mut issue }| {
             let (line, column) = places.get(document, &issue.pointer, part == Part::Key);
-            (issue.line, issue.column) = within(text, line, column);
+            (issue.line, issue.column) = lines.nearest(line, column);
             issue
         })
         .collect();
@@ -202,11 +205,19 @@ fn placed(found: Vec<Found>, format: Format, text: &str) -> Vec<Issue> {
     issues
 }
 
-/// The nearest place that is in the text: readers report the end of the text as a line of its own.
-fn within(text: &str, line: usize, column: usize) -> (u32, u32) {
-    let lines = text.lines().count().max(1);
-    let line = line.clamp(1, lines);
-    let width = text.lines().nth(line - 1).map_or(0, |content| content.chars().count());
-    let column = column.clamp(1, width + 1);
-    (u32::try_from(line).unwrap_or(u32::MAX), u32::try_from(column).unwrap_or(u32::MAX))
+/// How wide each line of a text is, in characters.
+struct Lines(Vec<usize>);
+
+impl Lines {
+    fn of(text: &str) -> Self {
+        Self(text.lines().map(|line| line.chars().count()).collect())
+    }
+
+    /// The nearest place that is in the text: readers report the end of the text as a line of its own.
+    fn nearest(&self, line: usize, column: usize) -> (u32, u32) {
+        let line = line.clamp(1, self.0.len().max(1));
+        let width = self.0.get(line - 1).copied().unwrap_or(0);
+        let column = column.clamp(1, width + 1);
+        (u32::try_from(line).unwrap_or(u32::MAX), u32::try_from(column).unwrap_or(u32::MAX))
+    }
 }

@@ -11,6 +11,9 @@ use super::locate::escape;
 /// Longest part of a value that a message repeats, in characters.
 const QUOTED_CHARS_MAX: usize = 40;
 
+/// Longest list of known fields that a hint shows.
+const LISTED_MAX: usize = 8;
+
 /// What messages call the thing being read: `flow`, ``step `pay` ``.
 #[derive(Debug)]
 struct Place {
@@ -47,14 +50,18 @@ impl<'a> Reader<'a> {
         &self.pointer
     }
 
-    pub(super) const fn issues(&self) -> &'a Issues {
-        self.issues
-    }
-
     /// The reader of the entry `key`, whose value is `value`.
     pub(super) fn entry(&self, key: &str, value: &'a Value) -> Self {
         let pointer = format!("{}/{}", self.pointer, escape(key));
         Self { value, pointer, place: Rc::clone(&self.place), issues: self.issues }
+    }
+
+    /// The reader of what is at the JSON pointer `inner` of this value; of this value when there is nothing.
+    pub(super) fn within(&self, inner: &str) -> Self {
+        match self.value.pointer(inner) {
+            Some(value) => Self { value, pointer: format!("{}{inner}", self.pointer), ..self.clone() },
+            None => self.clone(),
+        }
     }
 
     /// ``step `pay`: `config.timeoutMs` ``, or only the name for the thing itself.
@@ -238,7 +245,7 @@ impl<'a> Object<'a> {
         for field in shape.fields.iter().filter(|field| field.required) {
             if self.get(field.name).is_none() {
                 let text = format!("has no `{}`: {}", field.name, field.missing);
-                self.reader.error("missing", &text, Some(format!("add `{}`: {}", field.name, field.doc)));
+                self.reader.error("missing", &text, Some(format!("add `{}`: {}", field.name, field.doc.trim_end_matches('.'))));
             }
         }
     }
@@ -251,8 +258,12 @@ impl<'a> Object<'a> {
             (Severity::Warning, "is not a known field; it has no effect")
         };
         let hint = suggest(key, known.clone()).unwrap_or_else(|| {
-            let names = known.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-            if names.is_empty() { "leave it out".to_owned() } else { format!("known are {names}") }
+            let names: Vec<String> = known.map(|name| format!("`{name}`")).collect();
+            if names.is_empty() || names.len() > LISTED_MAX {
+                "leave it out".to_owned()
+            } else {
+                format!("known are {}", names.join(", "))
+            }
         });
         let message = format!("{} {text}", reader.subject());
         self.reader.issues.add(severity, Part::Key, "unknown-field", &reader.pointer, message, Some(hint));

@@ -251,7 +251,11 @@ fn read_orchestrated(
     }
     static NOTHING: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
     let config = object.get("config").unwrap_or_else(|| object.reader().entry("config", &NOTHING));
-    (known.read)(&config.shaped(&known.shape)?, surroundings, path)
+    let config = config.shaped(&known.shape)?;
+    // Without effect, but not without rules: the published schema knows these fields at every step.
+    let task = TASK_FIELDS.iter().any(|field| object.get(field).is_some()).then(|| read_task(object));
+    let kind = (known.read)(&config, surroundings, path);
+    if let Some(None) = task { None } else { kind }
 }
 
 fn read_task(object: &Object<'_>) -> Option<TaskStep> {

@@ -7,7 +7,7 @@ use semver::{Version, VersionReq};
 use serde_json::{Value, json};
 
 use super::fields::{self, Field, Shape, optional, required};
-use super::reader::{Reader, suggest};
+use super::reader::{Reader, describe, suggest};
 use crate::flow::definition::StepId;
 use crate::flow::expression::Expression;
 use crate::flow::schema::Schema;
@@ -110,7 +110,11 @@ impl<'a> Reader<'a> {
 
     pub(super) fn template(&self) -> Option<Template> {
         Template::parse(self.value())
-            .map_err(|error| self.error("bad-template", &format!("is not a template: {error}"), None))
+            .map_err(|error| {
+                let place = self.within(&error.pointer);
+                let hint = "write `${path}` or `${path:-default}`, such as `${order.items.0.id}`".to_owned();
+                place.error("bad-template", &format!("is not a template: {}", error.reason), Some(hint));
+            })
             .ok()
     }
 
@@ -125,18 +129,25 @@ impl<'a> Reader<'a> {
 
     pub(super) fn expression(&self) -> Option<Expression> {
         Expression::parse(self.text()?)
-            .map_err(|error| self.error("bad-expression", &format!("is not a CEL expression: {error}"), None))
+            .map_err(|error| self.error("bad-expression", &format!("is not a CEL expression: {}", error.message), None))
             .ok()
     }
 
     pub(super) fn schema(&self) -> Option<Schema> {
         Schema::compile(self.value())
-            .map_err(|error| self.error("bad-schema", &format!("is not a JSON Schema: {error}"), None))
+            .map_err(|error| {
+                self.within(&error.pointer).error("bad-schema", &format!("is not a JSON Schema: {}", error.message), None);
+            })
             .ok()
     }
 
     pub(super) fn duration(&self) -> Option<u64> {
-        self.whole(0, DURATION_MAX_MS, "a whole number of milliseconds")
+        if let Some(millis) = self.value().as_str().and_then(millis_of_words) {
+            let text = format!("must be a whole number of milliseconds, not {}", describe(self.value()));
+            self.error("wrong-type", &text, Some(format!("write {millis}")));
+            return None;
+        }
+        self.whole(0, DURATION_MAX_MS, "a whole number of milliseconds, 0 or more")
     }
 
     pub(super) fn version(&self) -> Option<Version> {
@@ -181,4 +192,20 @@ impl<'a> Reader<'a> {
         self.name()?;
         self.target(steps)?
     }
+}
+
+/// What a text such as `5s` or `10 min` means in milliseconds: for the hint only, the language has numbers.
+fn millis_of_words(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let number: u64 = text.get(..digits)?.parse().ok()?;
+    let unit = match text.get(digits..)?.trim() {
+        "" | "ms" => 1,
+        "s" | "sec" | "second" | "seconds" => 1000,
+        "m" | "min" | "minute" | "minutes" => 60_000,
+        "h" | "hour" | "hours" => 3_600_000,
+        "d" | "day" | "days" => 86_400_000,
+        _ => return None,
+    };
+    number.checked_mul(unit)
 }
