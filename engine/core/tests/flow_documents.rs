@@ -10,8 +10,11 @@ use std::sync::Arc;
 use flowmonkey_core::flow::definition::{
     Delay, Flow, FlowStatus, JoinRule, OnItemError, PipeOn, Step, StepKind, Switch,
 };
+use flowmonkey_core::flow::graph::mermaid;
 use flowmonkey_core::flow::json_schema::json_schema;
-use flowmonkey_core::flow::parse::{Document, Format, Issue, Severity, latest, parse_document, parse_flow_value};
+use flowmonkey_core::flow::parse::{
+    Document, Format, Issue, Severity, latest, parse_document, parse_flow_value,
+};
 use flowmonkey_core::flow::schema::Schema;
 use semver::Version;
 use serde_json::{Value, json};
@@ -53,15 +56,20 @@ fn assert_recorded(path: &Path, text: &str) {
         fs::write(path, text).unwrap();
     }
     let recorded = fs::read_to_string(path).unwrap_or_default();
-    assert_eq!(recorded, text, "{} is not current: run with FLOWMONKEY_BLESS=1 and read the difference", path.display());
+    assert_eq!(
+        recorded,
+        text,
+        "{} is not current: run with FLOWMONKEY_BLESS=1 and read the difference",
+        path.display()
+    );
 }
 
 #[test]
 fn every_valid_document_is_read_alone_and_as_values() {
     for (path, format) in documents("valid") {
         let text = fs::read_to_string(&path).unwrap();
-        let document =
-            parse_document(&text, format).unwrap_or_else(|issues| panic!("{}:\n{}", path.display(), show(&issues)));
+        let document = parse_document(&text, format)
+            .unwrap_or_else(|issues| panic!("{}:\n{}", path.display(), show(&issues)));
         assert!(!document.flows.is_empty(), "{}", path.display());
         for flow in document.flows {
             let (again, _) = parse_flow_value(&flow.source).unwrap();
@@ -76,7 +84,10 @@ fn every_invalid_document_gives_the_recorded_issues() {
         let text = fs::read_to_string(&path).unwrap();
         let issues = parse_document(&text, format).unwrap_err();
         assert!(issues.iter().any(|issue| issue.severity == Severity::Error), "{}", path.display());
-        assert_recorded(&path.with_extension(format!("{}.txt", path.extension().unwrap().to_str().unwrap())), &show(&issues));
+        assert_recorded(
+            &path.with_extension(format!("{}.txt", path.extension().unwrap().to_str().unwrap())),
+            &show(&issues),
+        );
     }
 }
 
@@ -99,7 +110,8 @@ fn the_published_schema_is_current_and_accepts_every_valid_flow() {
 #[test]
 fn the_published_schema_refuses_broken_structure() {
     let schema = Schema::compile(&json_schema()).unwrap();
-    let flow = |step: Value| json!({"id": "x", "version": "1.0.0", "initialStepId": "a", "steps": {"a": step}});
+    let flow =
+        |step: Value| json!({"id": "x", "version": "1.0.0", "initialStepId": "a", "steps": {"a": step}});
     assert!(schema.check(&flow(json!({"type": "echo", "unknown": 1}))).is_ok());
     let broken = [
         json!({}),
@@ -133,12 +145,20 @@ fn the_order_example_has_the_meaning_it_is_given() {
     assert_eq!(flow.timeouts.execution_ms, Some(86_400_000));
     assert_eq!(flow.budget.max_cost_usd, Some(5.0));
     let StepKind::Map(map) = &step(flow, "quote").kind else { panic!("not a map") };
-    assert_eq!((map.item_key.as_str(), map.max_concurrency, map.on_item_error), ("item", Some(20), OnItemError::Tolerate(2)));
+    assert_eq!(
+        (map.item_key.as_str(), map.max_concurrency, map.on_item_error),
+        ("item", Some(20), OnItemError::Tolerate(2))
+    );
     assert_eq!(&*map.body.initial, "quote");
     assert!(map.body.output.is_some());
     let StepKind::Parallel(parallel) = &step(flow, "checks").kind else { panic!("not a parallel") };
-    assert_eq!(parallel.branches.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["stock", "fraud"]);
-    assert!(matches!(&step(flow, "route").kind, StepKind::Switch(Switch::Cases(cases)) if cases.cases.len() == 1));
+    assert_eq!(
+        parallel.branches.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        ["stock", "fraud"]
+    );
+    assert!(
+        matches!(&step(flow, "route").kind, StepKind::Switch(Switch::Cases(cases)) if cases.cases.len() == 1)
+    );
     assert_eq!(step(flow, "pay").compensate_with.as_deref(), Some("refund"));
     assert!(flow.graph_at(&["checks".into(), "fraud".into()]).is_some());
     assert!(flow.output.is_some());
@@ -154,17 +174,23 @@ fn constructs_get_their_defaults_and_values() {
     let document = valid("waits.yaml");
     let flow = &document.flows[0];
     assert!(matches!(&step(flow, "paid").kind, StepKind::WaitSignal(wait) if wait.signal == "paid"));
-    assert!(matches!(&step(flow, "shipped").kind, StepKind::WaitSignal(wait) if wait.signal == "parcel-shipped"));
+    assert!(
+        matches!(&step(flow, "shipped").kind, StepKind::WaitSignal(wait) if wait.signal == "parcel-shipped")
+    );
 
     let document = valid("fan-out.yaml");
     let flow = &document.flows[0];
-    assert!(matches!(&step(flow, "checks").kind, StepKind::Parallel(parallel) if parallel.join == JoinRule::N(1)));
+    assert!(
+        matches!(&step(flow, "checks").kind, StepKind::Parallel(parallel) if parallel.join == JoinRule::N(1))
+    );
     let ask = &flow.graph_at(&["poll".into()]).unwrap().steps["ask"];
     assert_eq!(&*ask.type_name, "http-request");
     assert!(matches!(&step(flow, "again").kind, StepKind::Loop(config) if config.max_iterations == 1000));
 
     let document = valid("sub-flow.yaml");
-    assert!(matches!(&step(&document.flows[0], "wait").kind, StepKind::SubFlow(sub) if sub.wait_for_completion));
+    assert!(
+        matches!(&step(&document.flows[0], "wait").kind, StepKind::SubFlow(sub) if sub.wait_for_completion)
+    );
 
     let document = valid("step-fields.yaml");
     let flow = &document.flows[0];
@@ -181,7 +207,8 @@ fn constructs_get_their_defaults_and_values() {
 #[test]
 fn a_document_may_hold_several_flows_and_tables() {
     let document = valid("several.yaml");
-    let ids: Vec<String> = document.flows.iter().map(|flow| format!("{}@{}", flow.id, flow.version)).collect();
+    let ids: Vec<String> =
+        document.flows.iter().map(|flow| format!("{}@{}", flow.id, flow.version)).collect();
     assert_eq!(ids, ["first@1.0.0", "second@1.0.0", "second@1.1.0", "third@1.0.0"]);
     assert_eq!(document.tables[0]["id"], "orders");
     let document = valid("flowmonkey-example-09-pipes.json");
@@ -201,7 +228,8 @@ fn a_cycle_without_progress_is_a_warning() {
 
 #[test]
 fn the_hash_depends_on_the_content_only() {
-    let json = r#"{"id":"x","version":"1.0.0","initialStepId":"a","steps":{"a":{"type":"echo","config":{}}}}"#;
+    let json =
+        r#"{"id":"x","version":"1.0.0","initialStepId":"a","steps":{"a":{"type":"echo","config":{}}}}"#;
     let yaml = "version: 1.0.0\nid: x\nsteps: { a: { config: {}, type: echo } }\ninitialStepId: a\n";
     let hash = |text, format| parse_document(text, format).unwrap().flows[0].hash.clone();
     assert_eq!(hash(json, Format::Json), hash(yaml, Format::Yaml));
@@ -219,12 +247,19 @@ fn formats_are_known_by_name_and_guessed_by_content() {
 
 #[test]
 fn issues_are_shown_and_sent_with_their_place() {
-    let issues = parse_document("id: x\nversion: 1.0.0\ninitialStepId: b\nsteps:\n  a: { type: echo }\n", Format::Yaml);
+    let issues = parse_document(
+        "id: x\nversion: 1.0.0\ninitialStepId: b\nsteps:\n  a: { type: echo }\n",
+        Format::Yaml,
+    );
     let issues = issues.unwrap_err();
-    let wanted = "3:16: error: flow `x`: `initialStepId` names step \"b\", which was not found [unknown-step]";
+    let wanted =
+        "3:16: error: flow `x`: `initialStepId` names step \"b\", which was not found [unknown-step]";
     assert_eq!(issues[0].to_string(), wanted);
     let sent = serde_json::to_value(&issues[0]).unwrap();
-    assert_eq!((&sent["severity"], &sent["line"], &sent["pointer"]), (&json!("error"), &json!(3), &json!("/initialStepId")));
+    assert_eq!(
+        (&sent["severity"], &sent["line"], &sent["pointer"]),
+        (&json!("error"), &json!(3), &json!("/initialStepId"))
+    );
 }
 
 // FlowMonkey's tests of its registry, as far as they are about definitions.
@@ -259,8 +294,8 @@ fn flowmonkey_invalid_flows_are_refused_in_its_words() {
     assert!(text.contains("At least one step required") && !text.contains("nowhere"), "{text}");
     let text = flowmonkey_flow(|flow| flow["initialStepId"] = json!("nowhere")).unwrap_err();
     assert!(text.contains("\"nowhere\", which was not found"), "{text}");
-    let text =
-        flowmonkey_flow(|flow| flow["steps"]["start"]["transitions"]["onSuccess"] = json!("missing")).unwrap_err();
+    let text = flowmonkey_flow(|flow| flow["steps"]["start"]["transitions"]["onSuccess"] = json!("missing"))
+        .unwrap_err();
     assert!(text.contains("\"missing\", which was not found"), "{text}");
     let text = flowmonkey_flow(|flow| flow["steps"]["start"]["id"] = json!("other")).unwrap_err();
     assert!(text.contains("\"other\", which does not match its key \"start\""), "{text}");
@@ -276,4 +311,25 @@ fn the_latest_version_is_by_semver_order() {
     assert_eq!(latest(&versions), Some(&versions[1]));
     assert_eq!(latest(&versions[2..3]), Some(&versions[2]));
     assert_eq!(latest(&[]), None);
+}
+
+#[test]
+fn a_flow_is_drawn_with_its_bodies_and_kinds_of_edges() {
+    let drawn = mermaid(&valid("order.yaml").flows[0]);
+    assert_recorded(&Path::new(CORPUS).join("order.mmd"), &drawn);
+    for part in ["subgraph", "-.->|\"failure\"|", "-.->|\"undone by\"|", "|\"default\"|"] {
+        assert!(drawn.contains(part), "{part}: {drawn}");
+    }
+    assert_eq!(drawn.matches("subgraph ").count(), drawn.lines().filter(|line| line.trim() == "end").count());
+}
+
+#[test]
+fn labels_of_a_drawing_cannot_become_markup() {
+    let flow = json!({"id": "x", "version": "1.0.0", "initialStepId": "a\"]; end", "steps": {
+        "a\"]; end": {"type": "echo", "name": "<b>\"`#1;\n%% x", "transitions": {"onResume": "b"}},
+        "b": {"type": "switch", "config": {"path": "p", "cases": {"\"|x": null}}}}});
+    let drawn = mermaid(&parse_flow_value(&flow).unwrap().0);
+    assert!(drawn.contains("#60;b#62;#34;#96;#35;1#59; #37;#37; x"), "{drawn}");
+    assert!(drawn.contains("==>|\"resume\"|"), "{drawn}");
+    assert!(drawn.contains("|\"#34;#124;x\"|"), "{drawn}");
 }

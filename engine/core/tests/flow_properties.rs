@@ -64,13 +64,45 @@ enum Change {
 
 fn change() -> impl Strategy<Value = Change> {
     let pieces = [
-        "{", "}", "[", "]", ":", ",", "\"", "'", "\n", "\n  ", "- ", "---\n", "&a ", "*a", "!t ", "null", "-1", "1e99",
-        "~", "|", ">", "# ", "\t", "é", "\u{0}", "\r", "${", "{{vault.x}}", "steps", "body: ", "<<: ", "? ", "%",
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        ",",
+        "\"",
+        "'",
+        "\n",
+        "\n  ",
+        "- ",
+        "---\n",
+        "&a ",
+        "*a",
+        "!t ",
+        "null",
+        "-1",
+        "1e99",
+        "~",
+        "|",
+        ">",
+        "# ",
+        "\t",
+        "é",
+        "\u{0}",
+        "\r",
+        "${",
+        "{{vault.x}}",
+        "steps",
+        "body: ",
+        "<<: ",
+        "? ",
+        "%",
     ];
     prop_oneof![
         (any::<Index>(), 1..20_usize).prop_map(|(at, length)| Change::Remove(at, length)),
         (any::<Index>(), 1..40_usize).prop_map(|(at, length)| Change::Repeat(at, length)),
-        (any::<Index>(), prop::sample::select(pieces.to_vec())).prop_map(|(at, piece)| Change::Insert(at, piece)),
+        (any::<Index>(), prop::sample::select(pieces.to_vec()))
+            .prop_map(|(at, piece)| Change::Insert(at, piece)),
         any::<Index>().prop_map(Change::Truncate),
     ]
 }
@@ -100,9 +132,41 @@ fn apply(text: &mut Vec<char>, change: &Change) {
 /// A JSON value that is made of the words of the language.
 fn value() -> impl Strategy<Value = Value> {
     let words = [
-        "id", "version", "initialStepId", "steps", "type", "config", "input", "transitions", "onSuccess", "a", "b", "map",
-        "loop", "parallel", "switch", "conditional", "branches", "body", "items", "cases", "default", "1.0.0", "path",
-        "template", "${a.b}", "when", "true", "until", "retry", "maxAttempts", "output", "static", "expr", "delay", "echo",
+        "id",
+        "version",
+        "initialStepId",
+        "steps",
+        "type",
+        "config",
+        "input",
+        "transitions",
+        "onSuccess",
+        "a",
+        "b",
+        "map",
+        "loop",
+        "parallel",
+        "switch",
+        "conditional",
+        "branches",
+        "body",
+        "items",
+        "cases",
+        "default",
+        "1.0.0",
+        "path",
+        "template",
+        "${a.b}",
+        "when",
+        "true",
+        "until",
+        "retry",
+        "maxAttempts",
+        "output",
+        "static",
+        "expr",
+        "delay",
+        "echo",
     ];
     let word = prop::sample::select(words.to_vec());
     let leaf = prop_oneof![
@@ -123,7 +187,7 @@ fn value() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {

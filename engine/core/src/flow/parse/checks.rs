@@ -26,7 +26,8 @@ pub(super) fn check_cycles<'a>(graph: &Graph, reader_of: impl Fn(&StepId) -> Rea
         let Some(first) = cycle.first() else { continue };
         let names = cycle.iter().chain([first]).map(|id| format!("`{id}`")).collect::<Vec<_>>().join(" → ");
         let text = format!("is part of a cycle without progress: {names}");
-        let hint = "none of these steps waits or is a task; without a way out the execution fails with MAX_STEPS";
+        let hint =
+            "none of these steps waits or is a task; without a way out the execution fails with MAX_STEPS";
         reader_of(first).warning("cycle", &text, Some(hint.to_owned()));
     }
 }
@@ -151,7 +152,8 @@ fn drop_dead_ends<'g>(next: &mut BTreeMap<&'g StepId, BTreeSet<&'g StepId>>) {
             before.entry(target).or_default().push(id);
         }
     }
-    let mut dead: Vec<&StepId> = next.iter().filter(|(_, targets)| targets.is_empty()).map(|(id, _)| *id).collect();
+    let mut dead: Vec<&StepId> =
+        next.iter().filter(|(_, targets)| targets.is_empty()).map(|(id, _)| *id).collect();
     while let Some(id) = dead.pop() {
         next.remove(id);
         for earlier in before.get(id).into_iter().flatten() {

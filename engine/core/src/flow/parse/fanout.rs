@@ -128,7 +128,11 @@ pub(super) const MAP: Shape = Shape {
     strict: true,
 };
 
-pub(super) fn read_map(object: &Object<'_>, surroundings: Surroundings<'_, '_>, path: &str) -> Option<StepKind> {
+pub(super) fn read_map(
+    object: &Object<'_>,
+    surroundings: Surroundings<'_, '_>,
+    path: &str,
+) -> Option<StepKind> {
     let items = object.get("items").and_then(|reader| reader.selector());
     let item_key = read(object, "as", |reader| {
         let name = reader.name()?;
@@ -142,7 +146,8 @@ pub(super) fn read_map(object: &Object<'_>, surroundings: Surroundings<'_, '_>, 
     let max_concurrency = read(object, "maxConcurrency", |reader| reader.whole_u32(1, u32::MAX));
     let join = read(object, "join", read_join);
     let on_item_error = read_on_item_error(object);
-    let body = object.get("body").and_then(|reader| read_body(&reader, surroundings.depth, surroundings.id, path));
+    let body =
+        object.get("body").and_then(|reader| read_body(&reader, surroundings.depth, surroundings.id, path));
     Some(StepKind::Map(MapStep {
         items: items?,
         item_key: item_key?.unwrap_or_else(|| "item".to_owned()),
@@ -155,15 +160,31 @@ pub(super) fn read_map(object: &Object<'_>, surroundings: Surroundings<'_, '_>, 
 
 pub(super) const LOOP: Shape = Shape {
     fields: &[
-        optional("while", fields::expression, "CEL over `context` and `iteration`, before each iteration: goes on while true."),
-        optional("until", fields::expression, "CEL, after each iteration: goes on until true. Exactly one of the two."),
-        optional("maxIterations", fields::count, "Iterations after which the step fails with `MAX_ITERATIONS`. Default 1000."),
+        optional(
+            "while",
+            fields::expression,
+            "CEL over `context` and `iteration`, before each iteration: goes on while true.",
+        ),
+        optional(
+            "until",
+            fields::expression,
+            "CEL, after each iteration: goes on until true. Exactly one of the two.",
+        ),
+        optional(
+            "maxIterations",
+            fields::count,
+            "Iterations after which the step fails with `MAX_ITERATIONS`. Default 1000.",
+        ),
         required("body", body_schema, "What each iteration runs: a step, or `initialStepId` and `steps`."),
     ],
     strict: true,
 };
 
-pub(super) fn read_loop(object: &Object<'_>, surroundings: Surroundings<'_, '_>, path: &str) -> Option<StepKind> {
+pub(super) fn read_loop(
+    object: &Object<'_>,
+    surroundings: Surroundings<'_, '_>,
+    path: &str,
+) -> Option<StepKind> {
     let condition = match (object.get("while"), object.get("until")) {
         (Some(reader), None) => reader.expression().map(LoopCondition::While),
         (None, Some(reader)) => reader.expression().map(LoopCondition::Until),
@@ -179,7 +200,8 @@ pub(super) fn read_loop(object: &Object<'_>, surroundings: Surroundings<'_, '_>,
         }
     };
     let max_iterations = read(object, "maxIterations", |reader| reader.whole_u32(1, u32::MAX));
-    let body = object.get("body").and_then(|reader| read_body(&reader, surroundings.depth, surroundings.id, path));
+    let body =
+        object.get("body").and_then(|reader| read_body(&reader, surroundings.depth, surroundings.id, path));
     Some(StepKind::Loop(LoopStep {
         condition: condition?,
         max_iterations: max_iterations?.unwrap_or(LOOP_ITERATIONS_DEFAULT),
@@ -191,7 +213,8 @@ pub(super) fn read_loop(object: &Object<'_>, surroundings: Surroundings<'_, '_>,
 fn read_body<'a>(reader: &Reader<'a>, depth: usize, default_id: &'a str, path: &str) -> Option<Graph> {
     let depth = depth + 1;
     if depth > BODY_DEPTH_MAX {
-        let hint = Some("move the inner part into a flow of its own, and run it by a `sub-flow` step".to_owned());
+        let hint =
+            Some("move the inner part into a flow of its own, and run it by a `sub-flow` step".to_owned());
         reader.error("too-complex", &format!("is nested in more than {BODY_DEPTH_MAX} bodies"), hint);
         return None;
     }

@@ -33,7 +33,14 @@ pub(super) const fn required(name: &'static str, schema: fn() -> Value, doc: &'s
 
 /// A field whose feature does not exist yet: refused, never ignored.
 pub(super) const fn unavailable(name: &'static str) -> Field {
-    Field { name, doc: "Not available in this version.", required: false, missing: REQUIRED, schema: || json!(false), unavailable: true }
+    Field {
+        name,
+        doc: "Not available in this version.",
+        required: false,
+        missing: REQUIRED,
+        schema: || json!({ "not": {} }),
+        unavailable: true,
+    }
 }
 
 /// A kind of object: its fields, and whether other keys are errors.
@@ -49,20 +56,16 @@ pub(crate) fn schema_of(shape: &Shape) -> Value {
     let mut properties = serde_json::Map::new();
     for field in shape.fields {
         let mut schema = (field.schema)();
-        match &mut schema {
-            Value::Object(map) => {
-                map.insert("description".to_owned(), Value::from(field.doc));
-            }
-            // A boolean schema has no room for words.
-            _ if field.unavailable => schema = json!({ "not": {}, "description": field.doc }),
-            _ => schema = json!({ "description": field.doc }),
+        if let Some(schema) = schema.as_object_mut() {
+            schema.insert("description".to_owned(), Value::from(field.doc));
         }
         if !field.required && !field.unavailable {
             schema = nullable(schema);
         }
         properties.insert(field.name.to_owned(), schema);
     }
-    let required: Vec<&str> = shape.fields.iter().filter(|field| field.required).map(|field| field.name).collect();
+    let required: Vec<&str> =
+        shape.fields.iter().filter(|field| field.required).map(|field| field.name).collect();
     let mut schema = json!({ "type": "object", "properties": properties });
     if !required.is_empty() {
         schema["required"] = json!(required);

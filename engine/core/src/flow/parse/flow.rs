@@ -35,14 +35,26 @@ pub(crate) const FLOW_FIELDS: Shape = old(&[
         "Only published flows start, unless forced. Default `published`.",
     ),
     optional("visual", fields::object, "For editors only."),
-    optional("pipes", || json!({ "type": "array", "items": fields::schema_of(&PIPE) }), "Taps that write outputs into tables."),
+    optional(
+        "pipes",
+        || json!({ "type": "array", "items": fields::schema_of(&PIPE) }),
+        "Taps that write outputs into tables.",
+    ),
     optional("inputSchema", fields::schema, "JSON Schema that the initial context is checked against."),
     optional("outputSchema", fields::schema, "JSON Schema that the flow's output is checked against."),
     optional("output", fields::selector, "The flow's result. Default: none."),
     optional("timeouts", || fields::schema_of(&TIMEOUTS), "Time limits of a whole execution. Default: none."),
     optional("limits", || fields::schema_of(&LIMITS), "Limits that the flow narrows or widens."),
-    optional("budget", || fields::schema_of(&BUDGET), "What a tree of executions may cost. Default: anything."),
-    optional("labels", fields::texts_of_values, "Label to the dotted path in the initial context it is read from."),
+    optional(
+        "budget",
+        || fields::schema_of(&BUDGET),
+        "What a tree of executions may cost. Default: anything.",
+    ),
+    optional(
+        "labels",
+        fields::texts_of_values,
+        "Label to the dotted path in the initial context it is read from.",
+    ),
     optional("idempotency", || fields::schema_of(&IDEMPOTENCY), "Idempotency key for starts that give none."),
     optional("onCancel", fields::name, "The first step of the clean-up after a cancel."),
     optional("onFailure", fields::name, "The first step of the clean-up after a failure."),
@@ -56,8 +68,16 @@ pub(crate) const FLOW_FIELDS: Shape = old(&[
 
 const TIMEOUTS: Shape = Shape {
     fields: &[
-        optional("executionMs", fields::milliseconds, "Milliseconds from creation to the end (`EXECUTION_TIMEOUT`)."),
-        optional("waitMs", fields::milliseconds, "Milliseconds of one wait that has no limit of its own (`WAIT_TIMEOUT`)."),
+        optional(
+            "executionMs",
+            fields::milliseconds,
+            "Milliseconds from creation to the end (`EXECUTION_TIMEOUT`).",
+        ),
+        optional(
+            "waitMs",
+            fields::milliseconds,
+            "Milliseconds of one wait that has no limit of its own (`WAIT_TIMEOUT`).",
+        ),
     ],
     strict: true,
 };
@@ -65,7 +85,11 @@ const TIMEOUTS: Shape = Shape {
 const LIMITS: Shape = Shape {
     fields: &[
         optional("maxSteps", fields::count, "Applied outcomes (`MAX_STEPS`). Default: the engine's, 1000."),
-        optional("contextBytes", fields::count, "Bytes of the context as JSON. Default: the engine's, 10 MiB."),
+        optional(
+            "contextBytes",
+            fields::count,
+            "Bytes of the context as JSON. Default: the engine's, 10 MiB.",
+        ),
     ],
     strict: true,
 };
@@ -81,7 +105,11 @@ const BUDGET: Shape = Shape {
 
 const IDEMPOTENCY: Shape = Shape {
     fields: &[
-        required("key", fields::selector_or_template, "The key from the initial context: a selector, or a text as template."),
+        required(
+            "key",
+            fields::selector_or_template,
+            "The key from the initial context: a selector, or a text as template.",
+        ),
         optional(
             "windowMs",
             || json!({ "type": "integer", "minimum": 1, "maximum": IDEMPOTENCY_WINDOW_MAX_MS }),
@@ -100,7 +128,11 @@ const PIPE: Shape = old(&[
         "For which outcomes; waits count as failures. Default `success`.",
     ),
     required("tableId", fields::name, "The table."),
-    optional("mappings", || json!({ "type": "array", "items": fields::schema_of(&MAPPING) }), "Which values go where."),
+    optional(
+        "mappings",
+        || json!({ "type": "array", "items": fields::schema_of(&MAPPING) }),
+        "Which values go where.",
+    ),
     optional("staticValues", fields::object, "Column to value; wins over mappings."),
     optional("enabled", fields::flag, "False turns the pipe off. Default true."),
 ]);
@@ -169,7 +201,9 @@ fn read_entry(
         match definition.get("id") {
             Some(id) if id.name().is_some() => document.tables.push(table.value().clone()),
             Some(_) => {}
-            None => definition.reader().error("missing", "has no `id`: Required", Some("add `id`".to_owned())),
+            None => {
+                definition.reader().error("missing", "has no `id`: Required", Some("add `id`".to_owned()))
+            }
         }
     }
     if let Some(flow) = object.get("flow") {

@@ -128,6 +128,11 @@ impl Issues {
         found.push(Found { document: self.document.get(), part, issue });
     }
 
+    /// Whether further issues are counted only, so that their words need not be found.
+    pub(super) fn is_full(&self) -> bool {
+        self.found.borrow().len() >= FLOW_ISSUES_MAX
+    }
+
     /// Errors so far, also those that did not fit.
     pub(super) fn errors(&self) -> usize {
         self.errors.get()
@@ -139,10 +144,18 @@ impl Issues {
         let dropped = self.dropped.get();
         if dropped > 0 {
             let severity = if self.errors.get() > 0 { Severity::Error } else { Severity::Warning };
-            let message = format!("the document has {dropped} more issues than the {FLOW_ISSUES_MAX} reported");
+            let message =
+                format!("the document has {dropped} more issues than the {FLOW_ISSUES_MAX} reported");
             let hint = Some("mend these first, then check again".to_owned());
-            let issue =
-                Issue { severity, code: "too-many-issues", pointer: String::new(), line: 0, column: 0, message, hint };
+            let issue = Issue {
+                severity,
+                code: "too-many-issues",
+                pointer: String::new(),
+                line: 0,
+                column: 0,
+                message,
+                hint,
+            };
             found.push(Found { document: self.document.get(), part: Part::Value, issue });
         }
         found

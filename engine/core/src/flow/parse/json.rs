@@ -35,7 +35,10 @@ pub(super) fn read(text: &str) -> Result<Value, JsonError> {
         let (code, message, hint) = if let Some(key) = text.strip_prefix(DUPLICATE) {
             let hint = Some("keep one of the two".to_owned());
             ("duplicate-key", format!("the key `{key}` occurs twice in one object"), hint)
-        } else if text.starts_with(TOO_LARGE) || text.starts_with(TOO_DEEP) || text.starts_with("recursion limit") {
+        } else if text.starts_with(TOO_LARGE)
+            || text.starts_with(TOO_DEEP)
+            || text.starts_with("recursion limit")
+        {
             super::too_complex(text.starts_with(TOO_LARGE))
         } else {
             ("syntax", format!("this is not JSON: {text}"), None)

@@ -17,7 +17,8 @@ pub(super) struct Places {
 impl Places {
     /// Looks up `wanted` (document, pointer) and everything around them in `text`, which has been read before.
     pub(super) fn find(format: Format, text: &str, wanted: impl Iterator<Item = (usize, String)>) -> Self {
-        let mut walker = Walker { wanted: HashSet::new(), stack: Vec::new(), pointer: String::new(), ..Walker::default() };
+        let mut walker =
+            Walker { wanted: HashSet::new(), stack: Vec::new(), pointer: String::new(), ..Walker::default() };
         for (document, pointer) in wanted {
             let mut end = pointer.len();
             while walker.wanted.insert((document, pointer[..end].to_owned())) {
@@ -124,7 +125,11 @@ fn walk_yaml(text: &str, walker: &mut Walker) {
     for (event, span) in Parser::new_from_str(text).map_while(Result::ok) {
         let place = (span.start.line(), span.start.col() + 1);
         match event {
-            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentStart(_) | Event::DocumentEnd => {}
+            Event::Nothing
+            | Event::StreamStart
+            | Event::StreamEnd
+            | Event::DocumentStart(_)
+            | Event::DocumentEnd => {}
             Event::Scalar(text, ..) if walker.wants_key() => walker.key(&text, place),
             Event::Scalar(..) | Event::Alias(_) => walker.scalar(place),
             Event::SequenceStart(..) => walker.open(Level::List(0), place),
@@ -178,7 +183,8 @@ fn scan_json(text: &str, walker: &mut Walker) {
                     }
                 }
                 if walker.wants_key() {
-                    let key = text.get(start..at).and_then(|quoted| serde_json::from_str::<String>(quoted).ok());
+                    let key =
+                        text.get(start..at).and_then(|quoted| serde_json::from_str::<String>(quoted).ok());
                     walker.key(&key.unwrap_or_default(), place);
                 } else {
                     walker.scalar(place);

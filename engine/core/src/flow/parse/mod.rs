@@ -14,6 +14,7 @@ mod json;
 mod locate;
 mod orchestrated;
 mod reader;
+mod retry;
 mod routing;
 mod step;
 mod values;
@@ -25,17 +26,19 @@ use std::sync::Arc;
 use semver::Version;
 use serde_json::Value;
 
-use self::issue::{Found, Issues, Part};
-pub use self::issue::{Issue, Severity};
-use self::locate::Places;
 pub(super) use self::fanout::BODY;
 pub(super) use self::fields::schema_of;
 pub(super) use self::flow::FLOW_FIELDS;
+use self::issue::{Found, Issues, Part};
+pub use self::issue::{Issue, Severity};
+use self::locate::Places;
 pub(super) use self::orchestrated::{KINDS, Kind};
 pub(super) use self::step::STEP_FIELDS;
 pub(super) use self::values::selector_schema;
 use super::definition::Flow;
-use crate::limits::{FLOW_DOCUMENT_BYTES_MAX, FLOW_DOCUMENT_DEPTH_MAX, FLOW_DOCUMENT_NODES_MAX, FLOW_ISSUES_MAX};
+use crate::limits::{
+    FLOW_DOCUMENT_BYTES_MAX, FLOW_DOCUMENT_DEPTH_MAX, FLOW_DOCUMENT_NODES_MAX, FLOW_ISSUES_MAX,
+};
 
 /// How a text is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +155,9 @@ fn read_text(text: &str, format: Format) -> Result<Vec<Value>, Vec<Issue>> {
 /// The code, message and hint for a document with too many values, or with too deep nesting.
 fn too_complex(large: bool) -> (&'static str, String, Option<String>) {
     let message = if large {
-        format!("the document is too complex: more than {FLOW_DOCUMENT_NODES_MAX} values, aliases written out")
+        format!(
+            "the document is too complex: more than {FLOW_DOCUMENT_NODES_MAX} values, aliases written out"
+        )
     } else {
         format!("the document is too complex: nested more than {FLOW_DOCUMENT_DEPTH_MAX} deep")
     };

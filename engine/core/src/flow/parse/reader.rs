@@ -14,6 +14,9 @@ const QUOTED_CHARS_MAX: usize = 40;
 /// Longest list of known fields that a hint shows.
 const LISTED_MAX: usize = 8;
 
+/// Words that are compared to find the one that was meant.
+const COMPARED_MAX: usize = 1000;
+
 /// What messages call the thing being read: `flow`, ``step `pay` ``.
 #[derive(Debug)]
 struct Place {
@@ -134,7 +137,8 @@ impl<'a> Reader<'a> {
 
     pub(super) fn texts(&self) -> Option<Vec<String>> {
         // All are read before the first failure counts, so that every bad one is reported.
-        let texts: Vec<Option<String>> = self.list()?.iter().map(|item| item.text().map(str::to_owned)).collect();
+        let texts: Vec<Option<String>> =
+            self.list()?.iter().map(|item| item.text().map(str::to_owned)).collect();
         texts.into_iter().collect()
     }
 
@@ -245,7 +249,11 @@ impl<'a> Object<'a> {
         for field in shape.fields.iter().filter(|field| field.required) {
             if self.get(field.name).is_none() {
                 let text = format!("has no `{}`: {}", field.name, field.missing);
-                self.reader.error("missing", &text, Some(format!("add `{}`: {}", field.name, field.doc.trim_end_matches('.'))));
+                self.reader.error(
+                    "missing",
+                    &text,
+                    Some(format!("add `{}`: {}", field.name, field.doc.trim_end_matches('.'))),
+                );
             }
         }
     }
@@ -257,7 +265,8 @@ impl<'a> Object<'a> {
         } else {
             (Severity::Warning, "is not a known field; it has no effect")
         };
-        let hint = suggest(key, known.clone()).unwrap_or_else(|| {
+        let near = if self.reader.issues.is_full() { None } else { suggest(key, known.clone()) };
+        let hint = near.unwrap_or_else(|| {
             let names: Vec<String> = known.map(|name| format!("`{name}`")).collect();
             if names.is_empty() || names.len() > LISTED_MAX {
                 "leave it out".to_owned()
@@ -300,6 +309,7 @@ pub(super) fn suggest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> O
         return None;
     }
     let near = known
+        .take(COMPARED_MAX)
         .filter(|name| name.len() <= 2 * QUOTED_CHARS_MAX)
         .map(|name| (strsim::damerau_levenshtein(&word.to_lowercase(), &name.to_lowercase()), name))
         .min()?;

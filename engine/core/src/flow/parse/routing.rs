@@ -13,7 +13,19 @@ use crate::flow::definition::{Branch, Case, CaseCondition, Cases, DefaultTarget,
 
 /// FlowMonkey's operators, for hints and the JSON Schema.
 const OPERATORS: &[&str] = &[
-    "eq", "neq", "gt", "gte", "lt", "lte", "in", "nin", "contains", "startsWith", "endsWith", "exists", "notExists",
+    "eq",
+    "neq",
+    "gt",
+    "gte",
+    "lt",
+    "lte",
+    "in",
+    "nin",
+    "contains",
+    "startsWith",
+    "endsWith",
+    "exists",
+    "notExists",
     "matches",
 ];
 
@@ -70,7 +82,8 @@ pub(super) fn read_conditional(
             None
         }
         (None, None) => {
-            let hint = Some("add `conditions` (path, op, value, target) or `cases` (when, target)".to_owned());
+            let hint =
+                Some("add `conditions` (path, op, value, target) or `cases` (when, target)".to_owned());
             object.reader().error("missing", "has no `conditions`: Required", hint);
             None
         }
@@ -127,7 +140,11 @@ pub(super) const SWITCH: Shape = old(&[
     DEFAULT,
 ]);
 
-pub(super) fn read_switch(object: &Object<'_>, surroundings: Surroundings<'_, '_>, _: &str) -> Option<StepKind> {
+pub(super) fn read_switch(
+    object: &Object<'_>,
+    surroundings: Surroundings<'_, '_>,
+    _: &str,
+) -> Option<StepKind> {
     let default = read_default(object, surroundings.steps);
     let path = object.get("path");
     let cases = object.get("cases")?;
@@ -168,7 +185,11 @@ pub(super) const BRANCH: Shape = old(&[
     DEFAULT,
 ]);
 
-pub(super) fn read_branch(object: &Object<'_>, surroundings: Surroundings<'_, '_>, _: &str) -> Option<StepKind> {
+pub(super) fn read_branch(
+    object: &Object<'_>,
+    surroundings: Surroundings<'_, '_>,
+    _: &str,
+) -> Option<StepKind> {
     let default = read_default(object, surroundings.steps);
     let conditions = object.get("conditions").and_then(|reader| {
         let items = reader.list()?;

@@ -9,43 +9,86 @@ use super::checks;
 use super::fields::{self, Shape, optional, required, unavailable};
 use super::orchestrated::{self, Kind};
 use super::reader::{Object, Reader};
+use super::retry;
 use crate::flow::definition::{
-    ContextNeeds, Graph, Jitter, OnExhausted, Priority, RetryPolicy, Step, StepId, StepKind, TaskStep, Transitions,
+    ContextNeeds, Graph, OnExhausted, Priority, Step, StepId, StepKind, TaskStep, Transitions,
 };
-use crate::limits::{DURATION_MAX_MS, RETRY_ATTEMPTS_MAX};
 
 /// Handler types with a second name, which is resolved here: name and handler type.
 const ALIASES: &[(&str, &str)] = &[("http", "http-request")];
 
-/// Milliseconds: the longest back-off when a retry policy does not say. As FlowMonkey's.
-const MAX_BACKOFF_MS: u64 = 60_000;
-/// Factor between back-offs when a retry policy does not say. As FlowMonkey's.
-const BACKOFF_MULTIPLIER: f64 = 2.0;
-
 /// The fields of a step.
 pub(crate) const STEP_FIELDS: Shape = Shape {
     fields: &[
-        optional("id", fields::name, "The step's name. Default: its key in `steps`, which it must be equal to."),
+        optional(
+            "id",
+            fields::name,
+            "The step's name. Default: its key in `steps`, which it must be equal to.",
+        ),
         required("type", fields::name, "An orchestrated type, or the type of a handler."),
         optional("name", fields::text, "For display."),
         optional("config", fields::object, "Settings of the type; a handler's are opaque to the engine."),
         optional("input", fields::selector, "What the step is given. Default: nothing."),
-        optional("outputKey", fields::text, "Dotted path in the context where the output is written. Default: nowhere."),
+        optional(
+            "outputKey",
+            fields::text,
+            "Dotted path in the context where the output is written. Default: nowhere.",
+        ),
         optional("transitions", transitions_schema, "Where to go next. Default: the end."),
-        optional("retry", retry_schema, "When and how often a failed step runs again. Default: never."),
+        optional("retry", retry::schema, "When and how often a failed step runs again. Default: never."),
         optional("when", fields::expression, "CEL; when false the step is skipped and `onSuccess` is next."),
-        optional("timeoutMs", fields::milliseconds, "Milliseconds one attempt of a handler may take (`TIMEOUT`)."),
-        optional("heartbeatTimeoutMs", fields::milliseconds, "Milliseconds without a heartbeat after which the lease ends."),
-        optional("scheduleToStartMs", fields::milliseconds, "Milliseconds an attempt may wait for a worker (`SCHEDULE_TO_START_TIMEOUT`)."),
-        optional("totalTimeoutMs", fields::milliseconds, "Milliseconds for all attempts and back-offs of one visit together."),
-        optional("handlerVersion", fields::name, "SemVer requirement on the handler's version. Default: any."),
-        optional("priority", || json!({ "enum": ["high", "normal", "low"], "type": "string" }), "Which list of the queue. Default `normal`."),
-        optional("context", context_schema, "How much of the context travels with the task: `full` (default, up to the inline limit), `none`, or a list of paths."),
-        optional("idempotencyKey", fields::selector_or_template, "Replaces the idempotency key that handlers are given: a selector, or a text as template."),
+        optional(
+            "timeoutMs",
+            fields::milliseconds,
+            "Milliseconds one attempt of a handler may take (`TIMEOUT`).",
+        ),
+        optional(
+            "heartbeatTimeoutMs",
+            fields::milliseconds,
+            "Milliseconds without a heartbeat after which the lease ends.",
+        ),
+        optional(
+            "scheduleToStartMs",
+            fields::milliseconds,
+            "Milliseconds an attempt may wait for a worker (`SCHEDULE_TO_START_TIMEOUT`).",
+        ),
+        optional(
+            "totalTimeoutMs",
+            fields::milliseconds,
+            "Milliseconds for all attempts and back-offs of one visit together.",
+        ),
+        optional(
+            "handlerVersion",
+            fields::name,
+            "SemVer requirement on the handler's version. Default: any.",
+        ),
+        optional(
+            "priority",
+            || json!({ "enum": ["high", "normal", "low"], "type": "string" }),
+            "Which list of the queue. Default `normal`.",
+        ),
+        optional(
+            "context",
+            context_schema,
+            "How much of the context travels with the task: `full` (default, up to the inline limit), `none`, or a list of paths.",
+        ),
+        optional(
+            "idempotencyKey",
+            fields::selector_or_template,
+            "Replaces the idempotency key that handlers are given: a selector, or a text as template.",
+        ),
         optional("outputSchema", fields::schema, "JSON Schema that the output is checked against."),
-        optional("output", fields::selector, "The result of a body that is one step. Default: the step's output."),
+        optional(
+            "output",
+            fields::selector,
+            "The result of a body that is one step. Default: the step's output.",
+        ),
         optional("compensateWith", fields::name, "The step that undoes this one."),
-        optional("onExhausted", || json!({ "enum": ["fail", "incident"], "type": "string" }), "What happens when the retries are used up. Default `fail`."),
+        optional(
+            "onExhausted",
+            || json!({ "enum": ["fail", "incident"], "type": "string" }),
+            "What happens when the retries are used up. Default `fail`.",
+        ),
         unavailable("vault"),
         unavailable("region"),
         unavailable("routing"),
@@ -69,45 +112,18 @@ const TASK_FIELDS: &[&str] = &[
 pub(super) const TRANSITION_FIELDS: Shape = Shape {
     fields: &[
         optional("onSuccess", fields::target, "The step after success. Null or missing: the end."),
-        optional("onFailure", fields::target, "The step after a failure. Null or missing: the execution fails."),
+        optional(
+            "onFailure",
+            fields::target,
+            "The step after a failure. Null or missing: the execution fails.",
+        ),
         optional("onResume", fields::target, "The step after a wait. Null or missing: `onSuccess`."),
-    ],
-    strict: false,
-};
-
-/// The fields of `retry`.
-pub(super) const RETRY_FIELDS: Shape = Shape {
-    fields: &[
-        required(
-            "maxAttempts",
-            || json!({ "type": "integer", "minimum": 0, "maximum": RETRY_ATTEMPTS_MAX }),
-            "Re-tries; the first run is not counted.",
-        ),
-        optional("backoffMs", fields::milliseconds, "Milliseconds before the first re-try. Default 0."),
-        optional(
-            "backoffMultiplier",
-            || json!({ "type": "number", "minimum": 1 }),
-            "Factor from one back-off to the next. Default 2.",
-        ),
-        optional("maxBackoffMs", fields::milliseconds, "Milliseconds: limit of one back-off. Default 60000."),
-        optional("retryOn", fields::texts, "Codes that are retried. Default: all."),
-        optional("noRetryOn", fields::texts, "Codes that are never retried. Default: none."),
-        optional(
-            "jitter",
-            || json!({ "enum": ["none", "equal", "full"], "type": "string" }),
-            "How chance changes a back-off. Default `none`.",
-        ),
-        optional("totalMs", fields::milliseconds, "Milliseconds from the first attempt after which no re-try starts."),
     ],
     strict: false,
 };
 
 fn transitions_schema() -> Value {
     fields::schema_of(&TRANSITION_FIELDS)
-}
-
-fn retry_schema() -> Value {
-    fields::schema_of(&RETRY_FIELDS)
 }
 
 fn context_schema() -> Value {
@@ -127,7 +143,12 @@ pub(super) struct Surroundings<'a, 's> {
 
 /// Reads `initialStepId`, `steps` and the connections between them. `path` names the bodies around the graph (`"quote/"`),
 /// `roots` are steps that something outside the graph refers to.
-pub(super) fn read_graph(object: &Object<'_>, path: &str, depth: usize, roots: &[Option<StepId>]) -> Option<Graph> {
+pub(super) fn read_graph(
+    object: &Object<'_>,
+    path: &str,
+    depth: usize,
+    roots: &[Option<StepId>],
+) -> Option<Graph> {
     let map = object.get("steps")?.object()?;
     if map.map().is_empty() {
         let hint = Some("add a step, and name it in `initialStepId`".to_owned());
@@ -149,7 +170,7 @@ pub(super) fn read_graph(object: &Object<'_>, path: &str, depth: usize, roots: &
         if let Some(id) = object.get("id").and_then(|id| id.name())
             && id != key
         {
-            let hint = format!("make the two equal, or leave `id` out");
+            let hint = "make the two equal, or leave `id` out".to_owned();
             let text = format!("has the id \"{id}\", which does not match its key \"{key}\"");
             reader.error("id-mismatch", &text, Some(hint));
         }
@@ -176,15 +197,15 @@ pub(super) fn read_step(object: &Object<'_>, surroundings: Surroundings<'_, '_>,
     let written = kind_reader.as_ref().and_then(|reader| reader.name());
     let known = written.and_then(orchestrated::find);
     refuse_vault(object, known);
-    let transitions = object.get("transitions").map_or(Some(Transitions::default()), |reader| {
-        read_transitions(&reader, surroundings.steps)
-    });
+    let transitions = object
+        .get("transitions")
+        .map_or(Some(Transitions::default()), |reader| read_transitions(&reader, surroundings.steps));
     let input = read(object, "input", Reader::selector);
     let output_key = match object.get("outputKey").filter(|reader| reader.value() != "") {
         Some(reader) => reader.path().map(Some),
         None => Some(None),
     };
-    let retry = read(object, "retry", read_retry);
+    let retry = read(object, "retry", retry::read);
     let when = read(object, "when", Reader::expression);
     let total_timeout_ms = read(object, "totalTimeoutMs", Reader::duration);
     let output_schema = read(object, "outputSchema", Reader::schema);
@@ -245,7 +266,8 @@ fn read_orchestrated(
 ) -> Option<StepKind> {
     for field in TASK_FIELDS {
         if let Some(reader) = object.get(field) {
-            let hint = Some("the engine does this step itself; only handlers' steps have this field".to_owned());
+            let hint =
+                Some("the engine does this step itself; only handlers' steps have this field".to_owned());
             reader.warning("no-effect", &format!("has no effect on the type `{}`", known.name), hint);
         }
     }
@@ -298,44 +320,14 @@ fn read_transitions<'a>(reader: &Reader<'a>, steps: &BTreeSet<&'a str>) -> Optio
     Some(Transitions { on_success: on_success?, on_failure: on_failure?, on_resume: on_resume? })
 }
 
-fn read_retry(reader: &Reader<'_>) -> Option<RetryPolicy> {
-    let object = reader.shaped(&RETRY_FIELDS)?;
-    let max_attempts = object.get("maxAttempts").and_then(|reader| reader.whole_u32(0, RETRY_ATTEMPTS_MAX));
-    let backoff_ms = read(&object, "backoffMs", Reader::duration);
-    let backoff_multiplier = read(&object, "backoffMultiplier", |reader| reader.number(1.0));
-    let max_backoff_ms = read(&object, "maxBackoffMs", Reader::duration);
-    let retry_on = read(&object, "retryOn", Reader::texts);
-    let no_retry_on = read(&object, "noRetryOn", Reader::texts);
-    let jitter = read(&object, "jitter", |reader| {
-        reader.word(&[("none", Jitter::None), ("equal", Jitter::Equal), ("full", Jitter::Full)])
-    });
-    let total_ms = read(&object, "totalMs", Reader::duration);
-    if let (Some(Some(first)), Some(Some(longest))) = (backoff_ms, max_backoff_ms)
-        && first > longest
-        && let Some(reader) = object.get("maxBackoffMs")
-    {
-        let text = format!("is less than `backoffMs` ({first}), so that every back-off lasts {longest} ms");
-        reader.warning("backoff-order", &text, Some("make `maxBackoffMs` at least `backoffMs`".to_owned()));
-    }
-    Some(RetryPolicy {
-        max_attempts: max_attempts?,
-        backoff_ms: backoff_ms?.unwrap_or(0),
-        backoff_multiplier: backoff_multiplier?.unwrap_or(BACKOFF_MULTIPLIER),
-        max_backoff_ms: max_backoff_ms?.unwrap_or(MAX_BACKOFF_MS).min(DURATION_MAX_MS),
-        retry_on: retry_on?,
-        no_retry_on: no_retry_on?.unwrap_or_default(),
-        jitter: jitter?.unwrap_or_default(),
-        total_ms: total_ms?,
-    })
-}
-
 /// Refuses references to the vault wherever they would have to be filled in. Bodies look after themselves.
 fn refuse_vault(object: &Object<'_>, known: Option<&Kind>) {
     for key in ["config", "input", "output", "idempotencyKey"] {
         let Some(reader) = object.get(key) else { continue };
         match (key, known, reader.value()) {
             ("config", Some(known), Value::Object(map)) if known.has_bodies => {
-                for (key, value) in map.iter().filter(|(key, _)| !matches!(key.as_str(), "body" | "branches")) {
+                for (key, value) in map.iter().filter(|(key, _)| !matches!(key.as_str(), "body" | "branches"))
+                {
                     refuse_vault_in(&reader.entry(key, value));
                 }
             }

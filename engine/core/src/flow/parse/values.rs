@@ -34,17 +34,26 @@ pub(crate) const SELECTORS: &[SelectorType] = &[
     },
     SelectorType {
         name: "keys",
-        shape: old(&[TYPE, required("keys", fields::texts, "Keys of the context; missing ones are left out.")]),
+        shape: old(&[
+            TYPE,
+            required("keys", fields::texts, "Keys of the context; missing ones are left out."),
+        ]),
         read: |object| Some(Selector::Keys(object.get("keys")?.texts()?)),
     },
     SelectorType {
         name: "path",
-        shape: old(&[TYPE, required("path", fields::text, "A dotted path in the context, such as `items.0.id`.")]),
+        shape: old(&[
+            TYPE,
+            required("path", fields::text, "A dotted path in the context, such as `items.0.id`."),
+        ]),
         read: |object| Some(Selector::Path(object.get("path")?.path()?)),
     },
     SelectorType {
         name: "template",
-        shape: old(&[TYPE, required("template", fields::anything, "Any value; `${path}` in texts is filled in.")]),
+        shape: old(&[
+            TYPE,
+            required("template", fields::anything, "Any value; `${path}` in texts is filled in."),
+        ]),
         read: |object| Some(Selector::Template(object.get_or_null("template")?.template()?)),
     },
     SelectorType { name: "full", shape: old(&[TYPE]), read: |_| Some(Selector::Full) },
@@ -129,14 +138,20 @@ impl<'a> Reader<'a> {
 
     pub(super) fn expression(&self) -> Option<Expression> {
         Expression::parse(self.text()?)
-            .map_err(|error| self.error("bad-expression", &format!("is not a CEL expression: {}", error.message), None))
+            .map_err(|error| {
+                self.error("bad-expression", &format!("is not a CEL expression: {}", error.message), None)
+            })
             .ok()
     }
 
     pub(super) fn schema(&self) -> Option<Schema> {
         Schema::compile(self.value())
             .map_err(|error| {
-                self.within(&error.pointer).error("bad-schema", &format!("is not a JSON Schema: {}", error.message), None);
+                self.within(&error.pointer).error(
+                    "bad-schema",
+                    &format!("is not a JSON Schema: {}", error.message),
+                    None,
+                );
             })
             .ok()
     }

@@ -83,9 +83,9 @@ fn read_until(reader: &Reader<'_>) -> Option<Selector> {
             Some(Selector::Static(reader.value().clone()))
         }
         Value::String(_) => reader.template().map(Selector::Template),
-        Value::Number(_) => {
-            reader.whole(0, u64::MAX, "milliseconds since 1970").map(|_| Selector::Static(reader.value().clone()))
-        }
+        Value::Number(_) => reader
+            .whole(0, u64::MAX, "milliseconds since 1970")
+            .map(|_| Selector::Static(reader.value().clone())),
         Value::Object(_) => reader.selector(),
         Value::Null | Value::Bool(_) | Value::Array(_) => {
             reader.expected("an instant, a template or a selector");
@@ -95,7 +95,8 @@ fn read_until(reader: &Reader<'_>) -> Option<Selector> {
 }
 
 const SIGNAL_DOC: &str = "The signal's name. Default: the step's id.";
-const TIMEOUT_DOC: &str = "Milliseconds until the step fails with `WAIT_TIMEOUT`. Default: the flow's `timeouts.waitMs`.";
+const TIMEOUT_DOC: &str =
+    "Milliseconds until the step fails with `WAIT_TIMEOUT`. Default: the flow's `timeouts.waitMs`.";
 
 pub(super) const WAIT_SIGNAL: Shape = Shape {
     fields: &[
@@ -109,7 +110,11 @@ fn signal(object: &Object<'_>, surroundings: Surroundings<'_, '_>) -> Option<Str
     Some(read(object, "signal", Reader::name)?.unwrap_or(surroundings.id).to_owned())
 }
 
-pub(super) fn read_wait_signal(object: &Object<'_>, surroundings: Surroundings<'_, '_>, _: &str) -> Option<StepKind> {
+pub(super) fn read_wait_signal(
+    object: &Object<'_>,
+    surroundings: Surroundings<'_, '_>,
+    _: &str,
+) -> Option<StepKind> {
     let signal = signal(object, surroundings);
     let timeout_ms = read(object, "timeoutMs", Reader::duration);
     Some(StepKind::WaitSignal(WaitSignal { signal: signal?, timeout_ms: timeout_ms? }))
@@ -118,7 +123,11 @@ pub(super) fn read_wait_signal(object: &Object<'_>, surroundings: Surroundings<'
 pub(super) const WAIT_EVENT: Shape = Shape {
     fields: &[
         required("event", fields::name, "The event's name."),
-        optional("match", fields::expression, "CEL over `event` (name, data) and the context. Default: every one of that name."),
+        optional(
+            "match",
+            fields::expression,
+            "CEL over `event` (name, data) and the context. Default: every one of that name.",
+        ),
         optional("timeoutMs", fields::milliseconds, TIMEOUT_DOC),
     ],
     strict: true,
@@ -154,7 +163,11 @@ fn escalation_schema() -> Value {
     fields::schema_of(&ESCALATION)
 }
 
-pub(super) fn read_approval(object: &Object<'_>, surroundings: Surroundings<'_, '_>, _: &str) -> Option<StepKind> {
+pub(super) fn read_approval(
+    object: &Object<'_>,
+    surroundings: Surroundings<'_, '_>,
+    _: &str,
+) -> Option<StepKind> {
     let signal = signal(object, surroundings);
     let assignees = read(object, "assignees", Reader::texts);
     let form = read(object, "form", Reader::schema);

@@ -34,6 +34,10 @@ pub(super) fn read(text: &str) -> Result<Vec<Value>, Vec<YamlError>> {
     for event in Parser::new_from_str(text) {
         let result = match event {
             Ok((event, span)) => builder.event(event, span),
+            // The scanner's own limit on `[` and `{`, which it may meet first because it reads ahead.
+            Err(error) if error.info().contains("recursion limit") => {
+                Err(too_complex(false, *error.marker()))
+            }
             Err(error) => {
                 let message = format!("this is not YAML: {}", error.info());
                 Err(YamlError::new("syntax", message, "", *error.marker()))
@@ -99,7 +103,11 @@ impl Builder {
             }
             Event::SequenceStart(anchor, tag) => {
                 self.open(tag.is_some(), mark)?;
-                self.stack.push(Frame::List { anchor, cost: Cost { nodes: 1, ..Cost::default() }, items: Vec::new() });
+                self.stack.push(Frame::List {
+                    anchor,
+                    cost: Cost { nodes: 1, ..Cost::default() },
+                    items: Vec::new(),
+                });
                 Ok(())
             }
             Event::MappingStart(anchor, tag) => {
@@ -109,14 +117,23 @@ impl Builder {
                 Ok(())
             }
             Event::SequenceEnd | Event::MappingEnd => match self.stack.pop() {
-                Some(Frame::List { anchor, cost, items }) => self.place(Value::Array(items), cost, anchor, mark),
-                Some(Frame::Object { anchor, cost, map, .. }) => self.place(Value::Object(map), cost, anchor, mark),
+                Some(Frame::List { anchor, cost, items }) => {
+                    self.place(Value::Array(items), cost, anchor, mark)
+                }
+                Some(Frame::Object { anchor, cost, map, .. }) => {
+                    self.place(Value::Object(map), cost, anchor, mark)
+                }
                 None => Ok(()),
             },
             Event::Alias(id) => {
                 let Some((_, cost)) = self.anchors.get(&id) else {
                     let hint = "an alias can only repeat a value that was finished before it";
-                    return Err(YamlError::new("bad-alias", "the alias refers to a value it is part of", hint, mark));
+                    return Err(YamlError::new(
+                        "bad-alias",
+                        "the alias refers to a value it is part of",
+                        hint,
+                        mark,
+                    ));
                 };
                 let cost = *cost;
                 self.spend(cost, mark)?;
@@ -124,7 +141,12 @@ impl Builder {
                     return Err(too_complex(false, mark));
                 }
                 if self.wants_key() {
-                    return Err(YamlError::new("bad-key", "an alias cannot be a key", "write the key out", mark));
+                    return Err(YamlError::new(
+                        "bad-key",
+                        "an alias cannot be a key",
+                        "write the key out",
+                        mark,
+                    ));
                 }
                 let value = self.anchors.get(&id).map(|(value, _)| value.clone()).unwrap_or_default();
                 self.place(value, cost, 0, mark)
@@ -135,7 +157,12 @@ impl Builder {
     fn refuse_tag(&mut self, tagged: bool, mark: Marker) {
         if tagged {
             let hint = "leave the tag out; quote a value that is meant as text";
-            self.errors.push(YamlError::new("tag", "tags (`!…`) are not part of the flow language", hint, mark));
+            self.errors.push(YamlError::new(
+                "tag",
+                "tags (`!…`) are not part of the flow language",
+                hint,
+                mark,
+            ));
         }
     }
 
@@ -169,8 +196,14 @@ impl Builder {
 
     fn key(&mut self, text: &str, style: ScalarStyle, anchor: usize, mark: Marker) -> Result<(), YamlError> {
         if style == ScalarStyle::Plain && text == "<<" {
-            let hint = "YAML 1.2 has no merge keys: write the fields out, or repeat a whole value by an alias";
-            return Err(YamlError::new("merge-key", "merge keys (`<<`) are not part of the flow language", hint, mark));
+            let hint =
+                "YAML 1.2 has no merge keys: write the fields out, or repeat a whole value by an alias";
+            return Err(YamlError::new(
+                "merge-key",
+                "merge keys (`<<`) are not part of the flow language",
+                hint,
+                mark,
+            ));
         }
         if style == ScalarStyle::Plain && text.is_empty() {
             return Err(YamlError::new("bad-key", "a key is missing", "write a text before the `:`", mark));
@@ -269,11 +302,10 @@ mod tests {
 
     #[test]
     fn what_json_cannot_say_is_refused_at_its_place() {
-        assert_eq!(codes("a: 1\nb: .inf\nc: !x 1\na: 2\n"), [
-            ("bad-number", 2, 4),
-            ("tag", 3, 4),
-            ("duplicate-key", 4, 1)
-        ]);
+        assert_eq!(
+            codes("a: 1\nb: .inf\nc: !x 1\na: 2\n"),
+            [("bad-number", 2, 4), ("tag", 3, 4), ("duplicate-key", 4, 1)]
+        );
         assert_eq!(codes("[1]: 2"), [("bad-key", 1, 1)]);
         assert_eq!(codes("a: &x\n  b: *x\n"), [("bad-alias", 2, 6)]);
         assert_eq!(codes("a: &x {b: 1}\nc:\n  <<: *x\n"), [("merge-key", 3, 3)]);
