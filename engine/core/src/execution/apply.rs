@@ -64,7 +64,8 @@ pub fn apply(execution: &mut Execution, event: &Event, at: Timestamp) {
         Event::RetryScheduled { run, until, error } => {
             execution.activity = Activity::Backoff { task: run.clone(), until: *until, error: error.clone() };
         }
-        Event::LeaseLost { .. } | Event::BudgetWarned { .. } => {}
+        Event::LeaseLost { .. } => {}
+        Event::BudgetWarned { .. } => execution.budget_warned = true,
         Event::StartConfirmed => {
             if let Activity::Task(task) = &mut execution.activity {
                 task.start_by = None;

@@ -206,6 +206,7 @@ pub fn create(request: StartRequest, flow: &Flow, limits: &Limits, now: Timestam
         last_output: None,
         iteration: 0,
         has_errors: false,
+        budget_warned: false,
         cost: Cost::default(),
         output: None,
     };

@@ -79,6 +79,9 @@ pub struct Execution {
     /// Whether errors were tolerated.
     #[serde(default)]
     pub has_errors: bool,
+    /// Whether the budget's warning level was passed.
+    #[serde(default)]
+    pub budget_warned: bool,
     /// What it has cost so far, children included once they are joined.
     #[serde(default)]
     pub cost: Cost,

@@ -106,9 +106,13 @@ impl Turn<'_> {
         Ok(())
     }
 
-    pub(super) fn budget_warning(&mut self, spent: Cost) {
+    pub(super) fn budget_warning(&mut self, spent: Cost) -> Result<(), Rejection> {
+        if self.execution.budget_warned {
+            return Err(Rejection::NothingDue);
+        }
         self.emit(Event::BudgetWarned { spent });
         let data = json!({ "executionId": self.execution.id(), "spentUsd": spent.usd, "attempts": spent.attempts });
         self.publish("budget.warning", data);
+        Ok(())
     }
 }

@@ -56,7 +56,7 @@ pub fn decide(
         Command::Unpause => turn.unpause()?,
         Command::Retry { by } => turn.retry(by)?,
         Command::BudgetExceeded { spent } => turn.budget_exceeded(spent)?,
-        Command::BudgetWarning { spent } => turn.budget_warning(spent),
+        Command::BudgetWarning { spent } => turn.budget_warning(spent)?,
     }
     turn.run();
     Ok(turn.finish())
