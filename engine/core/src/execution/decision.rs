@@ -324,4 +324,3 @@ pub struct TaskDraft {
     /// Milliseconds without a heartbeat; none: the engine's setting.
     pub heartbeat_timeout_ms: Option<u64>,
 }
-

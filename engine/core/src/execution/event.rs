@@ -7,7 +7,8 @@ use serde_json::Value;
 use super::command::{ContextChange, TaskReport};
 use super::error::ExecutionError;
 use super::state::{
-    BufferedSignal, Cancellation, Closing, Compensation, Cost, Execution, Fan, Incident, Stage, StepRun, TaskRun, Wait, Why,
+    BufferedSignal, Cancellation, Closing, Compensation, Cost, Execution, Fan, Incident, Stage, StepRun,
+    TaskRun, Wait, Why,
 };
 use crate::flow::definition::StepId;
 use crate::time::Timestamp;

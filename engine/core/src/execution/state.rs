@@ -615,10 +615,14 @@ impl Execution {
             Phase::Failed { .. } => Status::Failed,
             Phase::Cancelled { .. } => Status::Cancelled,
             Phase::Running | Phase::Ending { .. } if self.pause.is_some() => Status::Paused,
-            Phase::Running | Phase::Ending { .. } if matches!(self.activity, Activity::Incident(_)) => Status::Incident,
+            Phase::Running | Phase::Ending { .. } if matches!(self.activity, Activity::Incident(_)) => {
+                Status::Incident
+            }
             Phase::Ending { why, stage, .. } => match (stage, why) {
                 (Stage::Draining { .. }, _) | (Stage::CleaningUp, Why::Cancel(_)) => Status::Cancelling,
-                (Stage::Compensating { .. }, _) | (Stage::CleaningUp, Why::Failure(_)) => Status::Compensating,
+                (Stage::Compensating { .. }, _) | (Stage::CleaningUp, Why::Failure(_)) => {
+                    Status::Compensating
+                }
             },
             Phase::Running => match &self.activity {
                 Activity::Ready if self.step_count == 0 && self.visits.is_empty() => Status::Pending,
@@ -636,7 +640,11 @@ impl Execution {
     /// Other flows than its own that its decisions may need: those whose steps it undoes.
     pub fn flows_needed(&self) -> impl Iterator<Item = &FlowHash> {
         let own = &self.identity.flow.hash;
-        self.compensations.iter().chain(&self.undoing).map(|undo| &undo.flow.hash).filter(move |hash| *hash != own)
+        self.compensations
+            .iter()
+            .chain(&self.undoing)
+            .map(|undo| &undo.flow.hash)
+            .filter(move |hash| *hash != own)
     }
 
     /// Whether it has ended.
@@ -673,9 +681,10 @@ impl Execution {
     pub fn error(&self) -> Option<&ExecutionError> {
         match &self.phase {
             Phase::Failed { error, .. } | Phase::Ending { why: Why::Failure(error), .. } => Some(error),
-            Phase::Running | Phase::Completed | Phase::Cancelled { .. } | Phase::Ending { why: Why::Cancel(_), .. } => {
-                None
-            }
+            Phase::Running
+            | Phase::Completed
+            | Phase::Cancelled { .. }
+            | Phase::Ending { why: Why::Cancel(_), .. } => None,
         }
     }
 
@@ -690,7 +699,9 @@ impl Execution {
         }
         match &self.activity {
             Activity::Ready => Some("the engine's turn".into()),
-            Activity::Task(task) => Some(format!("a worker of pool {} (attempt {})", task.pool, task.run.attempt)),
+            Activity::Task(task) => {
+                Some(format!("a worker of pool {} (attempt {})", task.pool, task.run.attempt))
+            }
             Activity::Backoff { task, until, .. } => Some(format!("retry {} at {until}", task.retry)),
             Activity::Wait(wait) => Some(wait.reason.clone().unwrap_or_else(|| match &wait.on {
                 WaitOn::Timer { until } => format!("timer until {until}"),

@@ -157,6 +157,10 @@ impl DispatchQueue for LocalQueue {
         Ok(self.state().request_cancel(deliveries))
     }
 
+    async fn take_back(&self, deliveries: &[Delivery]) -> Result<Vec<Delivery>, QueueError> {
+        Ok(self.state().take_back(deliveries))
+    }
+
     async fn present(&self, deliveries: &[Delivery]) -> Result<Vec<bool>, QueueError> {
         Ok(self.state().present(deliveries))
     }

@@ -35,9 +35,10 @@ fn thresholds(join: JoinRule, on_item_error: OnItemError, total: u32) -> Thresho
             Thresholds { failed, succeeded: None }
         }
         JoinRule::Any => Thresholds { failed: None, succeeded: Some(1) },
-        JoinRule::N(wanted) => {
-            Thresholds { failed: Some(total.saturating_sub(wanted).saturating_add(1)), succeeded: Some(wanted) }
-        }
+        JoinRule::N(wanted) => Thresholds {
+            failed: Some(total.saturating_sub(wanted).saturating_add(1)),
+            succeeded: Some(wanted),
+        },
         JoinRule::Settled => Thresholds { failed: None, succeeded: None },
     }
 }
@@ -117,13 +118,18 @@ impl Turn<'_> {
             None | Some(Value::Null) => Map::new(),
             Some(Value::Object(context)) => context,
             Some(other) => {
-                let message = format!("the input of sub-flow \"{}\" must be an object, not {}", step.id, kind_of(&other));
+                let message = format!(
+                    "the input of sub-flow \"{}\" must be an object, not {}",
+                    step.id,
+                    kind_of(&other)
+                );
                 return Done::Failure(self.error(codes::INPUT_ERROR, message, Some(step)));
             }
         };
         let version = config.version.as_ref().map(ToString::to_string);
         if !(self.world.flow_exists)(&config.flow_id, version.as_deref()) {
-            let wanted = version.map_or_else(|| config.flow_id.clone(), |version| format!("{}@{version}", config.flow_id));
+            let wanted = version
+                .map_or_else(|| config.flow_id.clone(), |version| format!("{}@{version}", config.flow_id));
             let message = format!("Flow \"{wanted}\" not found");
             return Done::Failure(self.error(codes::FLOW_NOT_FOUND, message, Some(step)));
         }
@@ -165,7 +171,10 @@ impl Turn<'_> {
         })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "each is one field of the join; a struct would name them twice")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is one field of the join; a struct would name them twice"
+    )]
     fn open(
         &mut self,
         step: &Arc<Step>,
@@ -369,7 +378,8 @@ impl Turn<'_> {
             path: format!("{}Errors", key.as_str()),
             value: Value::Array(errors),
         };
-        self.change_context(vec![change]).map_err(|error| self.error(error.code(), error.to_string(), Some(step)))
+        self.change_context(vec![change])
+            .map_err(|error| self.error(error.code(), error.to_string(), Some(step)))
     }
 
     fn child_failed(&self, step: &Step, fan: &Fan, report: &JoinReport) -> ExecutionError {
@@ -377,8 +387,12 @@ impl Turn<'_> {
         let message = match first {
             Some(failed) if fan.total == 1 => format!("the child failed: {}", failed.error.message),
             Some(failed) => {
-                let place = branch_name(step, failed.index).map_or_else(|| failed.index.to_string(), ToOwned::to_owned);
-                format!("{} of {} children failed; first {place}: {}", report.failed, fan.total, failed.error.message)
+                let place = branch_name(step, failed.index)
+                    .map_or_else(|| failed.index.to_string(), ToOwned::to_owned);
+                format!(
+                    "{} of {} children failed; first {place}: {}",
+                    report.failed, fan.total, failed.error.message
+                )
             }
             None => format!("{} of {} children failed", report.failed, fan.total),
         };
@@ -427,12 +441,10 @@ fn shape(
 ) -> Value {
     let errors: BTreeMap<usize, _> = errors.iter().map(|failed| (failed.index as usize, failed)).collect();
     let result = |index: usize, child: ChildOutput| match join {
-        JoinRule::Settled => {
-            match errors.get(&index) {
-                Some(failed) => json!({ "status": child.status, "error": failed.error.to_value() }),
-                None => json!({ "status": child.status, "output": child.output }),
-            }
-        }
+        JoinRule::Settled => match errors.get(&index) {
+            Some(failed) => json!({ "status": child.status, "error": failed.error.to_value() }),
+            None => json!({ "status": child.status, "output": child.output }),
+        },
         JoinRule::All | JoinRule::Any | JoinRule::N(_) => child.output.unwrap_or(Value::Null),
     };
     match &step.kind {

@@ -16,7 +16,10 @@ impl Turn<'_> {
         if self.execution.pause.is_some() {
             return Err(Rejection::AlreadyPaused);
         }
-        if matches!(self.execution.phase, Phase::Ending { stage: Stage::Draining { .. } | Stage::CleaningUp, .. }) {
+        if matches!(
+            self.execution.phase,
+            Phase::Ending { stage: Stage::Draining { .. } | Stage::CleaningUp, .. }
+        ) {
             return Err(Rejection::AlreadyCancelling);
         }
         self.emit(Event::Paused { reason });
@@ -50,7 +53,9 @@ impl Turn<'_> {
 
     /// Tries a parked step again, or reopens a failed execution.
     pub(super) fn retry(&mut self, by: Option<String>) -> Result<(), Rejection> {
-        if let (Activity::Incident(incident), false) = (&self.execution.activity, self.execution.is_terminal()) {
+        if let (Activity::Incident(incident), false) =
+            (&self.execution.activity, self.execution.is_terminal())
+        {
             let run = incident.run.clone();
             self.emit(Event::IncidentResolved { by });
             if let Phase::Ending { stage: Stage::Compensating { .. }, .. } = self.execution.phase {
@@ -93,7 +98,9 @@ impl Turn<'_> {
         }
         let budget = self.world.flow.budget;
         let message = match (budget.max_cost_usd, budget.max_attempts) {
-            (Some(limit), _) if spent.usd > limit => format!("{} USD were spent, more than {limit}", spent.usd),
+            (Some(limit), _) if spent.usd > limit => {
+                format!("{} USD were spent, more than {limit}", spent.usd)
+            }
             (_, Some(limit)) => format!("{} attempts were made, more than {limit}", spent.attempts),
             (_, None) => "the budget is spent".to_owned(),
         };
@@ -111,7 +118,8 @@ impl Turn<'_> {
             return Err(Rejection::NothingDue);
         }
         self.emit(Event::BudgetWarned { spent });
-        let data = json!({ "executionId": self.execution.id(), "spentUsd": spent.usd, "attempts": spent.attempts });
+        let data =
+            json!({ "executionId": self.execution.id(), "spentUsd": spent.usd, "attempts": spent.attempts });
         self.publish("budget.warning", data);
         Ok(())
     }

@@ -196,7 +196,8 @@ impl Turn<'_> {
         match self.undoing_step() {
             Some(step) => self.attempt(&step, run),
             None => {
-                let message = format!("Step \"{}\", which undoes \"{}\", not found", undoing.with, undoing.step);
+                let message =
+                    format!("Step \"{}\", which undoes \"{}\", not found", undoing.with, undoing.step);
                 let error = self.error(codes::STEP_NOT_FOUND, message, None);
                 let since = self.now();
                 self.emit(Event::IncidentRaised(Incident { run, error, since }));
@@ -267,7 +268,9 @@ impl Turn<'_> {
         }
         let cancelled_at = self.now();
         let reason = Some(reason.unwrap_or_else(|| "terminated".into()));
-        self.emit(Event::Cancelled { cancellation: Cancellation { source: CancelSource::User, reason, cancelled_at } });
+        self.emit(Event::Cancelled {
+            cancellation: Cancellation { source: CancelSource::User, reason, cancelled_at },
+        });
         self.tell_parent(false);
         self.wish(Effect::CancelDetached);
     }

@@ -16,7 +16,13 @@ use crate::flow::selector::Needs;
 
 impl Turn<'_> {
     /// A step that the engine does itself succeeded.
-    pub(super) fn step_succeeded(&mut self, step: &Arc<Step>, run: StepRun, output: Option<Value>, next: NextStep) {
+    pub(super) fn step_succeeded(
+        &mut self,
+        step: &Arc<Step>,
+        run: StepRun,
+        output: Option<Value>,
+        next: NextStep,
+    ) {
         if let Err(error) = self.accept_output(step, output.as_ref()) {
             self.note_outcome(step, &run, AttemptOutcome::Failure, Some(error.clone()));
             return self.step_failed(step, run, error, false, None, NextStep::Transition);
@@ -26,7 +32,11 @@ impl Turn<'_> {
     }
 
     /// Checks the output and writes it into the context.
-    pub(super) fn accept_output(&mut self, step: &Step, output: Option<&Value>) -> Result<(), ExecutionError> {
+    pub(super) fn accept_output(
+        &mut self,
+        step: &Step,
+        output: Option<&Value>,
+    ) -> Result<(), ExecutionError> {
         if let Some(schema) = &step.output_schema
             && let Err(violations) = schema.check(output.unwrap_or(&Value::Null))
         {
@@ -42,7 +52,13 @@ impl Turn<'_> {
     }
 
     /// The outcome is noted and the output written: what else a success means.
-    pub(super) fn settle_success(&mut self, step: &Arc<Step>, run: &StepRun, output: Option<Value>, next: NextStep) {
+    pub(super) fn settle_success(
+        &mut self,
+        step: &Arc<Step>,
+        run: &StepRun,
+        output: Option<Value>,
+        next: NextStep,
+    ) {
         self.run_pipes(step, run, output.as_ref(), true);
         if run.compensates {
             return self.compensation_done();
@@ -151,7 +167,13 @@ impl Turn<'_> {
     ///
     /// The back-off is FlowMonkey's, `min(backoffMs * multiplier^retry, maxBackoffMs)`, with the jitter of
     /// <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>.
-    fn retry_delay(&self, step: &Step, run: &StepRun, code: &str, retry_after_ms: Option<u64>) -> Option<u64> {
+    fn retry_delay(
+        &self,
+        step: &Step,
+        run: &StepRun,
+        code: &str,
+        retry_after_ms: Option<u64>,
+    ) -> Option<u64> {
         let policy = step.retry.as_ref()?;
         if run.retry >= policy.max_attempts
             || policy.retry_on.as_ref().is_some_and(|codes| !codes.iter().any(|wanted| wanted == code))

@@ -15,7 +15,9 @@ impl Turn<'_> {
     /// The task that is out, when it is this attempt of it.
     fn fenced(&self, attempt: TaskAttempt) -> Result<TaskRun, Rejection> {
         match self.execution.task() {
-            Some(task) if task.run.task == attempt.task && task.run.attempt == attempt.attempt => Ok(task.clone()),
+            Some(task) if task.run.task == attempt.task && task.run.attempt == attempt.attempt => {
+                Ok(task.clone())
+            }
             Some(_) | None => Err(Rejection::StaleAttempt),
         }
     }
@@ -55,7 +57,8 @@ impl Turn<'_> {
         match report.outcome.clone() {
             ReportedOutcome::Released => self.reschedule(run),
             ReportedOutcome::Success { output, next } => {
-                let accepted = self.change(&step, &report).and_then(|()| self.accept_output(&step, output.as_ref()));
+                let accepted =
+                    self.change(&step, &report).and_then(|()| self.accept_output(&step, output.as_ref()));
                 match accepted {
                     Ok(()) => {
                         self.note_report(&step, &run, &report, AttemptOutcome::Success, None);
@@ -111,13 +114,17 @@ impl Turn<'_> {
         match &report.outcome {
             ReportedOutcome::Success { output, .. } => {
                 // What cannot be written does not matter any more: the execution is ending.
-                let written = self.change(step, &report).and_then(|()| self.accept_output(step, output.as_ref()));
+                let written =
+                    self.change(step, &report).and_then(|()| self.accept_output(step, output.as_ref()));
                 self.note_report(step, &run, &report, AttemptOutcome::Success, written.err());
                 self.remember_compensation(step, &run, false);
             }
             ReportedOutcome::Failure { code, message, details, .. } => {
                 let code = code.as_deref().unwrap_or(codes::STEP_FAILED);
-                let error = ExecutionError { details: details.clone(), ..self.error(code, message.clone(), Some(step)) };
+                let error = ExecutionError {
+                    details: details.clone(),
+                    ..self.error(code, message.clone(), Some(step))
+                };
                 self.note_report(step, &run, &report, AttemptOutcome::Failure, Some(error));
             }
             ReportedOutcome::Wait { .. } => {

@@ -195,7 +195,9 @@ impl Turn<'_> {
                 self.publish(&emit.event, data.clone().unwrap_or(Value::Null));
                 Done::Success { output: data, next: NextStep::Transition }
             }
-            StepKind::Set(value) => Done::Success { output: value.clone().or(input), next: NextStep::Transition },
+            StepKind::Set(value) => {
+                Done::Success { output: value.clone().or(input), next: NextStep::Transition }
+            }
             StepKind::Echo => Done::Success { output: input, next: NextStep::Transition },
             StepKind::Fail(failure) => {
                 Done::Failure(self.error(&failure.code, failure.message.clone(), Some(step)))
@@ -207,7 +209,9 @@ impl Turn<'_> {
     fn choose_case(&self, step: &Step, cases: &Cases, input: Option<&Value>) -> Done {
         for case in &cases.cases {
             let holds = match &case.condition {
-                CaseCondition::Operator(condition) => condition.holds(input).map_err(|error| error.to_string()),
+                CaseCondition::Operator(condition) => {
+                    condition.holds(input).map_err(|error| error.to_string())
+                }
                 CaseCondition::When(expression) => {
                     self.with_scope(input, |scope| expression.holds(scope)).map_err(|error| error.to_string())
                 }
@@ -227,11 +231,15 @@ impl Turn<'_> {
                     };
                     return chosen(Some(output), case.target.as_ref());
                 }
-                Err(message) => return Done::Failure(self.error(codes::EXPRESSION_ERROR, message, Some(step))),
+                Err(message) => {
+                    return Done::Failure(self.error(codes::EXPRESSION_ERROR, message, Some(step)));
+                }
             }
         }
         match &cases.default {
-            DefaultTarget::Target(target) => chosen(Some(json!({ "matched": null, "target": target })), target.as_ref()),
+            DefaultTarget::Target(target) => {
+                chosen(Some(json!({ "matched": null, "target": target })), target.as_ref())
+            }
             DefaultTarget::NoMatch => Done::Failure(self.error(
                 codes::NO_MATCH,
                 format!("no case of `{}` holds and there is no default", step.id),

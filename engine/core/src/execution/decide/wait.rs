@@ -20,7 +20,8 @@ impl Turn<'_> {
     pub(super) fn wait_deadline(&self, timeout_ms: Option<u64>) -> Option<Timestamp> {
         timeout_ms
             .or(self.execution.identity.wait_timeout_ms)
-            .or(self.world.flow.timeouts.wait_ms).map(|millis| self.now().plus(millis))
+            .or(self.world.flow.timeouts.wait_ms)
+            .map(|millis| self.now().plus(millis))
     }
 
     pub(super) fn begin_wait(&mut self, wait: Wait) {
@@ -36,7 +37,8 @@ impl Turn<'_> {
         self.note_outcome(step, &wait.run, AttemptOutcome::Wait, None);
         self.run_pipes(step, &wait.run, None, false);
         let resume = resume_name(&wait.run.step, wait.run.visit);
-        let early = self.execution.signals.iter().position(|early| early.name == signal || early.name == resume);
+        let early =
+            self.execution.signals.iter().position(|early| early.name == signal || early.name == resume);
         self.begin_wait(wait.clone());
         if let Some(index) = early {
             self.take_early(&wait, index);
@@ -52,7 +54,8 @@ impl Turn<'_> {
                     Some(until) => until,
                     None => {
                         let shown = value.map_or_else(|| "nothing".into(), |value| value.to_string());
-                        let message = format!("`until` must give RFC 3339 text or epoch milliseconds, not {shown}");
+                        let message =
+                            format!("`until` must give RFC 3339 text or epoch milliseconds, not {shown}");
                         return Done::Failure(self.error(codes::INVALID_DELAY, message, Some(step)));
                     }
                 },
@@ -104,7 +107,9 @@ impl Turn<'_> {
         }
         let waiting = match &self.execution.activity {
             Activity::Wait(wait) if self.execution.pause.is_none() => match &wait.on {
-                WaitOn::Signal { signal: name } | WaitOn::Approval { signal: name, .. } if *name == signal.name => {
+                WaitOn::Signal { signal: name } | WaitOn::Approval { signal: name, .. }
+                    if *name == signal.name =>
+                {
                     Some(wait.clone())
                 }
                 WaitOn::Signal { .. }
@@ -266,18 +271,24 @@ impl Turn<'_> {
                 self.emit(Event::WaitEnded { step: wait.run.step.clone(), by: WaitEnd::Time });
                 self.wait_over(&wait, None);
             }
-            WaitOn::Approval { escalate_at: Some(due), .. } if *due <= now && wait.deadline.is_none_or(|end| end > now) => {
+            WaitOn::Approval { escalate_at: Some(due), .. }
+                if *due <= now && wait.deadline.is_none_or(|end| end > now) =>
+            {
                 let assignees = match self.step_of(&wait.run).as_deref() {
-                    Some(Step { kind: StepKind::Approval(Approval { escalation: Some(escalation), .. }), .. }) => {
-                        escalation.assignees.clone()
-                    }
+                    Some(Step {
+                        kind: StepKind::Approval(Approval { escalation: Some(escalation), .. }),
+                        ..
+                    }) => escalation.assignees.clone(),
                     Some(_) | None => Vec::new(),
                 };
-                self.publish("approval.escalated", json!({
-                    "executionId": self.execution.id(),
-                    "stepId": wait.run.step,
-                    "assignees": assignees,
-                }));
+                self.publish(
+                    "approval.escalated",
+                    json!({
+                        "executionId": self.execution.id(),
+                        "stepId": wait.run.step,
+                        "assignees": assignees,
+                    }),
+                );
                 self.emit(Event::Escalated { assignees });
             }
             WaitOn::Timer { .. }
@@ -296,7 +307,11 @@ impl Turn<'_> {
         match &wait.on {
             WaitOn::Signal { signal } | WaitOn::Approval { signal, .. } => {
                 let resume = resume_name(&wait.run.step, wait.run.visit);
-                let early = self.execution.signals.iter().position(|early| early.name == *signal || early.name == resume);
+                let early = self
+                    .execution
+                    .signals
+                    .iter()
+                    .position(|early| early.name == *signal || early.name == resume);
                 if let Some(index) = early {
                     self.take_early(&wait, index);
                 }
@@ -310,7 +325,8 @@ impl Turn<'_> {
     fn take_early(&mut self, wait: &Wait, index: usize) {
         let data = self.execution.signals[index].data.clone();
         self.emit(Event::SignalTaken { index });
-        let fits = self.step_of(&wait.run).is_some_and(|step| self.check_answer(&step, data.as_ref()).is_ok());
+        let fits =
+            self.step_of(&wait.run).is_some_and(|step| self.check_answer(&step, data.as_ref()).is_ok());
         if fits {
             self.end_wait(wait, data);
         }
@@ -319,8 +335,12 @@ impl Turn<'_> {
     /// What the wait was for has come.
     fn end_wait(&mut self, wait: &Wait, data: Option<Value>) {
         let is_approval = matches!(wait.on, WaitOn::Approval { .. });
-        let rejected = is_approval && data.as_ref().and_then(|data| data.get("approved")) == Some(&Value::Bool(false));
-        self.emit(Event::WaitEnded { step: wait.run.step.clone(), by: WaitEnd::Resume { data: data.clone() } });
+        let rejected =
+            is_approval && data.as_ref().and_then(|data| data.get("approved")) == Some(&Value::Bool(false));
+        self.emit(Event::WaitEnded {
+            step: wait.run.step.clone(),
+            by: WaitEnd::Resume { data: data.clone() },
+        });
         if rejected {
             let message = format!("step \"{}\" was answered with approved: false", wait.run.step);
             if let (Some(step), Some(data)) = (self.step_of(&wait.run), &data) {
@@ -375,11 +395,16 @@ fn resume_name(step: &str, visit: u32) -> String {
 /// RFC 3339 text, or epoch milliseconds as a number or as text.
 fn instant(value: Option<&Value>) -> Option<Timestamp> {
     match value? {
-        Value::String(text) => Timestamp::parse_rfc3339(text).or_else(|| text.parse().ok().map(Timestamp::from_millis)),
+        Value::String(text) => {
+            Timestamp::parse_rfc3339(text).or_else(|| text.parse().ok().map(Timestamp::from_millis))
+        }
         Value::Number(number) => number
             .as_i64()
             .or_else(|| {
-                #[expect(clippy::cast_possible_truncation, reason = "saturates, and instants are whole milliseconds")]
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    reason = "saturates, and instants are whole milliseconds"
+                )]
                 number.as_f64().map(|millis| millis as i64)
             })
             .map(Timestamp::from_millis),
