@@ -28,7 +28,11 @@ async fn keep_leases(shared: &Arc<Shared>) {
         let (beat, fence) = shared.running.plan(last, longest);
         let wake = fence.map_or(beat, |fence| fence.min(beat));
         tokio::select! {
-            () = shared.heartbeats_end.cancelled() => return,
+            () = shared.heartbeats_end.cancelled() => {
+                // From here on the leases run out: no handler may outlive its lease.
+                shared.running.stop_all(Stop::Fenced);
+                return;
+            }
             () = shared.running.sooner.notified() => {}
             Some(ended) = calls.join_next() => report_panic(shared, ended),
             () = tokio::time::sleep_until(wake.into()) => {}

@@ -96,8 +96,8 @@ impl Worker {
     }
 }
 
-/// A running worker. When it is dropped without [`Self::drain`], the worker claims no more and lets go of its leases, so
-/// that it fences itself.
+/// A running worker. When it is dropped without [`Self::drain`], the worker claims no more, stops its handlers and lets
+/// their leases end: those tasks run again elsewhere.
 pub struct WorkerHandle {
     shared: Arc<Shared>,
     _stop_claiming: DropGuard,
