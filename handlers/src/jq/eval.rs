@@ -41,6 +41,8 @@ impl Program {
         let modules = Loader::new(defs)
             .load(&arena, File { code, path: () })
             .map_err(|errors| load_problem(code, errors))?;
+        load::import(&modules, |_| Err(String::new()))
+            .map_err(|errors| load_problem(code, errors))?;
         let filter = jaq_core::Compiler::default()
             .with_funs(funs)
             .with_global_vars(VARIABLES)
@@ -61,7 +63,7 @@ impl Program {
                 Ok(value) => value,
                 Err(exception) => {
                     let message = match exception.get_err() {
-                        Ok(error) => error.to_string(),
+                        Ok(error) => error_text(error.into_val()),
                         Err(_) => "the program broke off".into(),
                     };
                     return Answer::Failed(Problem::new(message));
@@ -80,6 +82,14 @@ impl Program {
             Outputs::All => Answer::Output(Value::Array(values)),
             Outputs::Single => Answer::Output(values.pop().unwrap_or(Value::Null)),
         }
+    }
+}
+
+/// What `error(…)` was given, texts without quotes.
+fn error_text(error: Val) -> String {
+    match error {
+        Val::TStr(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Val::Null | Val::Bool(_) | Val::Num(_) | Val::BStr(_) | Val::Arr(_) | Val::Obj(_) => error.to_string(),
     }
 }
 
@@ -128,7 +138,7 @@ fn load_problem(code: &str, errors: load::Errors<&str, ()>) -> Problem {
     match error {
         Some(load::Error::Io(errors)) => {
             let found = errors.first().map(|(part, _)| *part);
-            at("modules cannot be loaded here".into(), code, found)
+            at("modules and data files cannot be loaded here".into(), code, found)
         }
         Some(load::Error::Lex(errors)) => {
             let found = errors.first().map(|(_, found)| *found);
