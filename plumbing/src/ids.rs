@@ -12,8 +12,14 @@ pub trait Entropy: Send + Sync {
 }
 
 /// The operating system's random numbers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SystemEntropy(SystemRandom);
+
+impl Default for SystemEntropy {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl SystemEntropy {
     /// Opens the source.

@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress};
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::queue::Delivery;
-use flowmonkey_plumbing::wire::{ContextOperation, Cost, LogLevel, TableRow, TaskError, TaskEvent, TaskMessage};
+use flowmonkey_plumbing::wire::{
+    ContextOperation, Cost, LogLevel, TableRow, TaskError, TaskEvent, TaskMessage,
+};
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
@@ -76,7 +78,11 @@ impl Task {
 
     /// Reports progress, 0 to 100. Never waits.
     pub fn progress(&self, percent: f64, message: impl Into<Option<String>>) {
-        let progress = Progress { percent: percent.clamp(0.0, 100.0), message: message.into(), estimated_completion: None };
+        let progress = Progress {
+            percent: percent.clamp(0.0, 100.0),
+            message: message.into(),
+            estimated_completion: None,
+        };
         self.plumbing.progress(&self.delivery, progress);
     }
 

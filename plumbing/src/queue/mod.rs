@@ -3,11 +3,14 @@
 //! Lists hold ids `<task>:<attempt>`; a task is in exactly one place: ready, in a worker's hands (with a lease), or among
 //! the results. The queue is disposable: the record can always rebuild it.
 
+#[cfg(feature = "conformance")]
+#[doc(hidden)]
+pub mod conformance;
 mod local;
 
 use async_trait::async_trait;
 
-pub use local::LocalQueue;
+pub use local::{LocalQueue, LocalQueueLimits};
 
 use crate::wire::{ResultMessage, TaskMessage};
 
@@ -18,6 +21,28 @@ pub struct Delivery {
     pub task_id: String,
     /// The fence.
     pub attempt: u32,
+}
+
+impl std::fmt::Display for Delivery {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}:{}", self.task_id, self.attempt)
+    }
+}
+
+impl TaskMessage {
+    /// Which delivery the message is.
+    #[must_use]
+    pub fn delivery(&self) -> Delivery {
+        Delivery { task_id: self.task_id.clone(), attempt: self.attempt }
+    }
+}
+
+impl ResultMessage {
+    /// Which delivery the result is of.
+    #[must_use]
+    pub fn delivery(&self) -> Delivery {
+        Delivery { task_id: self.task_id.clone(), attempt: self.attempt }
+    }
 }
 
 /// What went wrong, by what the caller can do.
@@ -117,10 +142,16 @@ pub trait TaskQueue: Send + Sync {
     async fn wait_for_tasks(&self, pools: &[String]);
 
     /// Renews the leases of `deliveries`, never past their hard ends.
-    async fn extend(&self, pool: &str, worker: &str, deliveries: &[Delivery]) -> Result<Extended, QueueError>;
+    async fn extend(&self, pool: &str, worker: &str, deliveries: &[Delivery])
+    -> Result<Extended, QueueError>;
 
     /// Hands in results and ends their leases. Refuses only where another owner is recorded; returns the refused.
-    async fn finish(&self, pool: &str, worker: &str, results: Vec<ResultMessage>) -> Result<Vec<Delivery>, QueueError>;
+    async fn finish(
+        &self,
+        pool: &str,
+        worker: &str,
+        results: Vec<ResultMessage>,
+    ) -> Result<Vec<Delivery>, QueueError>;
 
     /// Gives back tasks whose handler has not started: same attempt, to the head of the line.
     async fn release(&self, pool: &str, worker: &str, deliveries: &[Delivery]) -> Result<(), QueueError>;
@@ -129,7 +160,9 @@ pub trait TaskQueue: Send + Sync {
 /// The engine's side of all pools' queues.
 #[async_trait]
 pub trait DispatchQueue: Send + Sync {
-    /// Makes tasks ready. Repeatable: a delivery that is present anywhere is left as it is.
+    /// Makes tasks ready. Repeatable: a delivery that is present anywhere is left as it is. Older attempts of the same
+    /// task that are still ready are removed. All or nothing: on an error no task of the call has become ready, or the
+    /// caller cannot know and pushes again.
     async fn push(&self, tasks: Vec<TaskMessage>) -> Result<(), QueueError>;
 
     /// Takes up to `max` results for `engine`; they stay with it until acknowledged.
@@ -140,6 +173,10 @@ pub trait DispatchQueue: Send + Sync {
 
     /// Forgets results and payloads after the commit.
     async fn acknowledge(&self, engine: &str, deliveries: &[Delivery]) -> Result<(), QueueError>;
+
+    /// Makes the results that `engine` took and never acknowledged available to be taken again; returns how many. For
+    /// engines that have died, and for an engine that starts again under its old name.
+    async fn adopt_results(&self, engine: &str) -> Result<usize, QueueError>;
 
     /// Leases that ended, at most `max`. Read only: the record changes first, then [`Self::drop_deliveries`].
     async fn expired(&self, max: usize) -> Result<Vec<ExpiredLease>, QueueError>;

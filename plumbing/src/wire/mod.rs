@@ -5,9 +5,13 @@ mod codec;
 mod result;
 mod task;
 
-pub use codec::{decode_result, decode_task, encode_result, encode_task, WireError};
+pub use codec::{
+    MESSAGE_BYTES_MAX, MESSAGE_DEPTH_MAX, VALUE_DEPTH_MAX, WireError, decode_result, decode_task,
+    encode_result, encode_task,
+};
 pub use result::{
-    ContextUpdates, Cost, LogLevel, LogLine, Metrics, Outcome, ResultMessage, TableRow, TaskError, TaskEvent, ContextOperation,
+    ContextOperation, ContextUpdates, Cost, LogLevel, LogLine, Metrics, Outcome, ResultMessage, TableRow,
+    TaskError, TaskEvent,
 };
 pub use task::{CheckpointReference, HandlerReference, Priority, TaskMessage, TaskMetadata};
 

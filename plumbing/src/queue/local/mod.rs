@@ -1,0 +1,171 @@
+//! The queue of a single process, in memory: for embedded use, tests and the simulation.
+//!
+//! One lock guards all; nothing waits while it is held, and no operation looks through a list. What is lost with the
+//! process is rebuilt from the record, as with every queue.
+
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use super::{
+    Claim, ClaimedTask, Delivery, Depth, DispatchQueue, ExpiredLease, Extended, QueueError, TaskQueue,
+};
+use crate::clock::Clock;
+use crate::wire::{ResultMessage, TaskMessage};
+use state::State;
+
+/// Limits of a [`LocalQueue`]. The record holds whatever does not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalQueueLimits {
+    /// Deliveries at a time, wherever they are: ready, in workers' hands, among the results. Default 1,000,000.
+    pub deliveries_max: usize,
+    /// Deliveries at a time that are ready in one pool. Default 250,000.
+    pub ready_per_pool_max: usize,
+    /// Results of deliveries that the queue did not hold (they came late), not yet acknowledged. Default 100,000.
+    pub late_results_max: usize,
+}
+
+impl Default for LocalQueueLimits {
+    fn default() -> Self {
+        Self { deliveries_max: 1_000_000, ready_per_pool_max: 250_000, late_results_max: 100_000 }
+    }
+}
+
+/// The queue of a single process, in memory.
+pub struct LocalQueue {
+    state: Mutex<State>,
+    clock: Arc<dyn Clock>,
+    /// Rung when a task becomes ready. All waiting workers wake up and look: there are few of them in one process, and a
+    /// bell for one of them could be heard by a worker that then does not claim.
+    tasks_bell: Notify,
+    /// Rung when a result may be taken.
+    results_bell: Notify,
+}
+
+impl LocalQueue {
+    /// An empty queue. Leases run on `clock`, which must be the wall clock even where executions skip time.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>, limits: LocalQueueLimits) -> Self {
+        Self {
+            state: Mutex::new(State::new(limits)),
+            clock,
+            tasks_bell: Notify::new(),
+            results_bell: Notify::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing under the lock calls foreign code; were there a panic nevertheless, then each operation checks what
+        // it finds, and the record judges what comes out.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `holds` of the state, woken by `bell`.
+    async fn wait_until(&self, bell: &Notify, holds: impl Fn(&State) -> bool) {
+        loop {
+            let mut rung = pin!(bell.notified());
+            // Listen first, look second: a ring between the two is heard.
+            rung.as_mut().enable();
+            if holds(&self.state()) {
+                return;
+            }
+            rung.await;
+        }
+    }
+}
+
+#[async_trait]
+impl TaskQueue for LocalQueue {
+    async fn claim(&self, claim: Claim) -> Result<Vec<ClaimedTask>, QueueError> {
+        Ok(self.state().claim(&claim, self.clock.now_ms()))
+    }
+
+    async fn wait_for_tasks(&self, pools: &[String]) {
+        self.wait_until(&self.tasks_bell, |state| pools.iter().any(|pool| state.has_ready(pool))).await;
+    }
+
+    async fn extend(
+        &self,
+        pool: &str,
+        worker: &str,
+        deliveries: &[Delivery],
+    ) -> Result<Extended, QueueError> {
+        Ok(self.state().extend(pool, worker, deliveries, self.clock.now_ms()))
+    }
+
+    async fn finish(
+        &self,
+        pool: &str,
+        worker: &str,
+        results: Vec<ResultMessage>,
+    ) -> Result<Vec<Delivery>, QueueError> {
+        let refused = self.state().finish(pool, worker, results)?;
+        self.results_bell.notify_waiters();
+        Ok(refused)
+    }
+
+    async fn release(&self, pool: &str, worker: &str, deliveries: &[Delivery]) -> Result<(), QueueError> {
+        self.state().release(pool, worker, deliveries);
+        self.tasks_bell.notify_waiters();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl DispatchQueue for LocalQueue {
+    async fn push(&self, tasks: Vec<TaskMessage>) -> Result<(), QueueError> {
+        self.state().push(tasks, self.clock.now_ms())?;
+        self.tasks_bell.notify_waiters();
+        Ok(())
+    }
+
+    async fn take(&self, engine: &str, max: usize) -> Result<Vec<ResultMessage>, QueueError> {
+        Ok(self.state().take(engine, max))
+    }
+
+    async fn wait_for_results(&self) {
+        self.wait_until(&self.results_bell, State::has_results).await;
+    }
+
+    async fn acknowledge(&self, engine: &str, deliveries: &[Delivery]) -> Result<(), QueueError> {
+        self.state().acknowledge(engine, deliveries);
+        Ok(())
+    }
+
+    async fn adopt_results(&self, engine: &str) -> Result<usize, QueueError> {
+        let adopted = self.state().adopt_results(engine);
+        self.results_bell.notify_waiters();
+        Ok(adopted)
+    }
+
+    async fn expired(&self, max: usize) -> Result<Vec<ExpiredLease>, QueueError> {
+        Ok(self.state().expired(max, self.clock.now_ms()))
+    }
+
+    async fn drop_deliveries(&self, deliveries: &[Delivery]) -> Result<(), QueueError> {
+        self.state().drop_deliveries(deliveries);
+        Ok(())
+    }
+
+    async fn request_cancel(&self, deliveries: &[Delivery]) -> Result<Vec<Delivery>, QueueError> {
+        Ok(self.state().request_cancel(deliveries))
+    }
+
+    async fn present(&self, deliveries: &[Delivery]) -> Result<Vec<bool>, QueueError> {
+        Ok(self.state().present(deliveries))
+    }
+
+    async fn depths(&self) -> Result<Vec<(String, Depth)>, QueueError> {
+        Ok(self.state().depths(self.clock.now_ms()))
+    }
+
+    async fn is_idle(&self) -> Result<bool, QueueError> {
+        Ok(self.state().is_idle())
+    }
+}

@@ -1,0 +1,288 @@
+//! The encoding of messages on the wire: one byte that names the format, then MessagePack with named fields.
+//!
+//! Whatever comes in is bounded in size and depth before it is trusted; nothing here panics on input.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{ContextOperation, ContextUpdates, PROTOCOL_VERSION, ResultMessage, TaskMessage};
+
+/// Bytes of an encoded message, its format byte included.
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Levels of maps and lists in a message as a whole.
+pub const MESSAGE_DEPTH_MAX: usize = 128;
+/// Levels of maps and lists in one free value of a message (input, output, context). Lower than the limit of the message,
+/// so that whatever could be sent can be received, and its JSON twin can be read by parsers that stop at 128.
+pub const VALUE_DEPTH_MAX: usize = 120;
+const _: () = assert!(VALUE_DEPTH_MAX + 6 <= MESSAGE_DEPTH_MAX, "a value sits at most six levels deep");
+
+/// First byte: MessagePack as it is.
+const FORMAT_PLAIN: u8 = 1;
+/// First byte: MessagePack in a zstd frame. Reserved; refused by this version.
+const FORMAT_ZSTD: u8 = 2;
+/// A guess of a small message's size, to start the buffer with.
+const SMALL_MESSAGE_BYTES: usize = 1024;
+
+/// Why a message could not be encoded or decoded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// There is not even a format byte.
+    #[error("the message is empty")]
+    Empty,
+    /// The message was written by something newer, or is no message.
+    #[error("the message has the unknown format {tag}")]
+    UnknownFormat {
+        /// The first byte.
+        tag: u8,
+    },
+    /// The message is compressed.
+    #[error("the message is compressed with zstd, which this version cannot read")]
+    Compressed,
+    /// The message is too large.
+    #[error("the message is {actual} bytes, over the limit of {limit}")]
+    TooLarge {
+        /// Its size.
+        actual: usize,
+        /// [`MESSAGE_BYTES_MAX`].
+        limit: usize,
+    },
+    /// The message is nested too deeply.
+    #[error("the message is nested deeper than {limit} levels")]
+    TooDeep {
+        /// The limit that was passed.
+        limit: usize,
+    },
+    /// The message needs a newer program.
+    #[error("the message has the protocol version {version}, this program understands up to {supported}")]
+    NewerVersion {
+        /// Of the message.
+        version: u16,
+        /// [`PROTOCOL_VERSION`].
+        supported: u16,
+    },
+    /// The bytes are not such a message.
+    #[error("the message is malformed: {reason}")]
+    Malformed {
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// Encodes a task.
+///
+/// # Errors
+/// [`WireError::TooLarge`] and [`WireError::TooDeep`].
+pub fn encode_task(task: &TaskMessage) -> Result<Vec<u8>, WireError> {
+    let values = task.input.iter().chain([&task.context, &task.config]).chain(task.metadata.other.values());
+    check_depths(values)?;
+    encode(task)
+}
+
+/// Encodes a result.
+///
+/// # Errors
+/// [`WireError::TooLarge`] and [`WireError::TooDeep`].
+pub fn encode_result(result: &ResultMessage) -> Result<Vec<u8>, WireError> {
+    let details = result.error.iter().filter_map(|error| error.details.as_ref());
+    check_depths(result.output.iter().chain(details).chain(result.metadata.values()))?;
+    check_depths(result.events.iter().map(|event| &event.data))?;
+    check_depths(result.rows.iter().flat_map(|row| row.row.values()))?;
+    match &result.context_updates {
+        None => {}
+        Some(ContextUpdates::Paths(paths)) => check_depths(paths.values())?,
+        Some(ContextUpdates::Operations(operations)) => {
+            for operation in operations {
+                match operation {
+                    ContextOperation::Set { value, .. } => check_depths([value])?,
+                    ContextOperation::Merge { value } => check_depths(value.values())?,
+                    ContextOperation::Delete { .. } => {}
+                }
+            }
+        }
+    }
+    encode(result)
+}
+
+/// Decodes a task.
+///
+/// # Errors
+/// When the bytes are no task message that this version understands.
+pub fn decode_task(bytes: &[u8]) -> Result<TaskMessage, WireError> {
+    decode(bytes)
+}
+
+/// Decodes a result.
+///
+/// # Errors
+/// When the bytes are no result message that this version understands.
+pub fn decode_result(bytes: &[u8]) -> Result<ResultMessage, WireError> {
+    decode(bytes)
+}
+
+fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, WireError> {
+    let mut bytes = Vec::with_capacity(SMALL_MESSAGE_BYTES);
+    bytes.push(FORMAT_PLAIN);
+    let mut serializer = rmp_serde::Serializer::new(&mut bytes).with_struct_map();
+    message.serialize(&mut serializer).map_err(|error| WireError::Malformed { reason: error.to_string() })?;
+    check_size(bytes.len())?;
+    Ok(bytes)
+}
+
+fn decode<T: DeserializeOwned + Versioned>(bytes: &[u8]) -> Result<T, WireError> {
+    check_size(bytes.len())?;
+    let (tag, body) = bytes.split_first().ok_or(WireError::Empty)?;
+    match *tag {
+        FORMAT_PLAIN => {}
+        FORMAT_ZSTD => return Err(WireError::Compressed),
+        tag => return Err(WireError::UnknownFormat { tag }),
+    }
+    match read::<T>(body) {
+        Ok(message) => {
+            check_version(message.version())?;
+            Ok(message)
+        }
+        // A newer message may have a shape that cannot be read here: its version says more than the shape.
+        Err(error) => {
+            if let Ok(Version { v }) = read::<Version>(body) {
+                check_version(v)?;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// A message that names its version.
+trait Versioned {
+    fn version(&self) -> u16;
+}
+
+impl Versioned for TaskMessage {
+    fn version(&self) -> u16 {
+        self.v
+    }
+}
+
+impl Versioned for ResultMessage {
+    fn version(&self) -> u16 {
+        self.v
+    }
+}
+
+/// The one field that is read of messages of every version.
+#[derive(Deserialize)]
+struct Version {
+    v: u16,
+}
+
+fn check_version(version: u16) -> Result<(), WireError> {
+    if version > PROTOCOL_VERSION {
+        return Err(WireError::NewerVersion { version, supported: PROTOCOL_VERSION });
+    }
+    Ok(())
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, WireError> {
+    let mut rest = body;
+    let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
+    deserializer.set_max_depth(MESSAGE_DEPTH_MAX);
+    let message = T::deserialize(&mut deserializer).map_err(|error| match error {
+        rmp_serde::decode::Error::DepthLimitExceeded => WireError::TooDeep { limit: MESSAGE_DEPTH_MAX },
+        other => WireError::Malformed { reason: other.to_string() },
+    })?;
+    if !rest.is_empty() {
+        return Err(WireError::Malformed { reason: format!("{} bytes follow the message", rest.len()) });
+    }
+    Ok(message)
+}
+
+fn check_size(actual: usize) -> Result<(), WireError> {
+    if actual > MESSAGE_BYTES_MAX {
+        return Err(WireError::TooLarge { actual, limit: MESSAGE_BYTES_MAX });
+    }
+    Ok(())
+}
+
+fn check_depths<'a>(values: impl IntoIterator<Item = &'a Value>) -> Result<(), WireError> {
+    for value in values {
+        if !fits_depth(value, VALUE_DEPTH_MAX) {
+            return Err(WireError::TooDeep { limit: VALUE_DEPTH_MAX });
+        }
+    }
+    Ok(())
+}
+
+/// Whether `value` has at most `levels` levels of maps and lists. Recurses at most that deep.
+fn fits_depth(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+        Value::Array(items) => levels > 0 && items.iter().all(|item| fits_depth(item, levels - 1)),
+        Value::Object(fields) => levels > 0 && fields.values().all(|field| fits_depth(field, levels - 1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nested(levels: usize) -> Value {
+        (0..levels).fold(Value::Null, |inner, _| Value::Array(vec![inner]))
+    }
+
+    fn task(input: Value) -> TaskMessage {
+        serde_json::from_value(serde_json::json!({
+            "v": 1, "taskId": "t", "attempt": 1, "executionId": "e", "flowId": "f", "flowVersion": "1", "stepId": "s",
+            "handler": { "type": "h" }, "pool": "h", "input": input, "idempotencyKey": "k", "deadline": "",
+            "remainingMs": 1, "heartbeatIntervalMs": 1, "leaseMs": 1,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn deepest_value_survives_and_one_level_more_is_refused() {
+        let deepest = task(nested(VALUE_DEPTH_MAX));
+        assert_eq!(decode_task(&encode_task(&deepest).unwrap()).unwrap(), deepest);
+        let too_deep = task(nested(VALUE_DEPTH_MAX + 1));
+        assert_eq!(encode_task(&too_deep), Err(WireError::TooDeep { limit: VALUE_DEPTH_MAX }));
+    }
+
+    #[test]
+    fn depth_bomb_is_refused_without_deep_recursion() {
+        let mut bomb = vec![FORMAT_PLAIN, 0x81, 0xa1, b'x'];
+        bomb.extend(std::iter::repeat_n(0x91_u8, 1_000_000));
+        assert_eq!(decode_task(&bomb), Err(WireError::TooDeep { limit: MESSAGE_DEPTH_MAX }));
+    }
+
+    #[test]
+    fn size_is_checked_before_anything_is_read() {
+        let huge = vec![0_u8; MESSAGE_BYTES_MAX + 1];
+        let refused = WireError::TooLarge { actual: MESSAGE_BYTES_MAX + 1, limit: MESSAGE_BYTES_MAX };
+        assert_eq!(decode_task(&huge), Err(refused.clone()));
+        assert_eq!(decode_result(&huge), Err(refused));
+    }
+
+    #[test]
+    fn formats_are_told_apart_by_the_first_byte() {
+        assert_eq!(decode_task(&[]), Err(WireError::Empty));
+        assert_eq!(decode_task(&[FORMAT_ZSTD, 0x28, 0xb5]), Err(WireError::Compressed));
+        assert_eq!(decode_task(b"{}"), Err(WireError::UnknownFormat { tag: b'{' }));
+    }
+
+    #[test]
+    fn newer_version_is_refused_even_when_its_shape_is_unreadable() {
+        let mut newer = task(Value::Null);
+        newer.v = PROTOCOL_VERSION + 1;
+        let refused =
+            Err(WireError::NewerVersion { version: PROTOCOL_VERSION + 1, supported: PROTOCOL_VERSION });
+        assert_eq!(decode_task(&encode_task(&newer).unwrap()), refused);
+        let strange = encode(&serde_json::json!({ "v": PROTOCOL_VERSION + 1, "tasks": [] })).unwrap();
+        assert_eq!(decode_task(&strange), refused);
+    }
+
+    #[test]
+    fn bytes_after_the_message_are_refused() {
+        let mut bytes = encode_task(&task(Value::Null)).unwrap();
+        bytes.push(0xc0);
+        assert!(matches!(decode_task(&bytes), Err(WireError::Malformed { .. })));
+    }
+}
