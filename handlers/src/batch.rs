@@ -29,8 +29,22 @@ pub const CONTINUE_AFTER_WAIT: &str = "continueAfterWait";
 
 const INVALID_EXPRESSION: &str = "INVALID_EXPRESSION";
 const FIELDS: [&str; 16] = [
-    "batchSize", "continueOnError", "delayBetweenBatchesMs", "delayBetweenBatches", "program", "jq", "operation", "keys",
-    "mapping", "condition", "accumulator", "path", "sources", "transform", "outputs", "timeoutMs",
+    "batchSize",
+    "continueOnError",
+    "delayBetweenBatchesMs",
+    "delayBetweenBatches",
+    "program",
+    "jq",
+    "operation",
+    "keys",
+    "mapping",
+    "condition",
+    "accumulator",
+    "path",
+    "sources",
+    "transform",
+    "outputs",
+    "timeoutMs",
 ];
 
 /// The handler `batch-process`.
@@ -101,7 +115,9 @@ impl<'a> Settings<'a> {
 
 fn items(input: &Value) -> Result<&[Value], Failure> {
     let list = input.as_array().or_else(|| input.get("items").and_then(Value::as_array));
-    let list = list.ok_or_else(|| Failure::terminal("INVALID_INPUT", "the input must be an array or have one at `items`"))?;
+    let list = list.ok_or_else(|| {
+        Failure::terminal("INVALID_INPUT", "the input must be an array or have one at `items`")
+    })?;
     if list.len() > ITEMS_MAX {
         let message = format!("{} items are over the limit of {ITEMS_MAX}; use a map step", list.len());
         return Err(Failure::terminal("INVALID_INPUT", message));
@@ -120,9 +136,16 @@ impl Work {
             return Ok(Self::new(total, SystemClock.now_ms()));
         };
         match serde_json::from_value::<Self>(checkpoint.data) {
-            Ok(work) if work.total == total && work.processed <= total && work.results.len() == work.processed => Ok(work),
+            Ok(work)
+                if work.total == total && work.processed <= total && work.results.len() == work.processed =>
+            {
+                Ok(work)
+            }
             Ok(_) | Err(_) => {
-                task.log(LogLevel::Warn, format!("checkpoint {} does not fit these items; starting anew", checkpoint.id));
+                task.log(
+                    LogLevel::Warn,
+                    format!("checkpoint {} does not fit these items; starting anew", checkpoint.id),
+                );
                 Ok(Self::new(total, SystemClock.now_ms()))
             }
         }
@@ -194,8 +217,13 @@ fn rfc3339(millis: i64) -> String {
 
 fn checkpoint_failure(error: PlumbingError) -> Failure {
     match error {
-        PlumbingError::TooLarge { .. } => Failure::terminal("CHECKPOINT_TOO_LARGE", format!("{error}; use a map step for results of this size")),
-        PlumbingError::Stale { .. } | PlumbingError::Unavailable(_) => Failure::new("CHECKPOINT_FAILED", error.to_string()),
+        PlumbingError::TooLarge { .. } => Failure::terminal(
+            "CHECKPOINT_TOO_LARGE",
+            format!("{error}; use a map step for results of this size"),
+        ),
+        PlumbingError::Stale { .. } | PlumbingError::Unavailable(_) => {
+            Failure::new("CHECKPOINT_FAILED", error.to_string())
+        }
     }
 }
 
@@ -213,7 +241,10 @@ impl Handler for BatchProcess {
         let mut work = Work::load(task, items.len()).await?;
         while work.processed < items.len() {
             if task.cancelled.is_cancelled() {
-                return Err(Failure::new("ABORTED", format!("stopped after {} of {} items", work.processed, work.total)));
+                return Err(Failure::new(
+                    "ABORTED",
+                    format!("stopped after {} of {} items", work.processed, work.total),
+                ));
             }
             let end = items.len().min(work.processed + settings.batch_size);
             let batch = items[work.processed..end].to_vec();
@@ -226,7 +257,8 @@ impl Handler for BatchProcess {
                 failure
             })?;
             work.add(outputs, settings.continue_on_error)?;
-            let data = serde_json::to_value(&work).map_err(|error| Failure::terminal("CHECKPOINT_FAILED", error.to_string()))?;
+            let data = serde_json::to_value(&work)
+                .map_err(|error| Failure::terminal("CHECKPOINT_FAILED", error.to_string()))?;
             task.save_checkpoint(data).await.map_err(checkpoint_failure)?;
             work.report(task);
             if settings.delay_ms > 0 && work.processed < items.len() {

@@ -79,7 +79,8 @@ impl Command {
         if allowed {
             return Ok(());
         }
-        let message = format!("this worker may not run `{program}`; an operator can add it to the worker's programs");
+        let message =
+            format!("this worker may not run `{program}`; an operator can add it to the worker's programs");
         Err(Failure::terminal("COMMAND_FORBIDDEN", message))
     }
 }
@@ -132,14 +133,20 @@ impl Program {
                 Value::String(text) if !text.contains('\0') => text.clone(),
                 Value::Number(_) | Value::Bool(_) => value.to_string(),
                 Value::Null | Value::String(_) | Value::Array(_) | Value::Object(_) => {
-                    return Err(fields.error(&field, "must be a string without NUL characters, a number or a boolean"));
+                    return Err(fields
+                        .error(&field, "must be a string without NUL characters, a number or a boolean"));
                 }
             };
             environment.push((name.clone(), value));
         }
         let code = |value: &Value| {
-            let code = value.as_i64().and_then(|code| i32::try_from(code).ok()).filter(|code| (0..=255).contains(code));
-            code.ok_or_else(|| fields.error("successCodes", format!("{value} is not an exit code from 0 to 255")))
+            let code = value
+                .as_i64()
+                .and_then(|code| i32::try_from(code).ok())
+                .filter(|code| (0..=255).contains(code));
+            code.ok_or_else(|| {
+                fields.error("successCodes", format!("{value} is not an exit code from 0 to 255"))
+            })
         };
         let timeout = match fields.number("timeoutMs", 1..=TIMEOUT_MS_MAX)? {
             Some(timeout) => timeout,
@@ -150,7 +157,9 @@ impl Program {
             arguments: words,
             directory: fields.text("cwd")?.map(PathBuf::from),
             environment,
-            input: fields.choice("stdin", &[("none", Input::None), ("json", Input::Json)])?.unwrap_or(Input::None),
+            input: fields
+                .choice("stdin", &[("none", Input::None), ("json", Input::Json)])?
+                .unwrap_or(Input::None),
             parse: fields
                 .choice("parse", &[("text", Parse::Text), ("json", Parse::Json), ("lines", Parse::Lines)])?
                 .unwrap_or_default(),
@@ -185,7 +194,9 @@ impl Program {
         let child = process.spawn().map_err(|error| {
             let message = format!("`{}` cannot be started: {error}", self.program);
             match error.kind() {
-                std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => Failure::terminal(COMMAND_FAILED, message),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => {
+                    Failure::terminal(COMMAND_FAILED, message)
+                }
                 _ => Failure::new(COMMAND_FAILED, message),
             }
         })?;
@@ -199,7 +210,8 @@ impl Program {
             Input::None => None,
             Input::Json => Some(json!({ "input": task.input(), "context": task.context() }).to_string()),
         };
-        let (stdin, stdout, stderr) = (group.child.stdin.take(), group.child.stdout.take(), group.child.stderr.take());
+        let (stdin, stdout, stderr) =
+            (group.child.stdin.take(), group.child.stdout.take(), group.child.stderr.take());
         let feed = async {
             if let (Some(mut stdin), Some(input)) = (stdin, input) {
                 // A program need not read its input: then the pipe breaks, and that is fine.
@@ -207,10 +219,12 @@ impl Program {
             }
             std::future::pending::<()>().await;
         };
-        let mut out = Captured::new(Keep::First(usize::try_from(self.output_bytes_max).unwrap_or(usize::MAX)));
+        let mut out =
+            Captured::new(Keep::First(usize::try_from(self.output_bytes_max).unwrap_or(usize::MAX)));
         let mut err = Captured::new(Keep::Last(STDERR_BYTES));
         let end = {
-            let mut reading = Box::pin(async { tokio::try_join!(out.read(stdout), err.read(stderr)).map(drop) });
+            let mut reading =
+                Box::pin(async { tokio::try_join!(out.read(stdout), err.read(stderr)).map(drop) });
             let mut feeding = Box::pin(feed);
             let mut out_ended = false;
             let timeout = tokio::time::sleep(self.timeout);
@@ -247,15 +261,20 @@ impl Program {
             Failure::new(COMMAND_FAILED, message).details(json!({ "exitCode": exit_code, "stderr": tail }))
         };
         match end {
-            End::Exited(Ok(status)) => Ok(Ended { status, stdout: out.text(), stderr, duration: started.elapsed() }),
-            End::Exited(Err(error)) => Err(failed(format!("the program cannot be waited for: {error}"), None)),
+            End::Exited(Ok(status)) => {
+                Ok(Ended { status, stdout: out.text(), stderr, duration: started.elapsed() })
+            }
+            End::Exited(Err(error)) => {
+                Err(failed(format!("the program cannot be waited for: {error}"), None))
+            }
             End::Full => {
                 let mut failure = failed(format!("the output is over {} bytes", self.output_bytes_max), None);
                 failure.error.retryable = Some(false);
                 Err(failure)
             }
             End::Late => {
-                let mut failure = failed(format!("the program ran longer than {} ms", self.timeout.as_millis()), None);
+                let mut failure =
+                    failed(format!("the program ran longer than {} ms", self.timeout.as_millis()), None);
                 failure.error.code = "TIMEOUT".into();
                 Err(failure)
             }
@@ -275,8 +294,9 @@ impl Program {
         let stdout = match self.parse {
             Parse::Text => Value::String(ended.stdout),
             Parse::Lines => ended.stdout.lines().map(Value::from).collect(),
-            Parse::Json => serde_json::from_str(&ended.stdout)
-                .map_err(|error| Failure::terminal(COMMAND_FAILED, format!("the output is not JSON: {error}")))?,
+            Parse::Json => serde_json::from_str(&ended.stdout).map_err(|error| {
+                Failure::terminal(COMMAND_FAILED, format!("the output is not JSON: {error}"))
+            })?,
         };
         Ok(json!({
             "exitCode": code,
@@ -316,7 +336,7 @@ impl Group {
     fn signal(&self, signal: Signal) {
         if let Some(id) = self.id {
             // An error means that nobody is left.
-            drop(kill_process_group(id, signal));
+            kill_process_group(id, signal).ok();
         }
     }
 

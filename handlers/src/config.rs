@@ -75,10 +75,6 @@ impl<'a> Fields<'a> {
         self.fields?.get(field).filter(|value| !value.is_null())
     }
 
-    pub(crate) fn required(&self, field: &str) -> Result<&'a Value, ConfigError> {
-        self.value(field).ok_or_else(|| self.error(field, "is required"))
-    }
-
     pub(crate) fn text(&self, field: &str) -> Result<Option<&'a str>, ConfigError> {
         self.value(field)
             .map(|value| value.as_str().ok_or_else(|| self.wrong(field, "a string", value)))
@@ -94,26 +90,29 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn flag(&self, field: &str, default: bool) -> Result<bool, ConfigError> {
-        self.value(field)
-            .map_or(Ok(default), |value| value.as_bool().ok_or_else(|| self.wrong(field, "true or false", value)))
+        self.value(field).map_or(Ok(default), |value| {
+            value.as_bool().ok_or_else(|| self.wrong(field, "true or false", value))
+        })
     }
 
-    pub(crate) fn number(
-        &self, field: &str, range: RangeInclusive<u64>,
-    ) -> Result<Option<u64>, ConfigError> {
+    pub(crate) fn number(&self, field: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, ConfigError> {
         let Some(value) = self.value(field) else { return Ok(None) };
         let expected = || format!("a whole number from {} to {}", range.start(), range.end());
         match value.as_u64() {
             Some(number) if range.contains(&number) => Ok(Some(number)),
             Some(number) => Err(self.error(field, format!("must be {}, not {number}", expected()))),
-            None if value.is_number() => Err(self.error(field, format!("must be {}, not {value}", expected()))),
+            None if value.is_number() => {
+                Err(self.error(field, format!("must be {}, not {value}", expected())))
+            }
             None => Err(self.wrong(field, &expected(), value)),
         }
     }
 
     pub(crate) fn list(&self, field: &str) -> Result<Option<&'a [Value]>, ConfigError> {
         self.value(field)
-            .map(|value| value.as_array().map(Vec::as_slice).ok_or_else(|| self.wrong(field, "an array", value)))
+            .map(|value| {
+                value.as_array().map(Vec::as_slice).ok_or_else(|| self.wrong(field, "an array", value))
+            })
             .transpose()
     }
 
@@ -138,7 +137,9 @@ impl<'a> Fields<'a> {
 
     /// The choice that the field's text names; `choices` are the names and what they stand for.
     pub(crate) fn choice<T: Copy>(
-        &self, field: &str, choices: &[(&str, T)],
+        &self,
+        field: &str,
+        choices: &[(&str, T)],
     ) -> Result<Option<T>, ConfigError> {
         let Some(text) = self.text(field)? else { return Ok(None) };
         let found = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
@@ -152,7 +153,10 @@ impl<'a> Fields<'a> {
     pub(crate) fn warn_unknown(&self, task: &Task, known: &[&str]) {
         for name in self.fields.into_iter().flat_map(Map::keys) {
             if !known.contains(&name.as_str()) && !COMMON_FIELDS.contains(&name.as_str()) {
-                task.log(LogLevel::Warn, format!("config.{}{name} is not known to this handler and does nothing", self.prefix));
+                task.log(
+                    LogLevel::Warn,
+                    format!("config.{}{name} is not known to this handler and does nothing", self.prefix),
+                );
             }
         }
     }
@@ -204,7 +208,7 @@ mod tests {
             fields.texts("l").unwrap_err().to_string(),
             fields.choice("c", &[("upper", 1), ("lower", 2)]).unwrap_err().to_string(),
             fields.required_text("e").unwrap_err().to_string(),
-            fields.required("x").unwrap_err().to_string(),
+            fields.required_text("x").unwrap_err().to_string(),
         ];
         assert_eq!(
             messages,

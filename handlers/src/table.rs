@@ -96,7 +96,8 @@ impl Handler for TableInsert {
             let message = format!("{} rows are over the limit of {ROWS_MAX} for one step", sources.len());
             return Err(Failure::terminal(TABLE_INSERT_FAILED, message));
         }
-        let ids: Vec<String> = (0..sources.len()).map(|index| row_id(task.idempotency_key(), index)).collect();
+        let ids: Vec<String> =
+            (0..sources.len()).map(|index| row_id(task.idempotency_key(), index)).collect();
         for (source, id) in sources.iter().zip(&ids) {
             task.insert_row(insert.row(source, id.clone()));
         }

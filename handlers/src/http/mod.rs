@@ -14,7 +14,9 @@ use bytes::Bytes;
 use flowmonkey_plumbing::clock::{Clock, SystemClock};
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_worker::{Completion, Failure, Handler, Task};
-use reqwest::header::{ACCEPT, ACCEPT_LANGUAGE, CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER, USER_AGENT};
+use reqwest::header::{
+    ACCEPT, ACCEPT_LANGUAGE, CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER, USER_AGENT,
+};
 use reqwest::{Client, Method, Response, StatusCode, Url, redirect};
 use serde_json::{Map, Value, json};
 
@@ -83,7 +85,9 @@ impl HttpRequest {
                 headers.remove(CONTENT_TYPE);
             }
             if target.origin() != url.origin() {
-                let kept = HEADERS_ACROSS_ORIGINS.iter().filter_map(|name| Some((name.clone(), headers.get(name)?.clone())));
+                let kept = HEADERS_ACROSS_ORIGINS
+                    .iter()
+                    .filter_map(|name| Some((name.clone(), headers.get(name)?.clone())));
                 headers = kept.collect();
             }
             url = target;
@@ -109,10 +113,11 @@ impl Handler for HttpRequest {
         let request = Request::new(&fields, task.input(), task.idempotency_key())?;
         fields.warn_unknown(task, &FIELDS);
         let started = Instant::now();
-        let exchange = tokio::time::timeout(request.timeout, self.exchange(&request)).await.map_err(|_| {
-            let message = format!("no answer within {} ms", request.timeout.as_millis());
-            retryable(Failure::new("TIMEOUT", message))
-        })??;
+        let exchange =
+            tokio::time::timeout(request.timeout, self.exchange(&request)).await.map_err(|_| {
+                let message = format!("no answer within {} ms", request.timeout.as_millis());
+                retryable(Failure::new("TIMEOUT", message))
+            })??;
         if !request.expect.accepts(exchange.status) {
             return Err(status_failure(&exchange));
         }
@@ -124,7 +129,8 @@ impl Exchange {
     fn output(&self, response_type: ResponseType, duration: Duration) -> Result<Value, Failure> {
         let mut headers = Map::new();
         for name in self.headers.keys() {
-            let values = self.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+            let values =
+                self.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
             headers.insert(name.as_str().into(), values.collect::<Vec<_>>().join(", ").into());
         }
         let (body, encoding) = self.body(response_type)?;
@@ -164,7 +170,8 @@ impl Exchange {
     }
 
     fn is_json(&self) -> bool {
-        let content_type = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let content_type =
+            self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         essence == "application/json" || essence.ends_with("+json")
     }
@@ -177,10 +184,16 @@ fn redirect_target(request: &Request, from: &Url, response: &Response) -> Result
         && !request.expect.accepts(response.status());
     let Some(location) = response.headers().get(LOCATION).filter(|_| follows) else { return Ok(None) };
     let refused = |why: String| Failure::terminal("REDIRECT_REFUSED", why);
-    let location = location.to_str().map_err(|_| refused("the redirect's location is not readable".into()))?;
-    let mut target = from.join(location).map_err(|error| refused(format!("the redirect's location is not a URL: {error}")))?;
+    let location =
+        location.to_str().map_err(|_| refused("the redirect's location is not readable".into()))?;
+    let mut target = from
+        .join(location)
+        .map_err(|error| refused(format!("the redirect's location is not a URL: {error}")))?;
     if from.scheme() == "https" && target.scheme() == "http" {
-        return Err(refused(format!("the redirect leads from https to http at `{}`", target.host_str().unwrap_or_default())));
+        return Err(refused(format!(
+            "the redirect leads from https to http at `{}`",
+            target.host_str().unwrap_or_default()
+        )));
     }
     // A server must not choose the credentials of the next request. A URL without a host cannot hold any, and is blocked later.
     if target.set_username("").and_then(|()| target.set_password(None)).is_err() {
@@ -204,8 +217,11 @@ async fn read_body(response: &mut Response, bytes_max: u64) -> Result<Bytes, Fai
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| send_failure(&error))? {
         if body.len() + chunk.len() > limit {
-            let message = format!("the response is over {bytes_max} bytes; raise maxResponseBytes to read it");
-            return Err(Failure::terminal("RESPONSE_TOO_LARGE", message).details(json!({ "limit": bytes_max })));
+            let message =
+                format!("the response is over {bytes_max} bytes; raise maxResponseBytes to read it");
+            return Err(
+                Failure::terminal("RESPONSE_TOO_LARGE", message).details(json!({ "limit": bytes_max }))
+            );
         }
         body.extend_from_slice(&chunk);
     }
@@ -264,7 +280,9 @@ fn chain(error: &reqwest::Error) -> String {
     let mut text = match error {
         error if error.is_connect() => "the server cannot be reached".to_owned(),
         error if error.is_builder() => "the request cannot be built".to_owned(),
-        error if error.is_body() || error.is_decode() => "the response broke off or cannot be decoded".to_owned(),
+        error if error.is_body() || error.is_decode() => {
+            "the response broke off or cannot be decoded".to_owned()
+        }
         _ => "the request failed".to_owned(),
     };
     let mut source = error.source();

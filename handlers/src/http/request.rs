@@ -19,8 +19,18 @@ const RESPONSE_BYTES: u64 = 8 << 20;
 const RESPONSE_BYTES_MAX: u64 = 256 << 20;
 
 pub(super) const FIELDS: [&str; 12] = [
-    "url", "method", "headers", "query", "body", "timeoutMs", "expect", "followRedirects", "maxResponseBytes",
-    "responseType", "validateStatus", "idempotencyKey",
+    "url",
+    "method",
+    "headers",
+    "query",
+    "body",
+    "timeoutMs",
+    "expect",
+    "followRedirects",
+    "maxResponseBytes",
+    "responseType",
+    "validateStatus",
+    "idempotencyKey",
 ];
 
 const METHODS: [(&str, Verb); 7] = [
@@ -42,8 +52,16 @@ const RESPONSE_TYPES: [(&str, ResponseType); 4] = [
 
 /// Headers that the client or the connection decides on.
 const REFUSED_HEADERS: [&str; 10] = [
-    "host", "content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "te", "trailer",
-    "proxy-authorization", "proxy-connection",
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "upgrade",
+    "te",
+    "trailer",
+    "proxy-authorization",
+    "proxy-connection",
 ];
 
 /// The methods.
@@ -101,7 +119,8 @@ impl Expect {
 
     fn parse(fields: &Fields<'_>) -> Result<Self, ConfigError> {
         let one = |value: &Value| {
-            let problem = || fields.error("expect", format!("{value} is neither a status (204) nor a class (\"2xx\")"));
+            let problem =
+                || fields.error("expect", format!("{value} is neither a status (204) nor a class (\"2xx\")"));
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_ascii_lowercase);
             let class = text.strip_suffix("xx").and_then(|class| class.parse::<u16>().ok());
             match (class, text.parse::<u16>()) {
@@ -134,7 +153,11 @@ pub(super) struct Request {
 
 impl Request {
     /// The configuration wins; the input supplies what it leaves out.
-    pub(super) fn new(fields: &Fields<'_>, input: &Value, idempotency_key: &str) -> Result<Self, ConfigError> {
+    pub(super) fn new(
+        fields: &Fields<'_>,
+        input: &Value,
+        idempotency_key: &str,
+    ) -> Result<Self, ConfigError> {
         let none = Map::new();
         let ignore_input = fields.flag("ignoreInput", false)?;
         let input = input.as_object().filter(|_| !ignore_input).unwrap_or(&none);
@@ -149,7 +172,9 @@ impl Request {
         }
 
         let mut headers = HeaderMap::new();
-        for (origin, source) in [("headers", fields.object("headers")?), ("input.headers", part(input, "headers"))] {
+        for (origin, source) in
+            [("headers", fields.object("headers")?), ("input.headers", part(input, "headers"))]
+        {
             add_headers(&mut headers, origin, source.unwrap_or(&none))?;
         }
         let body = fields.value("body").or_else(|| input.get("body").filter(|body| !body.is_null()));
@@ -179,7 +204,9 @@ impl Request {
             timeout: Duration::from_millis(timeout),
             expect: Expect::parse(fields)?,
             follow_redirects: fields.flag("followRedirects", true)?,
-            response_bytes_max: fields.number("maxResponseBytes", 1..=RESPONSE_BYTES_MAX)?.unwrap_or(RESPONSE_BYTES),
+            response_bytes_max: fields
+                .number("maxResponseBytes", 1..=RESPONSE_BYTES_MAX)?
+                .unwrap_or(RESPONSE_BYTES),
             response_type: fields.choice("responseType", &RESPONSE_TYPES)?.unwrap_or_default(),
         })
     }
@@ -214,10 +241,15 @@ fn add_query(url: &mut Url, query: &Map<String, Value>) -> Result<(), ConfigErro
 }
 
 /// Adds the headers that are not there yet.
-fn add_headers(headers: &mut HeaderMap, origin: &str, source: &Map<String, Value>) -> Result<(), ConfigError> {
+fn add_headers(
+    headers: &mut HeaderMap,
+    origin: &str,
+    source: &Map<String, Value>,
+) -> Result<(), ConfigError> {
     for (name, value) in source.iter().filter(|(_, value)| !value.is_null()) {
         let field = format!("{origin}.{name}");
-        let header = HeaderName::try_from(name.as_str()).map_err(|_| ConfigError::new(&field, "is not a header name"))?;
+        let header = HeaderName::try_from(name.as_str())
+            .map_err(|_| ConfigError::new(&field, "is not a header name"))?;
         if REFUSED_HEADERS.contains(&header.as_str()) {
             return Err(ConfigError::new(field, "is set by the client and cannot be chosen"));
         }
@@ -232,9 +264,10 @@ fn scalar(field: &str, value: &Value) -> Result<String, ConfigError> {
     match value {
         Value::String(text) => Ok(text.clone()),
         Value::Number(_) | Value::Bool(_) => Ok(value.to_string()),
-        Value::Null | Value::Array(_) | Value::Object(_) => {
-            Err(ConfigError::new(field, format!("must be a string, a number or a boolean, not {}", kind(value))))
-        }
+        Value::Null | Value::Array(_) | Value::Object(_) => Err(ConfigError::new(
+            field,
+            format!("must be a string, a number or a boolean, not {}", kind(value)),
+        )),
     }
 }
 
@@ -283,8 +316,12 @@ mod tests {
 
     #[test]
     fn expected_statuses_are_numbers_or_classes() {
-        let expect = request(json!({ "url": "https://a.example/", "expect": ["2xx", 404, "304"] }), Value::Null).unwrap().expect;
-        let accepted = [200, 299, 404, 304, 300, 405, 500].map(|status| expect.accepts(StatusCode::from_u16(status).unwrap()));
+        let expect =
+            request(json!({ "url": "https://a.example/", "expect": ["2xx", 404, "304"] }), Value::Null)
+                .unwrap()
+                .expect;
+        let accepted = [200, 299, 404, 304, 300, 405, 500]
+            .map(|status| expect.accepts(StatusCode::from_u16(status).unwrap()));
         assert_eq!(accepted, [true, true, true, true, false, false, false]);
     }
 
@@ -295,12 +332,24 @@ mod tests {
             config[field] = value;
             request(config, Value::Null).unwrap_err()
         };
-        assert_eq!(with("url", json!("/path")), "config.url: is not an absolute URL: relative URL without a base");
+        assert_eq!(
+            with("url", json!("/path")),
+            "config.url: is not an absolute URL: relative URL without a base"
+        );
         assert!(with("method", json!("TRACE")).starts_with("config.method: `TRACE` is not one of GET, POST"));
-        assert_eq!(with("headers", json!({ "Host": "x" })), "config.headers.Host: is set by the client and cannot be chosen");
-        assert_eq!(with("headers", json!({ "a": "x\r\nb: y" })), "config.headers.a: has characters that a header cannot hold");
+        assert_eq!(
+            with("headers", json!({ "Host": "x" })),
+            "config.headers.Host: is set by the client and cannot be chosen"
+        );
+        assert_eq!(
+            with("headers", json!({ "a": "x\r\nb: y" })),
+            "config.headers.a: has characters that a header cannot hold"
+        );
         assert_eq!(with("headers", json!({ "a b": "x" })), "config.headers.a b: is not a header name");
-        assert_eq!(with("query", json!({ "a": { "b": 1 } })), "config.query.a: must be a string, a number or a boolean, not an object");
+        assert_eq!(
+            with("query", json!({ "a": { "b": 1 } })),
+            "config.query.a: must be a string, a number or a boolean, not an object"
+        );
         assert!(with("expect", json!("9xx")).starts_with("config.expect: \"9xx\" is neither"));
         assert!(with("timeoutMs", json!(0)).starts_with("config.timeoutMs: must be a whole number from 1"));
     }

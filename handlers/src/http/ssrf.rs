@@ -24,9 +24,13 @@ pub struct HttpPolicy {
 /// Why a request was not sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Blocked {
-    #[error("`{host}` is {address}, which is not a public address; an operator can allow its network for this worker")]
+    #[error(
+        "`{host}` is {address}, which is not a public address; an operator can allow its network for this worker"
+    )]
     Address { host: String, address: IpAddr },
-    #[error("`{0}` names a machine of the cloud or the local network; an operator can allow its network for this worker")]
+    #[error(
+        "`{0}` names a machine of the cloud or the local network; an operator can allow its network for this worker"
+    )]
     Name(String),
     #[error("port {0} is not among the ports that this worker may reach")]
     Port(u16),
@@ -115,8 +119,10 @@ impl HttpPolicy {
     /// Resolves a host once, to the addresses that may be reached.
     pub(crate) async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ResolveError> {
         self.check_name(host).map_err(ResolveError::Blocked)?;
-        let found: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await.map_err(ResolveError::Lookup)?.collect();
-        let allowed: Vec<SocketAddr> = found.iter().copied().filter(|found| self.allows(found.ip())).collect();
+        let found: Vec<SocketAddr> =
+            tokio::net::lookup_host((host, port)).await.map_err(ResolveError::Lookup)?.collect();
+        let allowed: Vec<SocketAddr> =
+            found.iter().copied().filter(|found| self.allows(found.ip())).collect();
         match (allowed.is_empty(), found.first()) {
             (true, Some(first)) => {
                 Err(ResolveError::Blocked(Blocked::Address { host: host.into(), address: first.ip() }))
@@ -187,16 +193,47 @@ mod tests {
     #[test]
     fn every_spelling_of_an_inner_address_is_blocked() {
         let blocked = [
-            "http://127.0.0.1/", "http://127.1/", "http://2130706433/", "http://0x7f000001/", "http://0177.0.0.1/",
-            "http://0x7f.1/", "http://127.0.0.1./", "http://①②⑦.0.0.1/", "http://0/", "http://0.0.0.0/",
-            "http://10.1.2.3/", "http://100.64.0.1/", "http://169.254.169.254/latest/meta-data", "http://172.31.255.255/",
-            "http://192.0.0.1/", "http://192.168.1.1/", "http://198.19.0.1/", "http://224.0.0.1/", "http://255.255.255.255/",
-            "http://192.0.2.1/", "http://198.51.100.1/", "http://203.0.113.1/",
-            "http://[::]/", "http://[::1]/", "http://[0:0:0:0:0:0:0:1]/", "http://[::ffff:127.0.0.1]/",
-            "http://[::ffff:a00:1]/", "http://[64:ff9b::7f00:1]/", "http://[64:ff9b:1::1]/", "http://[2002:7f00:1::]/", "http://[2002:a9fe:a9fe::]/",
-            "http://[fc00::1]/", "http://[fd12::1]/", "http://[fe80::1]/", "http://[ff02::1]/", "http://[2001:db8::1]/",
-            "http://[2001::1]/", "http://[::127.0.0.1]/", "http://[100::1]/",
-            "http://metadata.google.internal/", "http://METADATA.google.internal./",
+            "http://127.0.0.1/",
+            "http://127.1/",
+            "http://2130706433/",
+            "http://0x7f000001/",
+            "http://0177.0.0.1/",
+            "http://0x7f.1/",
+            "http://127.0.0.1./",
+            "http://①②⑦.0.0.1/",
+            "http://0/",
+            "http://0.0.0.0/",
+            "http://10.1.2.3/",
+            "http://100.64.0.1/",
+            "http://169.254.169.254/latest/meta-data",
+            "http://172.31.255.255/",
+            "http://192.0.0.1/",
+            "http://192.168.1.1/",
+            "http://198.19.0.1/",
+            "http://224.0.0.1/",
+            "http://255.255.255.255/",
+            "http://192.0.2.1/",
+            "http://198.51.100.1/",
+            "http://203.0.113.1/",
+            "http://[::]/",
+            "http://[::1]/",
+            "http://[0:0:0:0:0:0:0:1]/",
+            "http://[::ffff:127.0.0.1]/",
+            "http://[::ffff:a00:1]/",
+            "http://[64:ff9b::7f00:1]/",
+            "http://[64:ff9b:1::1]/",
+            "http://[2002:7f00:1::]/",
+            "http://[2002:a9fe:a9fe::]/",
+            "http://[fc00::1]/",
+            "http://[fd12::1]/",
+            "http://[fe80::1]/",
+            "http://[ff02::1]/",
+            "http://[2001:db8::1]/",
+            "http://[2001::1]/",
+            "http://[::127.0.0.1]/",
+            "http://[100::1]/",
+            "http://metadata.google.internal/",
+            "http://METADATA.google.internal./",
         ];
         for url in blocked {
             assert!(check(&HttpPolicy::default(), url).is_err(), "{url}");
@@ -205,7 +242,14 @@ mod tests {
 
     #[test]
     fn public_addresses_and_names_pass() {
-        for url in ["http://1.1.1.1/", "https://[2606:4700::1111]/", "http://172.32.0.1/", "http://100.128.0.1/", "http://[64:ff9b::101:101]/", "https://example.com/"] {
+        for url in [
+            "http://1.1.1.1/",
+            "https://[2606:4700::1111]/",
+            "http://172.32.0.1/",
+            "http://100.128.0.1/",
+            "http://[64:ff9b::101:101]/",
+            "https://example.com/",
+        ] {
             assert_eq!(check(&HttpPolicy::default(), url), Ok(()), "{url}");
         }
     }
@@ -221,7 +265,8 @@ mod tests {
 
     #[test]
     fn an_allowed_network_opens_exactly_that_network() {
-        let policy = HttpPolicy { allow_networks: vec!["10.1.0.0/16".parse().unwrap()], ..HttpPolicy::default() };
+        let policy =
+            HttpPolicy { allow_networks: vec!["10.1.0.0/16".parse().unwrap()], ..HttpPolicy::default() };
         assert!(policy.allows("10.1.2.3".parse().unwrap()));
         assert!(policy.allows("::ffff:10.1.2.3".parse().unwrap()));
         assert!(!policy.allows("10.2.0.1".parse().unwrap()));

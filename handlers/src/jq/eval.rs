@@ -41,8 +41,7 @@ impl Program {
         let modules = Loader::new(defs)
             .load(&arena, File { code, path: () })
             .map_err(|errors| load_problem(code, errors))?;
-        load::import(&modules, |_| Err(String::new()))
-            .map_err(|errors| load_problem(code, errors))?;
+        load::import(&modules, |_| Err(String::new())).map_err(|errors| load_problem(code, errors))?;
         let filter = jaq_core::Compiler::default()
             .with_funs(funs)
             .with_global_vars(VARIABLES)
@@ -74,7 +73,8 @@ impl Program {
                 Err(message) => return Answer::Failed(Problem::new(message)),
             }
             if outputs == Outputs::Single && values.len() > 1 {
-                let message = "the program gave more than one output; collect them with [ ] or set outputs to `all`";
+                let message =
+                    "the program gave more than one output; collect them with [ ] or set outputs to `all`";
                 return Answer::Failed(Problem::new(message));
             }
         }
@@ -89,7 +89,9 @@ impl Program {
 fn error_text(error: Val) -> String {
     match error {
         Val::TStr(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Val::Null | Val::Bool(_) | Val::Num(_) | Val::BStr(_) | Val::Arr(_) | Val::Obj(_) => error.to_string(),
+        Val::Null | Val::Bool(_) | Val::Num(_) | Val::BStr(_) | Val::Arr(_) | Val::Obj(_) => {
+            error.to_string()
+        }
     }
 }
 
@@ -102,7 +104,9 @@ fn to_json(value: &Val, budget: &mut usize) -> Result<Value, String> {
         Val::Num(number) => number_to_json(number),
         Val::TStr(bytes) => Value::String(String::from_utf8_lossy(bytes).into_owned()),
         Val::BStr(_) => return Err("the output has a byte string, which JSON cannot hold".into()),
-        Val::Arr(items) => Value::Array(items.iter().map(|item| to_json(item, budget)).collect::<Result<_, _>>()?),
+        Val::Arr(items) => {
+            Value::Array(items.iter().map(|item| to_json(item, budget)).collect::<Result<_, _>>()?)
+        }
         Val::Obj(fields) => {
             let mut object = Map::with_capacity(fields.len());
             for (key, field) in fields.iter() {
@@ -205,7 +209,11 @@ mod tests {
 
     #[test]
     fn programs_see_input_context_and_config() {
-        let output = run("{ total: (.n * $context.rate), unit: $config.unit, same: ($input == .) }", json!({ "n": 3 }), Outputs::Single);
+        let output = run(
+            "{ total: (.n * $context.rate), unit: $config.unit, same: ($input == .) }",
+            json!({ "n": 3 }),
+            Outputs::Single,
+        );
         assert_eq!(output, Ok(json!({ "total": 6, "unit": "EUR", "same": true })));
     }
 
@@ -231,14 +239,29 @@ mod tests {
 
     #[test]
     fn programs_reach_nothing_outside() {
-        for code in ["env", "$ENV", "input", "inputs", "input_filename", "halt", "halt(1)", "halt_error", "include \"x\"; .", "import \"x\" as $x; .", "get_search_list"] {
+        for code in [
+            "env",
+            "$ENV",
+            "input",
+            "inputs",
+            "input_filename",
+            "halt",
+            "halt(1)",
+            "halt_error",
+            "include \"x\"; .",
+            "import \"x\" as $x; .",
+            "get_search_list",
+        ] {
             assert!(run(code, Value::Null, Outputs::Single).is_err(), "{code}");
         }
     }
 
     #[test]
     fn numbers_and_texts_become_strict_json() {
-        assert_eq!(run("[nan, infinite, 18446744073709551615, 1.5, -3]", Value::Null, Outputs::Single), Ok(json!([null, f64::MAX, u64::MAX, 1.5, -3])));
+        assert_eq!(
+            run("[nan, infinite, 18446744073709551615, 1.5, -3]", Value::Null, Outputs::Single),
+            Ok(json!([null, f64::MAX, u64::MAX, 1.5, -3]))
+        );
         assert!(run("{(1): 2}", Value::Null, Outputs::Single).is_err());
     }
 }

@@ -75,7 +75,10 @@ impl Jq {
 
     /// Runs a program on each item, in order. An item on which it fails, overruns its time, or ends its process does not
     /// keep the others from being evaluated. Dropping the future kills the process.
-    pub(crate) async fn run(&self, evaluation: Evaluation<'_>) -> Result<Vec<Result<Value, Problem>>, JqError> {
+    pub(crate) async fn run(
+        &self,
+        evaluation: Evaluation<'_>,
+    ) -> Result<Vec<Result<Value, Problem>>, JqError> {
         let Evaluation { program, context, config, outputs, first_index, items, timeout } = evaluation;
         let mut request = Request {
             program: program.into(),
@@ -166,7 +169,10 @@ impl Evaluator {
     }
 
     async fn answer(
-        &mut self, request: &Request, timeout: Duration, answers: &mut Vec<Result<Value, Problem>>,
+        &mut self,
+        request: &Request,
+        timeout: Duration,
+        answers: &mut Vec<Result<Value, Problem>>,
     ) -> Result<End, JqError> {
         let mut line = serde_json::to_vec(request).map_err(|error| JqError::Evaluator(error.into()))?;
         line.push(b'\n');
@@ -174,7 +180,10 @@ impl Evaluator {
         let compiled = match self.line(timeout).await {
             Ok(line) => serde_json::from_slice::<Compiled>(&line),
             Err(LineError::Late) => {
-                return Err(JqError::Program(Problem::new(format!("compiling took longer than {} ms", timeout.as_millis()))));
+                return Err(JqError::Program(Problem::new(format!(
+                    "compiling took longer than {} ms",
+                    timeout.as_millis()
+                ))));
             }
             Err(LineError::Ended | LineError::TooLong) => {
                 return Err(JqError::Evaluator(io::Error::from(io::ErrorKind::UnexpectedEof)));
@@ -187,13 +196,20 @@ impl Evaluator {
             let line = match self.line(timeout).await {
                 Ok(line) => line,
                 Err(LineError::Late) => {
-                    return Ok(End::Overrun(Problem::new(format!("took longer than {} ms", timeout.as_millis()))));
+                    return Ok(End::Overrun(Problem::new(format!(
+                        "took longer than {} ms",
+                        timeout.as_millis()
+                    ))));
                 }
                 Err(LineError::TooLong) => {
-                    return Ok(End::Overrun(Problem::new(format!("the output is over {ANSWER_BYTES_MAX} bytes"))));
+                    return Ok(End::Overrun(Problem::new(format!(
+                        "the output is over {ANSWER_BYTES_MAX} bytes"
+                    ))));
                 }
                 Err(LineError::Ended) => {
-                    return Ok(End::Overrun(Problem::new("the program used up its memory, stack or processor time")));
+                    return Ok(End::Overrun(Problem::new(
+                        "the program used up its memory, stack or processor time",
+                    )));
                 }
             };
             let answer = serde_json::from_slice(&line).map_err(|error| JqError::Evaluator(error.into()))?;
@@ -211,7 +227,9 @@ impl Evaluator {
         match tokio::time::timeout(timeout, limited.read_until(b'\n', &mut line)).await {
             Err(_) => Err(LineError::Late),
             Ok(Ok(_)) if line.ends_with(b"\n") => Ok(line),
-            Ok(Ok(read)) if u64::try_from(read).unwrap_or(u64::MAX) >= ANSWER_BYTES_MAX => Err(LineError::TooLong),
+            Ok(Ok(read)) if u64::try_from(read).unwrap_or(u64::MAX) >= ANSWER_BYTES_MAX => {
+                Err(LineError::TooLong)
+            }
             Ok(Ok(_) | Err(_)) => Err(LineError::Ended),
         }
     }

@@ -41,7 +41,10 @@ fn limit_cpu(seconds: u64) -> rustix::io::Result<()> {
     let usage = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     let used = u64::try_from(usage.tv_sec).unwrap_or(0);
     let maximum = getrlimit(Resource::Cpu).maximum;
-    setrlimit(Resource::Cpu, Rlimit { current: Some(used.saturating_add(seconds).saturating_add(1)), maximum })
+    setrlimit(
+        Resource::Cpu,
+        Rlimit { current: Some(used.saturating_add(seconds).saturating_add(1)), maximum },
+    )
 }
 
 fn answer_all() -> io::Result<()> {

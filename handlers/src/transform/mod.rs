@@ -21,8 +21,18 @@ const PROGRAM_TIMEOUT_MS: u64 = 5_000;
 const PROGRAM_TIMEOUT_MS_MAX: u64 = 300_000;
 
 const FIELDS: [&str; 12] = [
-    "operation", "keys", "mapping", "condition", "accumulator", "path", "sources", "transform", "jq", "program",
-    "outputs", "timeoutMs",
+    "operation",
+    "keys",
+    "mapping",
+    "condition",
+    "accumulator",
+    "path",
+    "sources",
+    "transform",
+    "jq",
+    "program",
+    "outputs",
+    "timeoutMs",
 ];
 const OUTPUTS: [(&str, Outputs); 2] = [("single", Outputs::Single), ("all", Outputs::All)];
 
@@ -63,7 +73,9 @@ impl<'a> Change<'a> {
             return Err(fields.error("expression", problem).into());
         }
         let program = match (fields.text("jq")?, fields.text("program")?) {
-            (Some(_), Some(_)) => return Err(fields.error("program", "is another name of `jq`: give one of them").into()),
+            (Some(_), Some(_)) => {
+                return Err(fields.error("program", "is another name of `jq`: give one of them").into());
+            }
             (Some(program), None) | (None, Some(program)) => Some(program),
             (None, None) => None,
         };
@@ -72,7 +84,8 @@ impl<'a> Change<'a> {
             return Err(ConfigError::new("operation", "give one of operation, jq and transform").into());
         }
         if let Some(program) = program {
-            let timeout = fields.number("timeoutMs", 1..=PROGRAM_TIMEOUT_MS_MAX)?.unwrap_or(PROGRAM_TIMEOUT_MS);
+            let timeout =
+                fields.number("timeoutMs", 1..=PROGRAM_TIMEOUT_MS_MAX)?.unwrap_or(PROGRAM_TIMEOUT_MS);
             return Ok(Self::Program {
                 program,
                 outputs: fields.choice("outputs", &OUTPUTS)?.unwrap_or_default(),
@@ -98,7 +111,9 @@ impl TextChange {
     fn apply(self, input: &Value) -> Value {
         let text = match input {
             Value::String(text) => text.clone(),
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => input.to_string(),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                input.to_string()
+            }
         };
         Value::String(match self {
             Self::Upper => text.to_uppercase(),
@@ -110,7 +125,11 @@ impl TextChange {
 
 /// Changes each item; an item that cannot be changed does not stop the others.
 pub(crate) async fn change_all(
-    jq: &Jq, change: &Change<'_>, task: &Task, first_index: Option<usize>, items: Vec<Value>,
+    jq: &Jq,
+    change: &Change<'_>,
+    task: &Task,
+    first_index: Option<usize>,
+    items: Vec<Value>,
 ) -> Result<Vec<Result<Value, Failure>>, Failure> {
     match change {
         Change::Identity => Ok(items.into_iter().map(Ok).collect()),
@@ -129,9 +148,14 @@ pub(crate) async fn change_all(
             let outputs = jq.run(evaluation).await.map_err(|error| match error {
                 JqError::Program(problem) => problem_failure(&problem),
                 // Another worker may have an evaluator.
-                JqError::Unconfigured | JqError::Evaluator(_) => Failure::new(TRANSFORM_ERROR, error.to_string()),
+                JqError::Unconfigured | JqError::Evaluator(_) => {
+                    Failure::new(TRANSFORM_ERROR, error.to_string())
+                }
             })?;
-            Ok(outputs.into_iter().map(|output| output.map_err(|problem| problem_failure(&problem))).collect())
+            Ok(outputs
+                .into_iter()
+                .map(|output| output.map_err(|problem| problem_failure(&problem)))
+                .collect())
         }
     }
 }

@@ -164,7 +164,8 @@ impl Operation {
 fn mapping(fields: &Fields<'_>) -> Result<Vec<(String, String)>, ConfigError> {
     let mapping = fields.object("mapping")?.ok_or_else(|| fields.error("mapping", "is required"))?;
     let entry = |(key, path): (&String, &Value)| {
-        let path = path.as_str().ok_or_else(|| fields.error(&format!("mapping.{key}"), "must be a dotted path"))?;
+        let path =
+            path.as_str().ok_or_else(|| fields.error(&format!("mapping.{key}"), "must be a dotted path"))?;
         Ok((key.clone(), path.replace("{{", "").replace("}}", "").trim().to_owned()))
     };
     mapping.iter().map(entry).collect()
@@ -172,7 +173,8 @@ fn mapping(fields: &Fields<'_>) -> Result<Vec<(String, String)>, ConfigError> {
 
 impl Condition {
     fn parse(fields: &Fields<'_>) -> Result<Self, ConfigError> {
-        let condition = fields.object("condition")?.ok_or_else(|| fields.error("condition", "is required"))?;
+        let condition =
+            fields.object("condition")?.ok_or_else(|| fields.error("condition", "is required"))?;
         let condition = Fields::nested("condition.", condition);
         Ok(Self {
             path: condition.text("path")?.unwrap_or_default().into(),
@@ -223,8 +225,18 @@ fn order(left: &Value, right: &Value) -> Option<Ordering> {
         },
         (Value::String(left), Value::String(right)) => Some(left.cmp(right)),
         (
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_),
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_),
+            Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Array(_)
+            | Value::Object(_),
+            Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Array(_)
+            | Value::Object(_),
         ) => None,
     }
 }
@@ -267,7 +279,9 @@ fn sum<'a>(values: impl Iterator<Item = &'a Value>) -> Result<(Value, usize), Fa
 }
 
 fn float(number: f64) -> Result<Value, Failure> {
-    Number::from_f64(number).map(Value::Number).ok_or_else(|| super::error("the sum is too large for a number"))
+    Number::from_f64(number)
+        .map(Value::Number)
+        .ok_or_else(|| super::error("the sum is too large for a number"))
 }
 
 fn extreme<'a>(values: impl Iterator<Item = &'a Value>, wanted: Ordering) -> Value {
@@ -296,9 +310,12 @@ fn concat<'a>(values: impl Iterator<Item = &'a Value>) -> Value {
 fn merge(input: &Value, sources: &[String]) -> Value {
     let parts: Vec<&Value> = match input {
         Value::Array(items) if sources.is_empty() => items.iter().collect(),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
-            sources.iter().filter_map(|path| at_path(input, path)).collect()
-        }
+        Value::Null
+        | Value::Bool(_)
+        | Value::Number(_)
+        | Value::String(_)
+        | Value::Array(_)
+        | Value::Object(_) => sources.iter().filter_map(|path| at_path(input, path)).collect(),
     };
     if parts.is_empty() {
         return input.clone();
@@ -321,25 +338,65 @@ mod tests {
     fn operations_give_what_they_say() {
         let people = json!([{ "n": "a", "age": 3 }, { "n": "b", "age": 5.0 }, { "n": "c" }]);
         let cases = [
-            (json!({ "operation": "pick", "keys": ["a", "x"] }), json!({ "a": 1, "b": 2 }), json!({ "a": 1 })),
+            (
+                json!({ "operation": "pick", "keys": ["a", "x"] }),
+                json!({ "a": 1, "b": 2 }),
+                json!({ "a": 1 }),
+            ),
             (json!({ "operation": "omit", "keys": ["a"] }), json!({ "a": 1, "b": 2 }), json!({ "b": 2 })),
-            (json!({ "operation": "map", "mapping": { "x": "{{a.b}}", "y": "no" } }), json!({ "a": { "b": 1 } }), json!({ "x": 1 })),
+            (
+                json!({ "operation": "map", "mapping": { "x": "{{a.b}}", "y": "no" } }),
+                json!({ "a": { "b": 1 } }),
+                json!({ "x": 1 }),
+            ),
             (json!({ "operation": "pick", "keys": ["a"] }), json!("text"), json!("text")),
-            (json!({ "operation": "filter", "condition": { "path": "age", "op": "gte", "value": 5 } }), people.clone(), json!([{ "n": "b", "age": 5.0 }])),
-            (json!({ "operation": "filter", "condition": { "path": "age", "op": "exists" } }), people.clone(), json!([{ "n": "a", "age": 3 }, { "n": "b", "age": 5.0 }])),
-            (json!({ "operation": "filter", "condition": { "path": "age", "op": "eq", "value": 5 } }), people.clone(), json!([{ "n": "b", "age": 5.0 }])),
-            (json!({ "operation": "filter", "condition": { "path": "n", "op": "in", "value": ["c"] } }), people.clone(), json!([{ "n": "c" }])),
-            (json!({ "operation": "reduce", "accumulator": "sum", "path": "age" }), people.clone(), json!(8.0)),
+            (
+                json!({ "operation": "filter", "condition": { "path": "age", "op": "gte", "value": 5 } }),
+                people.clone(),
+                json!([{ "n": "b", "age": 5.0 }]),
+            ),
+            (
+                json!({ "operation": "filter", "condition": { "path": "age", "op": "exists" } }),
+                people.clone(),
+                json!([{ "n": "a", "age": 3 }, { "n": "b", "age": 5.0 }]),
+            ),
+            (
+                json!({ "operation": "filter", "condition": { "path": "age", "op": "eq", "value": 5 } }),
+                people.clone(),
+                json!([{ "n": "b", "age": 5.0 }]),
+            ),
+            (
+                json!({ "operation": "filter", "condition": { "path": "n", "op": "in", "value": ["c"] } }),
+                people.clone(),
+                json!([{ "n": "c" }]),
+            ),
+            (
+                json!({ "operation": "reduce", "accumulator": "sum", "path": "age" }),
+                people.clone(),
+                json!(8.0),
+            ),
             (json!({ "operation": "reduce", "accumulator": "sum" }), json!([1, 2]), json!(3)),
             (json!({ "operation": "reduce", "accumulator": "avg" }), json!([1, 2]), json!(1.5)),
             (json!({ "operation": "reduce", "accumulator": "count" }), people.clone(), json!(3)),
             (json!({ "operation": "reduce", "accumulator": "min", "path": "age" }), people.clone(), json!(3)),
             (json!({ "operation": "reduce", "accumulator": "max", "path": "n" }), people, json!("c")),
-            (json!({ "operation": "reduce", "accumulator": "concat" }), json!([[1], [2, 3], 4]), json!([1, 2, 3, 4])),
+            (
+                json!({ "operation": "reduce", "accumulator": "concat" }),
+                json!([[1], [2, 3], 4]),
+                json!([1, 2, 3, 4]),
+            ),
             (json!({ "operation": "reduce", "accumulator": "concat" }), json!(["a", "b"]), json!("ab")),
             (json!({ "operation": "reduce", "accumulator": "max" }), json!([]), json!(null)),
-            (json!({ "operation": "merge" }), json!([{ "a": 1 }, { "a": 2, "b": 3 }]), json!({ "a": 2, "b": 3 })),
-            (json!({ "operation": "merge", "sources": ["x", "y.z"] }), json!({ "x": { "a": 1 }, "y": { "z": { "b": 2 } } }), json!({ "a": 1, "b": 2 })),
+            (
+                json!({ "operation": "merge" }),
+                json!([{ "a": 1 }, { "a": 2, "b": 3 }]),
+                json!({ "a": 2, "b": 3 }),
+            ),
+            (
+                json!({ "operation": "merge", "sources": ["x", "y.z"] }),
+                json!({ "x": { "a": 1 }, "y": { "z": { "b": 2 } } }),
+                json!({ "a": 1, "b": 2 }),
+            ),
         ];
         for (config, input, output) in cases {
             assert_eq!(apply(config.clone(), input), output, "{config}");
