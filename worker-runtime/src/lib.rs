@@ -4,6 +4,7 @@
 
 pub mod handler;
 mod journal;
+mod testing;
 
 pub use handler::{Completion, Failure, Handler, Task, Wait};
 
