@@ -93,7 +93,7 @@ impl Turn<'_> {
         }
         match self.execution.activity.clone() {
             Activity::Ready => self.go_on(),
-            Activity::Task(task) => self.task_due(&task),
+            Activity::Task(task) => self.task_due(&task)?,
             Activity::Backoff { task, .. } => self.backoff_over(task),
             Activity::Wait(wait) => self.wait_due(wait),
             Activity::Children(fan) => self.fan_timed_out(&fan),
