@@ -20,11 +20,26 @@ async fn bad_configuration_is_refused_for_good_and_the_field_is_named() {
     let cases = [
         ("http-request", json!({}), "BAD_CONFIG", "config.url"),
         ("http-request", json!("text"), "BAD_CONFIG", "config must be an object"),
-        ("http-request", json!({ "url": "https://a.example", "responseType": "xml" }), "BAD_CONFIG", "config.responseType"),
-        ("http-request", json!({ "url": "https://a.example", "maxResponseBytes": -1 }), "BAD_CONFIG", "config.maxResponseBytes"),
+        (
+            "http-request",
+            json!({ "url": "https://a.example", "responseType": "xml" }),
+            "BAD_CONFIG",
+            "config.responseType",
+        ),
+        (
+            "http-request",
+            json!({ "url": "https://a.example", "maxResponseBytes": -1 }),
+            "BAD_CONFIG",
+            "config.maxResponseBytes",
+        ),
         ("transform", json!({ "operation": "shuffle" }), "BAD_CONFIG", "config.operation"),
         ("transform", json!({ "operation": "pick" }), "BAD_CONFIG", "config.keys"),
-        ("transform", json!({ "operation": "filter", "condition": { "path": "a", "op": "~" } }), "BAD_CONFIG", "config.condition.op"),
+        (
+            "transform",
+            json!({ "operation": "filter", "condition": { "path": "a", "op": "~" } }),
+            "BAD_CONFIG",
+            "config.condition.op",
+        ),
         ("transform", json!({ "operation": "map", "mapping": { "a": 1 } }), "BAD_CONFIG", "config.mapping.a"),
         ("transform", json!({ "expression": "input.x" }), "BAD_CONFIG", "config.expression"),
         ("transform", json!({ "jq": 1 }), "BAD_CONFIG", "config.jq"),
@@ -42,7 +57,12 @@ async fn bad_configuration_is_refused_for_good_and_the_field_is_named() {
         ("file", json!({ "operation": "write", "path": "x", "content": 1 }), "BAD_CONFIG", "config.content"),
         ("table-insert", json!({}), "TABLE_INSERT_FAILED", "config.mappings"),
         ("table-insert", json!({ "mappings": [] }), "TABLE_INSERT_FAILED", "config.tableId"),
-        ("table-insert", json!({ "tableId": "t", "mappings": [{ "column": "c" }] }), "TABLE_INSERT_FAILED", "config.mappings[0].sourcePath"),
+        (
+            "table-insert",
+            json!({ "tableId": "t", "mappings": [{ "column": "c" }] }),
+            "TABLE_INSERT_FAILED",
+            "config.mappings[0].sourcePath",
+        ),
         ("email", mail("from", Value::Null), "BAD_CONFIG", "config.from"),
         ("email", mail("to", json!("nobody")), "BAD_CONFIG", "config.to"),
         ("email", mail("to", json!([])), "BAD_CONFIG", "config.to"),
@@ -50,11 +70,26 @@ async fn bad_configuration_is_refused_for_good_and_the_field_is_named() {
         ("email", mail("subject", json!("a\r\nBcc: c@example.com")), "BAD_CONFIG", "config.subject"),
         ("email", mail("to", json!("b@example.com\r\nBcc: c@example.com")), "BAD_CONFIG", "config.to"),
         ("email", mail("from", json!("\"A\r\nX: y\" <a@example.com>")), "BAD_CONFIG", "config.from"),
-        ("email", mail("headers", json!({ "X-A": "1\r\nBcc: c@example.com" })), "BAD_CONFIG", "config.headers.X-A"),
-        ("email", mail("headers", json!({ "X-A: 1\r\nBcc": "c@example.com" })), "BAD_CONFIG", "config.headers.X-A"),
+        (
+            "email",
+            mail("headers", json!({ "X-A": "1\r\nBcc: c@example.com" })),
+            "BAD_CONFIG",
+            "config.headers.X-A",
+        ),
+        (
+            "email",
+            mail("headers", json!({ "X-A: 1\r\nBcc": "c@example.com" })),
+            "BAD_CONFIG",
+            "config.headers.X-A",
+        ),
         ("email", mail("headers", json!({ "bcc": "c@example.com" })), "BAD_CONFIG", "config.headers.bcc"),
         ("email", mail("smtp", Value::Null), "BAD_CONFIG", "config.smtp"),
-        ("email", mail("smtp", json!({ "host": "mail.example", "tls": "maybe" })), "BAD_CONFIG", "config.smtp.tls"),
+        (
+            "email",
+            mail("smtp", json!({ "host": "mail.example", "tls": "maybe" })),
+            "BAD_CONFIG",
+            "config.smtp.tls",
+        ),
     ];
     for (handler, config, code, message) in cases {
         let failure = bench.run(handler, config.clone(), json!([1])).await.unwrap_err();
