@@ -50,6 +50,7 @@ async fn bad_configuration_is_refused_for_good_and_the_field_is_named() {
         ("command", json!({ "command": "ls" }), "BAD_CONFIG", "config.command"),
         ("command", json!({ "command": [] }), "BAD_CONFIG", "config.command"),
         ("command", json!({ "command": ["ls"], "successCodes": [256] }), "BAD_CONFIG", "config.successCodes"),
+        ("command", json!({ "command": ["ls"], "protocol": "ndjson" }), "BAD_CONFIG", "config.protocol"),
         ("command", json!({ "command": ["ls"], "env": { "A=B": "x" } }), "BAD_CONFIG", "config.env.A=B"),
         ("file", json!({ "path": "x" }), "BAD_CONFIG", "config.operation"),
         ("file", json!({ "operation": "read" }), "BAD_CONFIG", "config.path"),

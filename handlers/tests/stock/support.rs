@@ -61,6 +61,10 @@ impl Bench {
         Self { handlers: flowmonkey_handlers::stock(policy), memory: Arc::default() }
     }
 
+    pub(crate) fn handlers(&self) -> &[Arc<dyn Handler>] {
+        &self.handlers
+    }
+
     pub(crate) fn with_jq() -> Self {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_flowmonkey-jq"));
         Self::new(StockPolicy {
