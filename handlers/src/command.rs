@@ -1,4 +1,5 @@
-//! `command`: runs one program, as a plain process or with the child protocol.
+//! `command`: runs one program as a plain process. Programs that speak the child protocol are handlers of their own, with
+//! a manifest.
 
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -115,6 +116,10 @@ struct Program {
 
 impl Program {
     fn parse(fields: &Fields<'_>) -> Result<Self, ConfigError> {
+        if fields.text("protocol")?.is_some_and(|protocol| protocol != "none") {
+            let problem = "only `none` is known here; a program that speaks the child protocol has a manifest of its own";
+            return Err(fields.error("protocol", problem));
+        }
         let mut words = fields.texts("command")?.ok_or_else(|| fields.error("command", "is required"))?;
         if words.first().is_none_or(String::is_empty) {
             return Err(fields.error("command", "must name a program"));
@@ -193,11 +198,11 @@ impl Program {
         process.stdin(if self.input == Input::Json { Stdio::piped() } else { Stdio::null() });
         let child = process.spawn().map_err(|error| {
             let message = format!("`{}` cannot be started: {error}", self.program);
-            match error.kind() {
-                std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => {
-                    Failure::terminal(COMMAND_FAILED, message)
-                }
-                _ => Failure::new(COMMAND_FAILED, message),
+            let kind = error.kind();
+            if matches!(kind, std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied) {
+                Failure::terminal(COMMAND_FAILED, message)
+            } else {
+                Failure::new(COMMAND_FAILED, message)
             }
         })?;
         Ok(Group::new(child))
