@@ -44,7 +44,8 @@ impl Engine {
                 Some(flow) => flow,
                 None => {
                     let message = format!("Flow \"{}\" not found", start.flow_id);
-                    return Ok(self.refuse(&spec, codes::FLOW_NOT_FOUND, message, next));
+                    self.refuse(&spec, codes::FLOW_NOT_FOUND, message, next);
+                    return Ok(());
                 }
             },
             JoinKind::Map { .. } | JoinKind::Parallel { .. } | JoinKind::Loop { .. } => {
@@ -59,7 +60,10 @@ impl Engine {
         for index in state.spawned..to {
             let creation = match children::child(&spec, index, &flow.flow, &self.config.limits, now) {
                 Ok(creation) => creation,
-                Err(error) => return Ok(self.refuse(&spec, error.code(), error.to_string(), next)),
+                Err(error) => {
+                    self.refuse(&spec, error.code(), error.to_string(), next);
+                    return Ok(());
+                }
             };
             let (create, wishes) = self.begun(creation).await?;
             effects.push((Arc::new(create.execution.clone()), wishes));

@@ -405,6 +405,9 @@ pub enum WaitOn {
         /// A token chosen by the worker.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         token: Option<String>,
+        /// Whether the same task is delivered again when the wait ends.
+        #[serde(default, skip_serializing_if = "is_default")]
+        again: bool,
     },
 }
 

@@ -113,7 +113,7 @@ impl Turn<'_> {
                 self.run_pipes(&step, &run, None, false);
                 self.step_failed(&step, run, error, retryable, retry_after_ms, next);
             }
-            ReportedOutcome::Wait { output, until, reason, token } => {
+            ReportedOutcome::Wait { output, until, reason, token, again } => {
                 let accepted = self.change(&step, &report).and_then(|()| match &output {
                     Some(output) if !run.compensates => self.write_output(&step, output),
                     Some(_) | None => Ok(()),
@@ -126,7 +126,7 @@ impl Turn<'_> {
                 self.run_pipes(&step, &run, output.as_ref(), false);
                 self.begin_wait(Wait {
                     run,
-                    on: WaitOn::Handler { until, token },
+                    on: WaitOn::Handler { until, token, again },
                     since: self.now(),
                     deadline: self.wait_deadline(None),
                     reason,
@@ -303,7 +303,7 @@ impl Turn<'_> {
     }
 
     /// Another delivery of the same task.
-    fn reschedule(&mut self, mut run: StepRun) {
+    pub(super) fn reschedule(&mut self, mut run: StepRun) {
         let Some(step) = self.step_of(&run) else { return self.step_is_gone(run) };
         run.attempt += 1;
         self.attempt(&step, run);

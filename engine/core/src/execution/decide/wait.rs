@@ -371,6 +371,9 @@ impl Turn<'_> {
     /// What a resume brings is the output of the step.
     fn wait_over(&mut self, wait: &Wait, resumed: bool, data: Option<Value>) {
         let Some(step) = self.step_of(&wait.run) else { return self.step_is_gone(wait.run.clone()) };
+        if matches!(wait.on, WaitOn::Handler { again: true, .. }) {
+            return self.reschedule(wait.run.clone());
+        }
         if resumed && let Err(error) = self.accept_output(&step, data.as_ref()) {
             self.note_outcome(&step, &wait.run, AttemptOutcome::Failure, Some(error.clone()));
             self.run_pipes(&step, &wait.run, None, false);
