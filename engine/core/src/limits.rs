@@ -12,6 +12,14 @@ pub const FLOW_DOCUMENT_DEPTH_MAX: usize = 128;
 pub const EXPRESSION_BYTES_MAX: usize = 8 * 1024;
 /// Nesting of bodies within bodies (map in parallel in loop …) of one flow.
 pub const BODY_DEPTH_MAX: usize = 16;
+/// Issues reported for one document; the rest is counted only.
+pub const FLOW_ISSUES_MAX: usize = 500;
+/// Longest duration that a flow can name: 100 years in milliseconds, so that adding one to an instant cannot overflow.
+pub const DURATION_MAX_MS: u64 = 100 * 366 * 24 * 60 * 60 * 1000;
+/// Largest `retry.maxAttempts`.
+pub const RETRY_ATTEMPTS_MAX: u32 = 1000;
+/// Iterations of a `loop` that does not say.
+pub const LOOP_ITERATIONS_DEFAULT: u32 = 1000;
 /// Bytes of an idempotency key.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 512;
 /// Milliseconds that an idempotency key is remembered, when nothing else is said: 24 h.

@@ -223,3 +223,123 @@ fn contains(items: &[Value], actual: Option<&Value>) -> bool {
 fn texts<'v>(left: Option<&'v Value>, right: Option<&'v Value>) -> Option<(&'v str, &'v str)> {
     Some((left?.as_str()?, right?.as_str()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn holds(path: &str, operator: Operator, value: Option<Value>) -> bool {
+        let input = json!({
+            "n": 5, "s": "hello", "none": null, "truth": true, "list": [1, 2], "o": {"a": 1}, "numeric": "12",
+        });
+        let condition = Condition::new(Path::parse(path).unwrap(), operator, value).unwrap();
+        condition.holds(Some(&input)).unwrap()
+    }
+
+    #[test]
+    fn operators_follow_javascript() {
+        use Operator::{
+            Contains, EndsWith, Eq, Exists, Gt, Gte, In, Lt, Lte, Matches, Neq, Nin, NotExists, StartsWith,
+        };
+        for (path, operator, value, wanted) in [
+            ("n", Eq, json!(5.0), true),
+            ("n", Eq, json!("5"), false),
+            ("o", Eq, json!({"a": 1}), false),
+            ("none", Eq, json!(null), true),
+            ("missing", Eq, json!(null), false),
+            ("n", Neq, json!("5"), true),
+            ("n", Neq, json!(5), false),
+            ("o", Neq, json!({"a": 1}), true),
+            ("missing", Neq, json!(1), true),
+            ("n", Gt, json!(4), true),
+            ("n", Gt, json!(5), false),
+            ("numeric", Gt, json!(2), true),
+            ("numeric", Gt, json!("2"), false),
+            ("n", Gte, json!(5), true),
+            ("none", Gte, json!(0), true),
+            ("missing", Gte, json!(0), false),
+            ("missing", Lte, json!(0), false),
+            ("n", Lt, json!("6"), true),
+            ("s", Lt, json!(6), false),
+            ("n", Lte, json!(5), true),
+            ("n", Lte, json!(4.5), false),
+            ("n", In, json!([1, 5]), true),
+            ("n", In, json!(["5"]), false),
+            ("n", In, json!("5"), false),
+            ("o", In, json!([{"a": 1}]), false),
+            ("missing", In, json!([null]), false),
+            ("n", Nin, json!([1]), true),
+            ("n", Nin, json!([5]), false),
+            ("missing", Nin, json!([1]), true),
+            ("n", Nin, json!("x"), false),
+            ("s", Contains, json!("ell"), true),
+            ("s", Contains, json!("x"), false),
+            ("list", Contains, json!(1), false),
+            ("s", StartsWith, json!("he"), true),
+            ("s", StartsWith, json!("lo"), false),
+            ("n", StartsWith, json!("5"), false),
+            ("s", EndsWith, json!("lo"), true),
+            ("s", EndsWith, json!("he"), false),
+            ("s", Matches, json!("l{2}"), true),
+            ("s", Matches, json!("^l"), false),
+            ("s", Matches, json!("(?=o)o$"), true),
+            ("s", Matches, json!("(l)\\1"), true),
+            ("n", Matches, json!("5"), false),
+            ("s", Matches, json!(5), false),
+            ("n", Exists, json!(null), true),
+            ("none", Exists, json!(null), false),
+            ("missing", Exists, json!(null), false),
+            ("none", NotExists, json!(null), true),
+            ("missing", NotExists, json!(null), true),
+            ("n", NotExists, json!(null), false),
+            ("s.length", Exists, json!(null), false),
+            ("list.1", Eq, json!(2), true),
+        ] {
+            assert_eq!(
+                holds(path, operator, Some(value.clone())),
+                wanted,
+                "{path} {} {value}",
+                operator.name()
+            );
+        }
+    }
+
+    #[test]
+    fn an_absent_value_is_undefined() {
+        assert!(holds("missing", Operator::Eq, None));
+        assert!(!holds("none", Operator::Eq, None));
+        assert!(!holds("missing", Operator::Neq, None));
+        for operator in [Operator::Gt, Operator::Lte, Operator::In, Operator::Nin, Operator::Matches] {
+            assert!(!holds("n", operator, None), "{operator:?}");
+        }
+        let exists = Condition::new(Path::parse("a").unwrap(), Operator::NotExists, None).unwrap();
+        assert_eq!(exists.holds(None), Ok(true));
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        for (name, operator) in Operator::NAMES.into_iter().zip(Operator::ALL) {
+            assert_eq!(Operator::parse(name), Some(operator));
+        }
+        assert_eq!(Operator::parse("EQ"), None);
+        assert_eq!(Operator::parse("regex"), None);
+    }
+
+    #[test]
+    fn regular_expressions_have_limits() {
+        let matches = |pattern: &str| {
+            Condition::new(Path::parse("s").unwrap(), Operator::Matches, Some(json!(pattern)))
+        };
+        assert!(matches!(matches("("), Err(InvalidCondition::Regex { .. })));
+        assert!(matches!(matches("((a{1000}){1000}){1000}"), Err(InvalidCondition::Regex { .. })));
+        let long = "a".repeat(REGEX_BYTES_MAX + 1);
+        assert_eq!(matches(&long).unwrap_err(), InvalidCondition::RegexTooLong { bytes: long.len() });
+        let slow = matches("^(a|aa)+(?!c)\\1b$").unwrap();
+        assert_eq!(
+            slow.holds(Some(&json!({"s": "a".repeat(200)}))).map_err(|error| error.path),
+            Err("s".into())
+        );
+    }
+}

@@ -2,8 +2,10 @@
 //!
 //! Deliberately absent: the clock, randomness, and anything that could make one decision come out twice differently.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, LazyLock};
 
+use cel::parser::PrattParser;
 use cel::{Context, Env};
 use serde_json::Value;
 
@@ -13,10 +15,12 @@ use crate::limits::EXPRESSION_BYTES_MAX;
 
 mod analysis;
 mod guard;
+mod prepare;
 mod values;
 
 pub use analysis::COMPREHENSION_DEPTH_MAX;
 pub use guard::NESTING_MAX;
+pub use prepare::EVALUATION_COST_MAX;
 pub use values::VALUE_DEPTH_MAX;
 
 /// The text is not an expression that can be used.
@@ -50,7 +54,13 @@ pub struct Expression {
     reads: Arc<analysis::Reads>,
 }
 
-static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
+static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(prepare::environment()));
+
+/// Runs a part of the CEL library; `None` when it panics. No input is known to make it panic, but a flow must not be able
+/// to stop the engine even if there is one.
+fn contained<T>(run: impl FnOnce() -> T) -> Option<T> {
+    panic::catch_unwind(AssertUnwindSafe(run)).ok()
+}
 
 impl Expression {
     /// Parses an expression. It can use `context`, `input`, `item`, `index`, `iteration`, `parent`, `event`, `execution`
@@ -65,11 +75,11 @@ impl Expression {
             return Err(invalid(format!("longer than {EXPRESSION_BYTES_MAX} bytes")));
         }
         guard::check(source).map_err(|refused| invalid(refused.to_string()))?;
-        let program = cel::parser::Parser::new()
-            .max_recursion_depth(NESTING_MAX)
-            .parse(source)
+        let mut program = contained(|| PrattParser::new().max_recursion_depth(NESTING_MAX).parse(source))
+            .ok_or_else(|| invalid("not a CEL expression".into()))?
             .map_err(|errors| invalid(first_message(&errors)))?;
         let reads = analysis::analyse(&program).map_err(|refused| invalid(refused.to_string()))?;
+        prepare::prepare(&mut program);
         Ok(Self { source: source.into(), program: Arc::new(program), reads: Arc::new(reads) })
     }
 
@@ -82,13 +92,16 @@ impl Expression {
     /// The expression's value. Keys of objects are sorted.
     ///
     /// # Errors
-    /// A missing key, or operands that do not fit.
+    /// A missing key, operands that do not fit, or comprehensions that cost more than [`EVALUATION_COST_MAX`].
     pub fn eval(&self, scope: &Scope<'_>) -> Result<Value, ExpressionError> {
         let failed = |message: String| ExpressionError { expression: quoted(&self.source), message };
         let mut context = Context::with_env(Arc::clone(&ENV));
         values::declare_variables(&mut context, scope, &self.reads)
             .map_err(|error| failed(error.to_string()))?;
-        let value = context.resolve(&self.program).map_err(|error| failed(quoted(&error.to_string())))?;
+        prepare::declare_budget(&mut context);
+        let value = contained(|| context.resolve(&self.program))
+            .ok_or_else(|| failed("the evaluation broke off".into()))?
+            .map_err(|error| failed(values::explain(&error)))?;
         values::to_json(&value).map_err(|error| failed(error.to_string()))
     }
 
@@ -97,13 +110,11 @@ impl Expression {
     /// # Errors
     /// As [`Expression::eval`], and when the value is not a boolean.
     pub fn holds(&self, scope: &Scope<'_>) -> Result<bool, ExpressionError> {
-        match self.eval(scope)? {
-            Value::Bool(truth) => Ok(truth),
-            other => Err(ExpressionError {
-                expression: quoted(&self.source),
-                message: format!("a condition must be true or false, this is {}", values::kind_of(&other)),
-            }),
-        }
+        let value = self.eval(scope)?;
+        value.as_bool().ok_or_else(|| ExpressionError {
+            expression: quoted(&self.source),
+            message: format!("a condition must be true or false, this is {}", values::kind_of(&value)),
+        })
     }
 
     /// Which root keys of the context the expression may read.
@@ -126,3 +137,6 @@ fn quoted(text: &str) -> String {
         None => text.into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

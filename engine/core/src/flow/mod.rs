@@ -3,7 +3,9 @@
 pub mod condition;
 pub mod definition;
 pub mod expression;
+pub mod graph;
 pub mod js;
+pub mod json_schema;
 pub mod parse;
 pub mod path;
 pub mod schema;

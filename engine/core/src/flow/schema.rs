@@ -110,3 +110,63 @@ fn shortened(message: &str) -> String {
         None => message.into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn violations_point_into_the_value() {
+        let source = json!({
+            "type": "object", "required": ["items"],
+            "properties": {"items": {"type": "array", "prefixItems": [{"type": "integer"}]}, "a/b": {"type": "string"}},
+        });
+        let schema = Schema::compile(&source).unwrap();
+        assert_eq!(schema.source(), &source);
+        assert_eq!(schema.check(&json!({"items": [1, "x"]})), Ok(()));
+        let violations = schema.check(&json!({"items": ["x"], "a/b": 1})).unwrap_err();
+        let pointers: Vec<_> = violations.iter().map(|violation| violation.pointer.as_str()).collect();
+        assert_eq!(pointers, ["/items/0", "/a~1b"]);
+        let missing = schema.check(&json!({})).unwrap_err();
+        assert_eq!(missing.len(), 1);
+        assert_eq!(missing[0].to_string(), "/: \"items\" is a required property");
+    }
+
+    #[test]
+    fn violations_have_limits() {
+        let schema = Schema::compile(&json!({"items": {"type": "string"}})).unwrap();
+        let violations = schema.check(&json!(vec![1; 1000])).unwrap_err();
+        assert_eq!(violations.len(), VIOLATIONS_MAX);
+        let schema = Schema::compile(&json!({"type": "number"})).unwrap();
+        let violations = schema.check(&json!("é".repeat(10_000))).unwrap_err();
+        assert_eq!(violations[0].message.chars().count(), VIOLATION_MESSAGE_CHARS_MAX + 1);
+    }
+
+    #[test]
+    fn schemas_that_cannot_be_used_are_refused() {
+        for source in [
+            json!(5),
+            json!({"type": "no such type"}),
+            json!({"minLength": -1}),
+            json!({"pattern": "("}),
+            json!({"$ref": "https://example.com/schema.json"}),
+            json!({"$ref": "file:///etc/passwd"}),
+            json!({"$ref": "#/$defs/missing"}),
+            json!({"description": "x".repeat(SCHEMA_BYTES_MAX)}),
+            (0..=FLOW_DOCUMENT_DEPTH_MAX).fold(json!(true), |inner, _| json!({"not": inner})),
+        ] {
+            assert!(Schema::compile(&source).is_err(), "{:.80}", source.to_string());
+        }
+        assert!(Schema::compile(&json!(true)).is_ok());
+    }
+
+    #[test]
+    fn references_within_the_schema_work() {
+        let tree = json!({"type": "object", "properties": {"child": {"$ref": "#"}}, "required": ["n"]});
+        let schema = Schema::compile(&tree).unwrap();
+        assert_eq!(schema.check(&json!({"n": 1, "child": {"n": 2}})), Ok(()));
+        assert_eq!(schema.check(&json!({"n": 1, "child": {}})).unwrap_err()[0].pointer, "/child");
+    }
+}

@@ -130,3 +130,108 @@ impl Needs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::scope::{ExecutionFacts, Snapshot};
+    use super::*;
+    use crate::time::Timestamp;
+
+    fn path(text: &str) -> Selector {
+        Selector::Path(Path::parse(text).unwrap())
+    }
+
+    fn keys(names: &[&str]) -> Selector {
+        Selector::Keys(names.iter().map(|&name| name.to_owned()).collect())
+    }
+
+    fn resolve(selector: &Selector, outer: Option<&Snapshot>) -> Result<Option<Value>, SelectorError> {
+        let facts =
+            ExecutionFacts { id: "ex_1".into(), flow_id: "f", started_at: Timestamp::from_millis(0), run: 1 };
+        let context = json!({"z": 1, "a": {"b": {"c": {"d": "deep"}}}, "none": null, "dotted.key": 2});
+        let error = json!({"code": "X"});
+        let scope = Scope {
+            context: context.as_object().unwrap(),
+            outer,
+            error: Some(&error),
+            resume: None,
+            resume_url: None,
+            input: None,
+            iteration: None,
+            event: None,
+            execution: &facts,
+        };
+        selector.resolve(&scope)
+    }
+
+    #[test]
+    fn selectors_follow_section_6_4() {
+        for (rule, selector, wanted) in [
+            ("(1) key: present", Selector::Key("z".into()), Some(json!(1))),
+            ("(2) key: missing", Selector::Key("y".into()), None),
+            ("key: dots are not split", Selector::Key("dotted.key".into()), Some(json!(2))),
+            ("key: the error", Selector::Key("_error".into()), Some(json!({"code": "X"}))),
+            ("(3) keys: both", keys(&["none", "z"]), Some(json!({"none": null, "z": 1}))),
+            ("(4) keys: missing left out", keys(&["z", "y"]), Some(json!({"z": 1}))),
+            ("(5) keys: none present", keys(&["x", "y"]), Some(json!({}))),
+            ("(6) path: two levels", path("a.b"), Some(json!({"c": {"d": "deep"}}))),
+            ("(7) path: four levels", path("a.b.c.d"), Some(json!("deep"))),
+            ("(8) path: missing branch", path("a.x.c"), None),
+            ("(9) path: through null", path("none.a"), None),
+            (
+                "(17) full",
+                Selector::Full,
+                Some(json!({"z": 1, "a": {"b": {"c": {"d": "deep"}}}, "none": null, "dotted.key": 2})),
+            ),
+            ("(18) static: object", Selector::Static(json!({"a": "${z}"})), Some(json!({"a": "${z}"}))),
+            ("(19) static: null", Selector::Static(json!(null)), Some(json!(null))),
+            ("(20) static: number", Selector::Static(json!(3)), Some(json!(3))),
+            ("expr", Selector::Expr(Expression::parse("context.z + 1").unwrap()), Some(json!(2))),
+        ] {
+            assert_eq!(resolve(&selector, None), Ok(wanted), "{rule}");
+        }
+    }
+
+    #[test]
+    fn full_overlays_what_is_outside() {
+        let outer =
+            Snapshot { context: json!({"outer": 5, "z": 0}).as_object().cloned().unwrap(), outer: None };
+        let full = resolve(&Selector::Full, Some(&outer)).unwrap().unwrap();
+        assert_eq!(
+            full.to_string(),
+            r#"{"outer":5,"z":1,"a":{"b":{"c":{"d":"deep"}}},"none":null,"dotted.key":2}"#
+        );
+    }
+
+    #[test]
+    fn a_failing_expression_is_an_input_error() {
+        let error = resolve(&Selector::Expr(Expression::parse("context.y").unwrap()), None).unwrap_err();
+        assert_eq!(
+            (error.code, error.to_string().as_str()),
+            ("INPUT_ERROR", "`context.y`: there is no key `y`")
+        );
+    }
+
+    #[test]
+    fn needs_are_root_keys() {
+        let template = Template::parse(&json!(["${a.b}", "${_error.code}"])).unwrap();
+        for (selector, wanted) in [
+            (Selector::Key("a.b".into()), Needs::roots(["a.b"])),
+            (keys(&["b", "a"]), Needs::roots(["a", "b"])),
+            (path("a.b"), Needs::roots(["a"])),
+            (Selector::Template(template), Needs::roots(["_error", "a"])),
+            (Selector::Full, Needs::All),
+            (Selector::Static(json!(1)), Needs::roots([])),
+            (Selector::Expr(Expression::parse("context.a.b + item").unwrap()), Needs::roots(["a", "item"])),
+        ] {
+            assert_eq!(selector.needs(), wanted, "{selector:?}");
+        }
+        let union = Needs::roots(["a"]).union(Needs::roots(["b"]));
+        assert_eq!(union, Needs::roots(["a", "b"]));
+        assert!(union.contains("b") && !union.contains("c"));
+        assert_eq!(union.union(Needs::All), Needs::All);
+        assert!(Needs::All.contains("anything"));
+    }
+}

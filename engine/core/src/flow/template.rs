@@ -259,3 +259,129 @@ fn collect_paths<'t>(node: &'t Node, paths: &mut Vec<&'t Path>) {
         Node::Object(nodes) => nodes.iter().for_each(|(_, node)| collect_paths(node, paths)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::scope::ExecutionFacts;
+    use super::*;
+    use crate::time::Timestamp;
+
+    fn fill(template: Value, context: &Value) -> Option<Value> {
+        let facts =
+            ExecutionFacts { id: "ex_1".into(), flow_id: "f", started_at: Timestamp::from_millis(0), run: 1 };
+        let url = |step: &str| format!("https://resume.example/{step}");
+        let scope = Scope {
+            context: context.as_object().unwrap(),
+            outer: None,
+            error: None,
+            resume: None,
+            resume_url: Some(&url),
+            input: None,
+            iteration: None,
+            event: None,
+            execution: &facts,
+        };
+        Template::parse(&template).unwrap().resolve(&scope).unwrap()
+    }
+
+    #[test]
+    fn templates_follow_the_rules_of_section_1_3() {
+        let context = json!({
+            "user": {"name": "Alice", "n": 42}, "a": 1, "b": 2, "none": null, "list": [1, [null, 2], {}], "o": {},
+            " a ": "spaces", "text": "${a}", "truth": true,
+        });
+        for (rule, template, wanted) in [
+            ("6.4 (10) two names in a sentence", json!("${user.name} has ${a}"), Some(json!("Alice has 1"))),
+            ("6.4 (11) lone expression keeps the type", json!("${user.n}"), Some(json!(42))),
+            ("lone object", json!("${user}"), Some(json!({"name": "Alice", "n": 42}))),
+            ("lone null stays null", json!("${none}"), Some(json!(null))),
+            (
+                "6.4 (12) nested object",
+                json!({"x": {"text": "Hi ${user.name}", "n": "${user.n}"}}),
+                Some(json!({"x": {"text": "Hi Alice", "n": 42}})),
+            ),
+            ("6.4 (13) array", json!(["${a}", "${b}", "literal"]), Some(json!([1, 2, "literal"]))),
+            (
+                "6.4 (14) missing name is empty",
+                json!("Hello ${user.name}, age ${age}"),
+                Some(json!("Hello Alice, age ")),
+            ),
+            ("6.4 (15) dotted path", json!("<${user.name}>"), Some(json!("<Alice>"))),
+            ("6.4 (16) number", json!(42), Some(json!(42))),
+            ("other scalars", json!([true, null]), Some(json!([true, null]))),
+            ("lone absent stays absent", json!("${missing}"), None),
+            ("absent in an object is left out", json!({"x": "${missing}", "y": 1}), Some(json!({"y": 1}))),
+            ("absent in an array is null", json!(["${missing}"]), Some(json!([null]))),
+            ("null in a text", json!("<${none}>"), Some(json!("<null>"))),
+            ("object in a text", json!("<${o}>"), Some(json!("<[object Object]>"))),
+            ("array in a text", json!("<${list}>"), Some(json!("<1,,2,[object Object]>"))),
+            ("boolean in a text", json!("<${truth}>"), Some(json!("<true>"))),
+            ("path is not trimmed", json!("<${ a }>"), Some(json!("<spaces>"))),
+            ("keys are not filled", json!({"${a}": "${a}"}), Some(json!({"${a}": 1}))),
+            ("values are not filled again", json!("<${text}>"), Some(json!("<${a}>"))),
+            ("empty braces are text", json!("${} ${a}"), Some(json!("${} 1"))),
+            ("open brace is text", json!("${a} ${b"), Some(json!("1 ${b"))),
+            ("dollar alone is text", json!("$a {a} $${a}"), Some(json!("$a {a} $1"))),
+            ("brace behind a lone expression", json!("${a}}"), Some(json!("1}"))),
+            ("two expressions and nothing else", json!("${a}${b}"), Some(json!("12"))),
+            ("an index", json!("${list.0} of ${list.length}"), Some(json!("1 of 3"))),
+            ("default of an absent value", json!("<${missing:-none}>"), Some(json!("<none>"))),
+            ("default is not used for null", json!("${none:-x}"), Some(json!(null))),
+            ("lone default is a text", json!("${missing:-5}"), Some(json!("5"))),
+            ("lone default is not used", json!("${user.n:-5}"), Some(json!(42))),
+            ("empty default", json!("${missing:-}"), Some(json!(""))),
+            ("resume URL", json!("at ${_resumeUrl.ship}"), Some(json!("at https://resume.example/ship"))),
+            ("vault references are not handled here", json!("{{vault.x}}"), Some(json!("{{vault.x}}"))),
+        ] {
+            assert_eq!(fill(template, &context), wanted, "{rule}");
+        }
+    }
+
+    #[test]
+    fn templates_know_what_they_read() {
+        let template =
+            Template::parse(&json!({"a": ["${x.y} ${z}", 1], "b": "${w:-d}", "c": "text"})).unwrap();
+        let paths: Vec<_> = template.paths().into_iter().map(Path::as_str).collect();
+        assert_eq!(paths, ["x.y", "z", "w"]);
+        assert!(!template.is_static());
+        assert!(Template::parse(&json!({"a": ["b", 1, "${}"]})).unwrap().is_static());
+    }
+
+    #[test]
+    fn errors_point_to_the_text() {
+        for (template, pointer, reason) in [
+            (json!("${a..b}"), "", "path `a..b` has an empty segment"),
+            (json!({"a/b": ["x", {"~": "y ${.}"}]}), "/a~1b/1/~0", "path `.` has an empty segment"),
+            (json!(["${:-x}"]), "/0", "a path must not be empty"),
+        ] {
+            let error = Template::parse(&template).unwrap_err();
+            assert_eq!((error.pointer.as_str(), error.reason.to_string().as_str()), (pointer, reason));
+        }
+        let deep = (0..=FLOW_DOCUMENT_DEPTH_MAX).fold(json!(1), |inner, _| json!([inner]));
+        assert_eq!(Template::parse(&deep).unwrap_err().reason, InvalidTemplateReason::TooDeep);
+    }
+
+    #[test]
+    fn a_small_template_cannot_become_a_huge_value() {
+        let context = json!({"big": "x".repeat(1024 * 1024)});
+        let facts =
+            ExecutionFacts { id: "ex_1".into(), flow_id: "f", started_at: Timestamp::from_millis(0), run: 1 };
+        let scope = Scope {
+            context: context.as_object().unwrap(),
+            outer: None,
+            error: None,
+            resume: None,
+            resume_url: None,
+            input: None,
+            iteration: None,
+            event: None,
+            execution: &facts,
+        };
+        for template in [json!("${big} ".repeat(64)), json!(vec!["${big}"; 64])] {
+            assert_eq!(Template::parse(&template).unwrap().resolve(&scope), Err(TemplateTooLarge));
+        }
+        assert!(Template::parse(&json!("${big} ".repeat(63))).unwrap().resolve(&scope).is_ok());
+    }
+}

@@ -99,10 +99,12 @@ impl<'e> Walk<'e> {
             Expr::Unspecified => Err(Refused::Incomplete),
             Expr::Literal(_) => Ok(()),
             Expr::Ident(name) => self.variable(name, None),
-            Expr::Select(select) => match &select.operand.expr {
-                Expr::Ident(name) => self.variable(name, Some(&select.field)),
-                _ => self.visit(&select.operand),
-            },
+            Expr::Select(select) => {
+                if let Expr::Ident(name) = &select.operand.expr {
+                    return self.variable(name, Some(&select.field));
+                }
+                self.visit(&select.operand)
+            }
             Expr::Call(call) => {
                 if let (operators::INDEX, [operand, index]) = (call.func_name.as_str(), call.args.as_slice())
                     && let (Expr::Ident(name), Expr::Literal(LiteralValue::String(key))) =

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cel::Context;
 use cel::objects::{Key, Map as CelMap};
+use cel::{Context, ExecutionError};
 use serde_json::{Map, Number, Value, json};
 
 use super::super::scope::{ERROR_KEY, RESUME_KEY, Scope};
@@ -159,6 +159,33 @@ fn to_json_at(value: &cel::Value, room: usize) -> Result<Value, Unconvertible> {
             return Err(Unconvertible::NotJson("a type, function or message"));
         }
     })
+}
+
+/// Why an evaluation failed. Values are not shown: they may be large or secret, and maps print in any order.
+pub(super) fn explain(error: &ExecutionError) -> String {
+    match error {
+        ExecutionError::NoSuchKey(key) => format!("there is no key `{}`", super::quoted(key)),
+        ExecutionError::UndeclaredReference(name) => {
+            format!("there is no variable or function `{}` here", super::quoted(name))
+        }
+        ExecutionError::NoSuchOverload(overload) => super::quoted(&overload.to_string()),
+        ExecutionError::FunctionError { function, message } => {
+            super::quoted(&format!("{function}: {message}"))
+        }
+        ExecutionError::InvalidArgumentCount { expected, actual } => {
+            format!("a function takes {expected} arguments, not {actual}")
+        }
+        ExecutionError::UnexpectedType { got, want } => format!("{want} is needed, this is {got}"),
+        ExecutionError::ValuesNotComparable(..) => "the values cannot be compared".into(),
+        ExecutionError::UnsupportedKeyType(_) => "a key must be a text, an integer or a boolean".into(),
+        ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => "division by zero".into(),
+        ExecutionError::Overflow(operator, ..) => format!("`{operator}` overflows"),
+        ExecutionError::IndexOutOfBounds(_) => "the index is outside the list".into(),
+        ExecutionError::DuplicateKey(_) => "a key is repeated".into(),
+        ExecutionError::UnsupportedIndex(..) => "the value has no element of that index".into(),
+        // The enum is open: what is left, and what comes, is about operands.
+        _ => "the operands do not fit".into(),
+    }
 }
 
 /// What a JSON value is, for messages.
