@@ -3,8 +3,12 @@
 //! Architecture invariant: one commit per batch of decisions. Each update is guarded by the execution's version; a
 //! conflict drops that execution's changes only, never the batch. Repeating a batch whose answer was lost changes nothing.
 
+mod child;
 mod error;
+mod flows;
 mod model;
+mod sqlite;
+mod tally;
 
 use std::sync::Arc;
 
@@ -16,10 +20,11 @@ use flowmonkey_core::time::Timestamp;
 
 pub use error::StoreError;
 pub use model::{
-    Batch, ChildRow, Column, Committed, Create, CreateOutcome, ExecutionFilter, ExecutionSummary, FailedTaskRow, FlowRow, Join,
-    JoinState, ListPage, PublishOutcome, PublishedEvent, Retention, Spawn, Spent, StoredCheckpoint, TableDefinition,
-    TableRowRecord, TaskOut, Update, awaited_event,
+    Batch, ChildRow, Column, Committed, Create, CreateOutcome, ExecutionFilter, ExecutionSummary,
+    FailedTaskRow, FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, Retention, Spawn,
+    Spent, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Update, awaited_event,
 };
+pub use sqlite::{Durability, SCHEMA_VERSION, SqliteOptions, SqliteStore, verify};
 
 /// The record. All instants are arguments; nothing here reads a clock.
 #[async_trait]
@@ -53,7 +58,12 @@ pub trait Store: Send + Sync + 'static {
     async fn list(&self, filter: &ExecutionFilter) -> Result<ListPage, StoreError>;
 
     /// Events of an execution with a sequence above `after`, at most about `max` (whole decisions).
-    async fn history(&self, id: ExecutionId, after: u64, max: usize) -> Result<Vec<RecordedEvent>, StoreError>;
+    async fn history(
+        &self,
+        id: ExecutionId,
+        after: u64,
+        max: usize,
+    ) -> Result<Vec<RecordedEvent>, StoreError>;
 
     // Time.
 
@@ -126,7 +136,12 @@ pub trait Store: Send + Sync + 'static {
     async fn mark_delivered(&self, ids: &[String]) -> Result<(), StoreError>;
 
     /// Events of a name published at or after `since`, oldest first.
-    async fn events_since(&self, name: &str, since: Timestamp, max: usize) -> Result<Vec<PublishedEvent>, StoreError>;
+    async fn events_since(
+        &self,
+        name: &str,
+        since: Timestamp,
+        max: usize,
+    ) -> Result<Vec<PublishedEvent>, StoreError>;
 
     /// Executions that wait for an event of this name, in the order of ids, after `after`.
     async fn subscribers(

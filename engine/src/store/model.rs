@@ -107,7 +107,10 @@ pub fn awaited_event(execution: &Execution) -> Option<&str> {
     match &execution.activity {
         Activity::Wait(wait) => match &wait.on {
             WaitOn::Event { event } => Some(event),
-            WaitOn::Timer { .. } | WaitOn::Signal { .. } | WaitOn::Approval { .. } | WaitOn::Handler { .. } => None,
+            WaitOn::Timer { .. }
+            | WaitOn::Signal { .. }
+            | WaitOn::Approval { .. }
+            | WaitOn::Handler { .. } => None,
         },
         Activity::Ready
         | Activity::Task(_)
@@ -224,7 +227,10 @@ impl JoinState {
     /// Whether somebody has to look after it: children to make, to cancel, or a result to take.
     #[must_use]
     pub fn needs_attention(&self) -> bool {
-        self.is_complete() || self.is_decided() || self.room() > 0 || (self.closing && self.ended() < self.spawned)
+        self.is_complete()
+            || self.is_decided()
+            || self.room() > 0
+            || (self.closing && self.ended() < self.spawned)
     }
 }
 
