@@ -333,3 +333,72 @@ fn labels_of_a_drawing_cannot_become_markup() {
     assert!(drawn.contains("==>|\"resume\"|"), "{drawn}");
     assert!(drawn.contains("|\"#34;#124;x\"|"), "{drawn}");
 }
+
+/// The blocks of the reference that are marked as flows or as steps, as documents.
+fn reference_examples(reference: &str) -> Vec<String> {
+    let mut examples = Vec::new();
+    let mut lines = reference.lines();
+    while let Some(line) = lines.next() {
+        let steps = line == "```yaml steps";
+        if !steps && line != "```yaml flow" {
+            continue;
+        }
+        let block: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+        examples.push(if steps {
+            let (first, _) = block[0].split_once(':').unwrap();
+            let steps: String = block.iter().map(|line| format!("  {line}\n")).collect();
+            format!("id: example\nversion: 1.0.0\ninitialStepId: {first}\nsteps:\n{steps}")
+        } else {
+            block.join("\n")
+        });
+    }
+    examples
+}
+
+#[test]
+fn every_example_of_the_reference_is_valid() {
+    let reference = fs::read_to_string(Path::new(DOCS).join("flow-language.md")).unwrap();
+    let examples = reference_examples(&reference);
+    assert_eq!(
+        examples.len(),
+        reference.matches("```yaml").count(),
+        "an example is not marked as flow or steps"
+    );
+    assert!(examples.len() >= 15);
+    for example in examples {
+        let document = parse_document(&example, Format::Yaml)
+            .unwrap_or_else(|issues| panic!("{example}\n{}", show(&issues)));
+        assert!(
+            document.warnings.iter().all(|issue| issue.code == "unreachable"),
+            "{}",
+            show(&document.warnings)
+        );
+    }
+}
+
+#[test]
+fn the_reference_names_every_field_of_the_schema() {
+    fn names(schema: &Value, found: &mut Vec<String>) {
+        match schema {
+            Value::Object(map) => {
+                if let Some(Value::Object(properties)) = map.get("properties") {
+                    found.extend(properties.keys().cloned());
+                }
+                if let Some(name) = map.get("const").and_then(Value::as_str) {
+                    found.push(name.to_owned());
+                }
+                map.values().for_each(|value| names(value, found));
+            }
+            Value::Array(items) => items.iter().for_each(|value| names(value, found)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    let reference = fs::read_to_string(Path::new(DOCS).join("flow-language.md")).unwrap();
+    let mut found = Vec::new();
+    names(&json_schema(), &mut found);
+    assert!(found.len() > 100);
+    for name in found {
+        let named = [format!("`{name}`"), format!("{{ {name}: ")].iter().any(|word| reference.contains(word));
+        assert!(named, "the reference does not name `{name}`");
+    }
+}
