@@ -14,6 +14,7 @@ mod report;
 mod run;
 mod running;
 mod runtime;
+mod testing;
 
 pub use config::{WorkerConfig, WorkerConfigError};
 pub use handler::{Completion, Failure, Handler, Task, Wait};
