@@ -4,8 +4,6 @@
 //! process is rebuilt from the record, as with every queue.
 
 mod state;
-#[cfg(test)]
-mod tests;
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
