@@ -1,4 +1,5 @@
-//! `command`: runs one program, as a plain process or with the child protocol.
+//! `command`: runs one program as a plain process. Programs that speak the child protocol are handlers of their own, with
+//! a manifest.
 
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -115,6 +116,10 @@ struct Program {
 
 impl Program {
     fn parse(fields: &Fields<'_>) -> Result<Self, ConfigError> {
+        if fields.text("protocol")?.is_some_and(|protocol| protocol != "none") {
+            let problem = "only `none` is known here; a program that speaks the child protocol has a manifest of its own";
+            return Err(fields.error("protocol", problem));
+        }
         let mut words = fields.texts("command")?.ok_or_else(|| fields.error("command", "is required"))?;
         if words.first().is_none_or(String::is_empty) {
             return Err(fields.error("command", "must name a program"));

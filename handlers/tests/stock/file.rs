@@ -65,13 +65,21 @@ async fn files_are_described_hashed_listed_and_deleted() {
 
     let names = async |config| {
         let output = bench.run("file", config, Value::Null).await.unwrap();
-        output["entries"].as_array().unwrap().iter().map(|entry| entry["path"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        output["entries"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| entry["path"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
     };
     assert_eq!(names(job("list", ".")).await, ["a.txt", "b.log", "sub"]);
     let all = json!({ "operation": "list", "path": "", "recursive": true });
     assert_eq!(bench.code("file", all, Value::Null).await, "BAD_CONFIG");
     let all = json!({ "operation": "list", "path": ".", "recursive": true });
-    assert_eq!(names(all).await, ["a.txt", "b.log", "sub", "sub/c.txt", "sub/deeper", "sub/deeper/d.txt", "sub/etc"]);
+    assert_eq!(
+        names(all).await,
+        ["a.txt", "b.log", "sub", "sub/c.txt", "sub/deeper", "sub/deeper/d.txt", "sub/etc"]
+    );
     let glob = json!({ "operation": "list", "path": ".", "recursive": true, "glob": "**/*.txt" });
     assert_eq!(names(glob).await, ["a.txt", "sub/c.txt", "sub/deeper/d.txt"]);
     let flat = json!({ "operation": "list", "path": "sub", "recursive": true, "glob": "*.txt" });
@@ -97,10 +105,23 @@ async fn nothing_outside_the_roots_can_be_reached() {
     symlink("..", folder.path().join("up")).unwrap();
     symlink("inside", folder.path().join("inner-link")).unwrap();
     let absolute = outside.path().join("secret");
-    let paths = ["../x", "a/../../x", "folder-link/secret", "file-link", "up/x", "inner-link", absolute.to_str().unwrap(), "/etc/passwd"];
+    let paths = [
+        "../x",
+        "a/../../x",
+        "folder-link/secret",
+        "file-link",
+        "up/x",
+        "inner-link",
+        absolute.to_str().unwrap(),
+        "/etc/passwd",
+    ];
     for path in paths {
         for operation in ["read", "hash", "append"] {
-            assert_eq!(bench.code("file", job(operation, path), json!("x")).await, "FILE_FORBIDDEN", "{operation} {path}");
+            assert_eq!(
+                bench.code("file", job(operation, path), json!("x")).await,
+                "FILE_FORBIDDEN",
+                "{operation} {path}"
+            );
         }
     }
     for path in ["folder-link/new", "up/new", "../new"] {

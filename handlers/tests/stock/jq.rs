@@ -34,8 +34,15 @@ async fn programs_that_never_end_are_stopped_and_the_next_one_runs() {
         "[limit(1000000; repeat(\"x\" * 1000))] | add",
     ];
     for program in bombs {
-        let failure = bench.run("transform", json!({ "jq": program, "timeoutMs": 700 }), Value::Null).await.unwrap_err();
-        assert_eq!((failure.error.code.as_str(), failure.error.retryable), ("TRANSFORM_ERROR", Some(false)), "{program}");
+        let failure = bench
+            .run("transform", json!({ "jq": program, "timeoutMs": 700 }), Value::Null)
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (failure.error.code.as_str(), failure.error.retryable),
+            ("TRANSFORM_ERROR", Some(false)),
+            "{program}"
+        );
     }
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
     assert_eq!(bench.run("transform", json!({ "jq": "1 + 1" }), Value::Null).await, Ok(json!(2)));
@@ -44,7 +51,15 @@ async fn programs_that_never_end_are_stopped_and_the_next_one_runs() {
 #[tokio::test]
 async fn a_program_sees_nothing_of_the_worker() {
     let bench = Bench::with_jq();
-    for program in ["env", "$ENV", "input", "halt", "input_filename", "include \"/etc/passwd\"; .", "import \"/etc/passwd\" as $x; $x"] {
+    for program in [
+        "env",
+        "$ENV",
+        "input",
+        "halt",
+        "input_filename",
+        "include \"/etc/passwd\"; .",
+        "import \"/etc/passwd\" as $x; $x",
+    ] {
         let failure = bench.run("transform", json!({ "jq": program }), Value::Null).await.unwrap_err();
         assert_eq!(failure.error.code, "TRANSFORM_ERROR", "{program}");
     }
@@ -64,17 +79,27 @@ async fn without_an_evaluator_programs_fail_and_operations_work() {
     let bench = Bench::new(flowmonkey_handlers::StockPolicy::default());
     assert_eq!(bench.code("transform", json!({ "jq": "." }), json!(1)).await, "TRANSFORM_ERROR");
     assert_eq!(bench.run("transform", Value::Null, json!({ "a": 1 })).await, Ok(json!({ "a": 1 })));
-    assert_eq!(bench.run("transform", json!({ "transform": "reverse" }), json!("abc")).await, Ok(json!("cba")));
-    assert_eq!(bench.code("transform", json!({ "transform": "sideways" }), json!("abc")).await, "BAD_TRANSFORM");
+    assert_eq!(
+        bench.run("transform", json!({ "transform": "reverse" }), json!("abc")).await,
+        Ok(json!("cba"))
+    );
+    assert_eq!(
+        bench.code("transform", json!({ "transform": "sideways" }), json!("abc")).await,
+        "BAD_TRANSFORM"
+    );
 }
 
 #[tokio::test]
 async fn a_batch_keeps_going_past_items_that_fail_or_kill_the_evaluator() {
     let bench = Bench::with_jq();
-    let program = "if . == 2 then error(\"no twos\") elif . == 3 then [range(1e12)] else {v: (. * 10), i: $index} end";
+    let program =
+        "if . == 2 then error(\"no twos\") elif . == 3 then [range(1e12)] else {v: (. * 10), i: $index} end";
     let config = json!({ "program": program, "batchSize": 3, "timeoutMs": 1500 });
     let output = bench.run("batch-process", config, json!([1, 2, 3, 4])).await.unwrap();
-    assert_eq!((&output["processedCount"], &output["failedCount"], &output["totalCount"]), (&json!(4), &json!(2), &json!(4)));
+    assert_eq!(
+        (&output["processedCount"], &output["failedCount"], &output["totalCount"]),
+        (&json!(4), &json!(2), &json!(4))
+    );
     assert_eq!(output["results"][0], json!({ "index": 0, "output": { "v": 10, "i": 0 } }));
     assert_eq!(output["results"][1]["error"]["message"], "jq: no twos");
     assert_eq!(output["results"][2]["index"], 2);
@@ -89,7 +114,11 @@ async fn a_batch_waits_between_batches_and_goes_on_from_its_checkpoint() {
     let config = json!({ "program": ". + 1", "batchSize": 2, "delayBetweenBatchesMs": 60000 });
     let mut waits = Vec::new();
     let output = loop {
-        match bench.run_task(&bench.task("batch-process", config.clone(), json!({ "items": [1, 2, 3, 4, 5] }))).await.unwrap() {
+        match bench
+            .run_task(&bench.task("batch-process", config.clone(), json!({ "items": [1, 2, 3, 4, 5] })))
+            .await
+            .unwrap()
+        {
             Completion::Wait(wait) => {
                 assert_eq!(wait.metadata["continueAfterWait"], true);
                 assert!(wait.until.is_some());
@@ -100,7 +129,8 @@ async fn a_batch_waits_between_batches_and_goes_on_from_its_checkpoint() {
         }
     };
     assert_eq!(waits, [json!("2/5"), json!("4/5")]);
-    let outputs: Vec<&Value> = output["results"].as_array().unwrap().iter().map(|result| &result["output"]).collect();
+    let outputs: Vec<&Value> =
+        output["results"].as_array().unwrap().iter().map(|result| &result["output"]).collect();
     assert_eq!(outputs, [2, 3, 4, 5, 6]);
     assert_eq!(bench.memory.saved.lock().unwrap().len(), 3);
 }
@@ -128,7 +158,11 @@ async fn a_checkpoint_of_other_items_is_not_used() {
 async fn a_batch_with_a_faulty_program_or_input_fails_at_once() {
     let bench = Bench::with_jq();
     for config in [json!({}), json!({ "program": "nope" }), json!({ "expression": "item * 2" })] {
-        assert_eq!(bench.code("batch-process", config.clone(), json!([1])).await, "INVALID_EXPRESSION", "{config}");
+        assert_eq!(
+            bench.code("batch-process", config.clone(), json!([1])).await,
+            "INVALID_EXPRESSION",
+            "{config}"
+        );
     }
     assert_eq!(bench.code("batch-process", json!({ "program": "." }), json!("text")).await, "INVALID_INPUT");
 }

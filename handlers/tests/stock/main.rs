@@ -9,3 +9,4 @@ mod http;
 mod jq;
 mod support;
 mod table;
+mod worker;

@@ -9,7 +9,9 @@ use flowmonkey_handlers::StockPolicy;
 use flowmonkey_handlers::jq::JqPolicy;
 use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress};
 use flowmonkey_plumbing::queue::Delivery;
-use flowmonkey_plumbing::wire::{HandlerReference, LogLine, PROTOCOL_VERSION, Priority, TaskMessage, TaskMetadata};
+use flowmonkey_plumbing::wire::{
+    HandlerReference, LogLine, PROTOCOL_VERSION, Priority, TaskMessage, TaskMetadata,
+};
 use flowmonkey_worker::{Completion, Failure, Handler, Task};
 use serde_json::{Value, json};
 
@@ -59,9 +61,16 @@ impl Bench {
         Self { handlers: flowmonkey_handlers::stock(policy), memory: Arc::default() }
     }
 
+    pub(crate) fn handlers(&self) -> &[Arc<dyn Handler>] {
+        &self.handlers
+    }
+
     pub(crate) fn with_jq() -> Self {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_flowmonkey-jq"));
-        Self::new(StockPolicy { jq: Some(JqPolicy { program, arguments: Vec::new() }), ..StockPolicy::default() })
+        Self::new(StockPolicy {
+            jq: Some(JqPolicy { program, arguments: Vec::new() }),
+            ..StockPolicy::default()
+        })
     }
 
     pub(crate) fn task(&self, handler_type: &str, config: Value, input: Value) -> Task {
@@ -93,12 +102,18 @@ impl Bench {
 
     pub(crate) async fn run_task(&self, task: &Task) -> Result<Completion, Failure> {
         let wanted = &task.message.handler.handler_type;
-        let handler = self.handlers.iter().find(|handler| handler.manifest().handler_type == *wanted).unwrap();
+        let handler =
+            self.handlers.iter().find(|handler| handler.manifest().handler_type == *wanted).unwrap();
         handler.run(task).await
     }
 
     /// The output of a run that succeeds at once.
-    pub(crate) async fn run(&self, handler_type: &str, config: Value, input: Value) -> Result<Value, Failure> {
+    pub(crate) async fn run(
+        &self,
+        handler_type: &str,
+        config: Value,
+        input: Value,
+    ) -> Result<Value, Failure> {
         match self.run_task(&self.task(handler_type, config, input)).await? {
             Completion::Success(output) => Ok(output.unwrap_or_default()),
             other @ (Completion::Override { .. } | Completion::Wait(_)) => panic!("not a success: {other:?}"),
