@@ -84,6 +84,7 @@ impl Engine {
         &self,
         commands: Vec<(ExecutionId, Command)>,
     ) -> Result<Vec<CommandOutcome>, EngineError> {
+        let _work = self.work();
         let mut aftermath = Aftermath::default();
         let outcomes = self.apply_round(commands, &mut aftermath).await?;
         self.settle(aftermath).await?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flowmonkey_core::execution::state::Status;
@@ -111,9 +111,22 @@ pub struct Engine {
     pub(crate) timer_next: AtomicI64,
     /// Rung when events were published.
     pub(crate) event_bell: Notify,
+    /// Commands and starts that are being decided, stored, or followed up at this moment.
+    working: AtomicUsize,
+    /// How many there have been.
+    worked: AtomicU64,
     hot: Mutex<LruCache<ExecutionId, Arc<Execution>>>,
     joins: Mutex<LruCache<(ExecutionId, u32), Arc<JoinSpec>>>,
     snapshots: Mutex<LruCache<(ExecutionId, u32), Arc<Snapshot>>>,
+}
+
+/// Something that is being worked on.
+pub(crate) struct Work<'a>(&'a AtomicUsize);
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 fn cache<K: std::hash::Hash + Eq, V>(max: usize) -> Mutex<LruCache<K, V>> {
@@ -158,6 +171,8 @@ impl Engine {
             timer_bell: Notify::new(),
             timer_next: AtomicI64::new(i64::MIN),
             event_bell: Notify::new(),
+            working: AtomicUsize::new(0),
+            worked: AtomicU64::new(0),
             hot: cache(HOT_EXECUTIONS_MAX),
             joins: cache(JOINS_CACHED_MAX),
             snapshots: cache(JOINS_CACHED_MAX),
@@ -192,6 +207,22 @@ impl Engine {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         Timestamp::from_millis(self.clock.now_ms())
+    }
+
+    /// None while something is being decided, stored, or followed up; else how often that has happened. Two equal answers
+    /// mean that this engine changed nothing in between.
+    #[must_use]
+    pub fn rest(&self) -> Option<u64> {
+        // In this order: work that begins after the second look has raised the count that the next caller sees.
+        let worked = self.worked.load(Ordering::SeqCst);
+        (self.working.load(Ordering::SeqCst) == 0).then_some(worked)
+    }
+
+    /// Notes that something is being worked on, until the guard is dropped.
+    pub(crate) fn work(&self) -> Work<'_> {
+        self.working.fetch_add(1, Ordering::SeqCst);
+        self.worked.fetch_add(1, Ordering::SeqCst);
+        Work(&self.working)
     }
 
     pub(crate) fn moment(&self) -> Moment {

@@ -192,6 +192,7 @@ impl Engine {
     }
 
     async fn start_request(&self, request: StartRequest, flow: &LoadedFlow) -> Result<Started, EngineError> {
+        let _work = self.work();
         let now = self.now();
         let id = request.id;
         let input_hash = FlowHash::of(request.context.to_string().as_bytes()).to_string();
