@@ -3,8 +3,13 @@
 //! Architecture invariant: one commit per batch of decisions. Each update is guarded by the execution's version; a
 //! conflict drops that execution's changes only, never the batch. Repeating a batch whose answer was lost changes nothing.
 
+mod child;
 mod error;
+mod flows;
+mod memory;
 mod model;
+mod sqlite;
+mod tally;
 
 use std::sync::Arc;
 
@@ -15,11 +20,13 @@ use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 
 pub use error::StoreError;
+pub use memory::{MemoryKey, MemoryRows, MemoryStore};
 pub use model::{
     Batch, ChildRow, Column, Committed, Create, CreateOutcome, ExecutionFilter, ExecutionSummary,
     FailedTaskRow, FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, Retention, Spawn,
     Spent, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Update, awaited_event,
 };
+pub use sqlite::{Durability, SCHEMA_VERSION, SqliteOptions, SqliteStore, verify};
 
 /// The record. All instants are arguments; nothing here reads a clock.
 #[async_trait]

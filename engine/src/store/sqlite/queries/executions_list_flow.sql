@@ -1,0 +1,14 @@
+-- Executions of one flow.
+SELECT id, flow_id, flow_version, status, current_step, waiting_reason, error_code, parent_id, labels, created_at, updated_at
+FROM fm_executions INDEXED BY fm_executions_flow
+WHERE flow_id = ?3
+  AND (?6 IS NULL OR parent_id = ?6)
+  AND (?1 IS NULL OR id < ?1)
+  AND (?2 IS NULL OR status IN (SELECT value FROM json_each(?2)))
+  AND (?3 IS NULL OR flow_id = ?3)
+  AND (?4 IS NULL OR NOT EXISTS (
+      SELECT 1 FROM json_each(?4) AS wanted WHERE NOT EXISTS (
+          SELECT 1 FROM json_each(fm_executions.labels) AS label
+          WHERE label.key = wanted.key AND label.value = wanted.value)))
+  AND (?5 OR parent_id IS NULL)
+ORDER BY id DESC LIMIT ?7

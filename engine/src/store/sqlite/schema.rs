@@ -1,0 +1,84 @@
+//! The schema: migrations in the program, the version in the file.
+
+use sqlx::{Connection, SqliteConnection};
+
+use crate::store::StoreError;
+
+/// Marks the file as ours ("FMNK"), so that no other program's database is taken for a record.
+const APPLICATION_ID: i64 = 0x464d_4e4b;
+
+/// All migrations in order; the first is version 1.
+const MIGRATIONS: &[&str] = &[include_str!("../../../../migrations/sqlite/0001_create_record.sql")];
+
+/// The schema version that this program needs.
+#[allow(clippy::cast_possible_wrap, reason = "a handful of migrations")]
+pub const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// Why a database cannot be brought to [`SCHEMA_VERSION`].
+pub(super) enum SchemaError {
+    /// The database refused.
+    Database(sqlx::Error),
+    /// What it holds is not for this program.
+    Unfit(StoreError),
+}
+
+impl From<sqlx::Error> for SchemaError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+/// Brings the database to [`SCHEMA_VERSION`], in one transaction, so that two processes that open a new file at once do
+/// not meet half-made tables.
+pub(super) async fn migrate(connection: &mut SqliteConnection, place: &str) -> Result<(), SchemaError> {
+    if version(connection, place).await? == SCHEMA_VERSION {
+        return Ok(());
+    }
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let found = version(&mut transaction, place).await?;
+    let done = usize::try_from(found).unwrap_or_default();
+    for migration in MIGRATIONS.iter().skip(done) {
+        sqlx::raw_sql(*migration).execute(&mut *transaction).await?;
+    }
+    // Pragmas take no parameters; both numbers are constants of ours.
+    let stamp = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(stamp)).execute(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// The schema version of the database: 0 for an empty file.
+pub(super) async fn version(connection: &mut SqliteConnection, place: &str) -> Result<i64, SchemaError> {
+    let application: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *connection).await?;
+    let found: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *connection).await?;
+    let objects: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM sqlite_schema").fetch_one(&mut *connection).await?;
+    if objects == 0 {
+        return Ok(0);
+    }
+    if application != APPLICATION_ID {
+        return Err(SchemaError::Unfit(StoreError::Corrupt {
+            what: place.into(),
+            reason: "it is a database of another program".into(),
+        }));
+    }
+    if found > SCHEMA_VERSION {
+        return Err(SchemaError::Unfit(StoreError::Schema {
+            found,
+            needed: SCHEMA_VERSION,
+            cure: "run the release of flowmonkey that wrote it, or a newer one".into(),
+        }));
+    }
+    Ok(found)
+}
+
+/// The schema as SQLite keeps it, for comparison with the committed dump.
+#[cfg(test)]
+pub(super) async fn dump(connection: &mut SqliteConnection) -> Result<String, sqlx::Error> {
+    let statements: Vec<String> = sqlx::query_scalar(
+        "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY tbl_name, type DESC, name",
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(statements.into_iter().map(|statement| statement + ";\n\n").collect())
+}

@@ -1,0 +1,401 @@
+//! The trait: each method is a statement or two.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use flowmonkey_core::execution::{Event, Execution, FlowReference, JoinSpec, RecordedEvent, Status};
+use flowmonkey_core::flow::scope::Snapshot;
+use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
+use flowmonkey_core::time::Timestamp;
+use serde_json::{Map, Value};
+use sqlx::query;
+
+use super::encode::{self, blob, integer};
+use super::{SqliteStore, rows, sql};
+use crate::store::model::{
+    Batch, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState, ListPage,
+    PublishOutcome, PublishedEvent, Retention, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
+};
+use crate::store::{Store, StoreError, child, flows};
+
+/// Fan-outs looked at with one statement.
+const JOINS_PAGE: i64 = 500;
+/// Snapshots behind one another: more than the depth limit allows.
+const SNAPSHOT_LEVELS: i64 = 1000;
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn put_definition(&self, flow: &FlowRow) -> Result<(), StoreError> {
+        let statement = query(sql::DEFINITIONS_PUT)
+            .bind(flow.hash.as_str().to_owned())
+            .bind(flow.id.clone())
+            .bind(flow.version.clone())
+            .bind(flow.status.clone())
+            .bind(encode::json(&*flow.definition)?);
+        self.write(statement).await.map(drop)
+    }
+
+    async fn publish(&self, flow: &FlowRow, now: Timestamp) -> Result<PublishOutcome, StoreError> {
+        self.put_definition(flow).await?;
+        let statement = query(sql::FLOWS_INSERT)
+            .bind(flow.id.clone())
+            .bind(flow.version.clone())
+            .bind(flow.hash.as_str().to_owned())
+            .bind(flow.status.clone())
+            .bind(now.as_millis());
+        if self.write(statement).await? > 0 {
+            return Ok(PublishOutcome::Created);
+        }
+        match self.find_flow(&flow.id, Some(&flow.version)).await? {
+            Some(existing) if existing.hash != flow.hash => {
+                Ok(PublishOutcome::Conflict { existing: existing.hash })
+            }
+            Some(_) | None => Ok(PublishOutcome::Unchanged),
+        }
+    }
+
+    async fn definition(&self, hash: &FlowHash) -> Result<Option<FlowRow>, StoreError> {
+        let row = self.read_one(query(sql::DEFINITIONS_GET).bind(hash.as_str().to_owned())).await?;
+        row.as_ref().map(rows::definition).transpose()
+    }
+
+    async fn find_flow(&self, id: &str, version: Option<&str>) -> Result<Option<FlowReference>, StoreError> {
+        if let Some(version) = version {
+            let row =
+                self.read_one(query(sql::FLOWS_GET).bind(id.to_owned()).bind(version.to_owned())).await?;
+            return row.map(|row| rows::flow(&row).map(|(reference, _)| reference)).transpose();
+        }
+        let found = self.read(query(sql::FLOWS_LIST).bind(id.to_owned())).await?;
+        let versions = found.iter().map(rows::flow).collect::<Result<Vec<_>, _>>()?;
+        Ok(flows::latest(versions))
+    }
+
+    async fn list_flows(&self, id: Option<&str>) -> Result<Vec<FlowReference>, StoreError> {
+        let found = self.read(query(sql::FLOWS_LIST).bind(id.map(str::to_owned))).await?;
+        let versions = found.iter().map(rows::flow).collect::<Result<Vec<_>, _>>()?;
+        Ok(flows::latest_first(versions.into_iter().map(|(reference, _)| reference).collect()))
+    }
+
+    async fn load(&self, ids: &[ExecutionId]) -> Result<Vec<Execution>, StoreError> {
+        let found = self.read(query(sql::EXECUTIONS_LOAD).bind(encode::ids(ids)?)).await?;
+        if ids.len() == 1 {
+            return found.iter().map(rows::execution).collect();
+        }
+        Ok(self.sound(&found, rows::execution))
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
+        self.commit_batch(batch).await
+    }
+
+    async fn list(&self, filter: &ExecutionFilter) -> Result<ListPage, StoreError> {
+        self.list_page(filter).await
+    }
+
+    async fn history(
+        &self,
+        id: ExecutionId,
+        after: u64,
+        max: usize,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        // Every row has an event; the first row may hold only events that are known already.
+        let limit = integer(max as u64).saturating_add(1);
+        let found =
+            self.read(query(sql::HISTORY_READ).bind(blob(id)).bind(integer(after)).bind(limit)).await?;
+        let mut history = Vec::new();
+        for row in &found {
+            if history.len() >= max {
+                break;
+            }
+            let what = format!("fm_history {id}");
+            let first: u64 = rows::count(row, 0, &what)?;
+            let at = rows::instant(row, 1, &what)?;
+            let events: Vec<Event> = rows::parsed(row, 2, &what)?;
+            let numbered = events.into_iter().zip(first..).filter(|(_, sequence)| *sequence > after);
+            history.extend(numbered.map(|(event, sequence)| RecordedEvent { sequence, at, event }));
+        }
+        Ok(history)
+    }
+
+    async fn due(&self, now: Timestamp, max: usize) -> Result<Vec<ExecutionId>, StoreError> {
+        let found = self.read(query(sql::TIMERS_DUE).bind(now.as_millis()).bind(integer(max as u64))).await?;
+        found.iter().map(|row| rows::id(row, 0, &"fm_timers")).collect()
+    }
+
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        let Some(row) = self.read_one(query(sql::TIMERS_NEXT)).await? else { return Ok(None) };
+        let due: Option<i64> = rows::column(&row, 0, &"fm_timers")?;
+        Ok(due.map(Timestamp::from_millis))
+    }
+
+    async fn tasks_out(
+        &self,
+        after: Option<ExecutionId>,
+        until: Timestamp,
+        max: usize,
+    ) -> Result<Vec<TaskOut>, StoreError> {
+        let statement = query(sql::EXECUTIONS_TASKS_OUT)
+            .bind(after.map(blob))
+            .bind(until.as_millis())
+            .bind(integer(max as u64));
+        let found = self.read(statement).await?;
+        Ok(self.sound(&found, |row| {
+            let execution = rows::id(row, 0, &"fm_executions")?;
+            let what = format!("fm_executions {execution}");
+            Ok(TaskOut {
+                task: TaskId { execution, number: rows::count(row, 1, &what)? },
+                attempt: rows::count(row, 2, &what)?,
+                scheduled_at: rows::instant(row, 3, &what)?,
+            })
+        }))
+    }
+
+    async fn failed_tasks(&self, max: usize) -> Result<Vec<FailedTaskRow>, StoreError> {
+        let found = self.read(query(sql::FAILED_TASKS_PAGE).bind(integer(max as u64))).await?;
+        Ok(self.sound(&found, |row| {
+            let what = format!("fm_failed_tasks {}", rows::column::<i64>(row, 0, &"fm_failed_tasks")?);
+            Ok(FailedTaskRow {
+                execution: rows::id(row, 1, &what)?,
+                at: rows::instant(row, 2, &what)?,
+                task: rows::parsed(row, 3, &what)?,
+            })
+        }))
+    }
+
+    async fn join(&self, parent: ExecutionId, join: u32) -> Result<Option<Join>, StoreError> {
+        let Some(state) = self.join_state(parent, join).await? else { return Ok(None) };
+        let what = format!("fm_snapshots {parent} {join}");
+        let missing = || rows::corrupt(&what, "it is missing");
+        let row = self
+            .read_one(query(sql::SNAPSHOTS_SPEC).bind(blob(parent)).bind(join))
+            .await?
+            .ok_or_else(missing)?;
+        let mut spec: JoinSpec = rows::parsed(&row, 0, &what)?;
+        spec.items = Arc::new(rows::parsed(&row, 1, &what)?);
+        spec.snapshot = self.snapshot(parent, join).await?.ok_or_else(missing)?;
+        Ok(Some(Join { state, spec: Arc::new(spec) }))
+    }
+
+    async fn join_state(&self, parent: ExecutionId, join: u32) -> Result<Option<JoinState>, StoreError> {
+        let row = self.read_one(query(sql::JOINS_GET).bind(blob(parent)).bind(join)).await?;
+        row.as_ref().map(rows::join).transpose()
+    }
+
+    async fn snapshot(&self, parent: ExecutionId, join: u32) -> Result<Option<Arc<Snapshot>>, StoreError> {
+        let statement = query(sql::SNAPSHOTS_CHAIN).bind(blob(parent)).bind(join).bind(SNAPSHOT_LEVELS);
+        let found = self.read(statement).await?;
+        let mut outer = None;
+        for (index, row) in found.iter().enumerate().rev() {
+            let what = format!("fm_snapshots {} behind {parent} {join}", rows::id(row, 0, &"fm_snapshots")?);
+            let refers: bool = rows::column(row, 2, &what)?;
+            if refers && index + 1 == found.len() {
+                return Err(rows::corrupt(what, "the snapshot behind it is missing"));
+            }
+            outer = Some(Arc::new(Snapshot { context: rows::parsed(row, 3, &what)?, outer }));
+        }
+        Ok(outer)
+    }
+
+    async fn joins_to_tend(
+        &self,
+        mut after: Option<(ExecutionId, u32)>,
+        max: usize,
+    ) -> Result<Vec<JoinState>, StoreError> {
+        let mut tend = Vec::new();
+        while tend.len() < max {
+            let statement = query(sql::JOINS_PAGE)
+                .bind(after.map(|(parent, _)| blob(parent)))
+                .bind(after.map(|(_, join)| join))
+                .bind(JOINS_PAGE);
+            let page = self.read(statement).await?;
+            let Some(last) = page.last() else { break };
+            after = Some((rows::id(last, 0, &"fm_joins")?, rows::count(last, 1, &"fm_joins")?));
+            tend.extend(self.sound(&page, rows::join).into_iter().filter(JoinState::needs_attention));
+        }
+        tend.truncate(max);
+        Ok(tend)
+    }
+
+    async fn children(
+        &self,
+        parent: ExecutionId,
+        join: u32,
+        from: u32,
+        max: usize,
+    ) -> Result<Vec<ChildRow>, StoreError> {
+        let statement =
+            query(sql::CHILDREN_PAGE).bind(blob(parent)).bind(join).bind(from).bind(integer(max as u64));
+        let found = self.read(statement).await?;
+        found.iter().map(|row| child::child_row(rows::execution(row)?)).collect()
+    }
+
+    async fn live_children(
+        &self,
+        parent: ExecutionId,
+        join: u32,
+        from: u32,
+        max: usize,
+    ) -> Result<Vec<(u32, ExecutionId)>, StoreError> {
+        let statement =
+            query(sql::CHILDREN_LIVE).bind(blob(parent)).bind(join).bind(from).bind(integer(max as u64));
+        let found = self.read(statement).await?;
+        let what = "fm_executions";
+        found.iter().map(|row| Ok((rows::count(row, 0, &what)?, rows::id(row, 1, &what)?))).collect()
+    }
+
+    async fn publish_event(&self, event: &PublishedEvent) -> Result<bool, StoreError> {
+        self.write(query(sql::EVENTS_INSERT).bind(encode::event(event)?)).await.map(|inserted| inserted > 0)
+    }
+
+    async fn undelivered_events(&self, max: usize) -> Result<Vec<PublishedEvent>, StoreError> {
+        let found = self.read(query(sql::EVENTS_UNDELIVERED).bind(integer(max as u64))).await?;
+        Ok(self.sound(&found, rows::event))
+    }
+
+    async fn mark_delivered(&self, ids: &[String]) -> Result<(), StoreError> {
+        let ids: Vec<String> = ids.iter().map(|id| encode::text(id)).collect();
+        self.write(query(sql::EVENTS_DELIVER).bind(encode::json(&ids)?)).await.map(drop)
+    }
+
+    async fn events_since(
+        &self,
+        name: &str,
+        since: Timestamp,
+        max: usize,
+    ) -> Result<Vec<PublishedEvent>, StoreError> {
+        let statement = query(sql::EVENTS_SINCE)
+            .bind(encode::text(name))
+            .bind(since.as_millis())
+            .bind(integer(max as u64));
+        let found = self.read(statement).await?;
+        Ok(self.sound(&found, rows::event))
+    }
+
+    async fn subscribers(
+        &self,
+        name: &str,
+        after: Option<ExecutionId>,
+        max: usize,
+    ) -> Result<Vec<ExecutionId>, StoreError> {
+        let statement = query(sql::SUBSCRIPTIONS_PAGE)
+            .bind(encode::text(name))
+            .bind(after.map(blob))
+            .bind(integer(max as u64));
+        let found = self.read(statement).await?;
+        found.iter().map(|row| rows::id(row, 0, &"fm_subscriptions")).collect()
+    }
+
+    async fn save_checkpoint(
+        &self,
+        task: TaskId,
+        attempt: u32,
+        checkpoint: &StoredCheckpoint,
+    ) -> Result<bool, StoreError> {
+        let statement = query(sql::CHECKPOINTS_SAVE)
+            .bind(blob(task.execution))
+            .bind(task.number)
+            .bind(attempt)
+            .bind(checkpoint.id.clone())
+            .bind(checkpoint.saved_at.as_millis())
+            .bind(encode::json(&checkpoint.data)?);
+        self.write(statement).await.map(|saved| saved > 0)
+    }
+
+    async fn load_checkpoint(&self, task: TaskId) -> Result<Option<StoredCheckpoint>, StoreError> {
+        let statement = query(sql::CHECKPOINTS_GET).bind(blob(task.execution)).bind(task.number);
+        let Some(row) = self.read_one(statement).await? else { return Ok(None) };
+        let what = format!("fm_checkpoints {task}");
+        Ok(Some(StoredCheckpoint {
+            id: rows::column(&row, 0, &what)?,
+            saved_at: rows::instant(&row, 1, &what)?,
+            data: rows::parsed(&row, 2, &what)?,
+        }))
+    }
+
+    async fn clear_checkpoint(&self, task: TaskId, attempt: u32) -> Result<bool, StoreError> {
+        let mut transaction = self.begin().await?;
+        let fence = query(sql::CHECKPOINTS_FENCE).bind(blob(task.execution)).bind(task.number).bind(attempt);
+        let out = fence.fetch_optional(&mut *transaction).await.map_err(|error| self.classify(error))?;
+        if out.is_none() {
+            return Ok(false);
+        }
+        let clear = query(sql::CHECKPOINTS_CLEAR).bind(blob(task.execution)).bind(task.number);
+        clear.execute(&mut *transaction).await.map_err(|error| self.classify(error))?;
+        transaction.commit().await.map_err(|error| self.classify(error))?;
+        Ok(true)
+    }
+
+    async fn define_table(&self, table: &TableDefinition, now: Timestamp) -> Result<(), StoreError> {
+        let columns = encode::json(&table.columns)?;
+        let statement =
+            query(sql::TABLES_SET).bind(encode::text(&table.id)).bind(columns).bind(now.as_millis());
+        self.write(statement).await.map(drop)
+    }
+
+    async fn tables(&self) -> Result<Vec<TableDefinition>, StoreError> {
+        let found = self.read(query(sql::TABLES_LIST)).await?;
+        Ok(self.sound(&found, |row| {
+            let id: String = rows::column(row, 0, &"fm_tables")?;
+            let columns = rows::parsed(row, 1, &format_args!("fm_tables {id}"))?;
+            Ok(TableDefinition { id, columns })
+        }))
+    }
+
+    async fn table_rows(
+        &self,
+        table: &str,
+        after: Option<i64>,
+        max: usize,
+    ) -> Result<Vec<TableRowRecord>, StoreError> {
+        let statement =
+            query(sql::TABLE_ROWS_PAGE).bind(encode::text(table)).bind(after).bind(integer(max as u64));
+        let found = self.read(statement).await?;
+        Ok(self.sound(&found, |row| {
+            let sequence: i64 = rows::column(row, 0, &"fm_table_rows")?;
+            let what = format!("fm_table_rows {sequence}");
+            Ok(TableRowRecord {
+                sequence,
+                id: rows::column(row, 1, &what)?,
+                row: rows::parsed::<Map<String, Value>>(row, 2, &what)?,
+                execution: rows::id(row, 3, &what)?,
+                at: rows::instant(row, 4, &what)?,
+            })
+        }))
+    }
+
+    async fn signing_key(&self, name: &str, fresh: &[u8]) -> Result<Vec<u8>, StoreError> {
+        self.write(query(sql::KEYS_MAKE).bind(name.to_owned()).bind(fresh.to_vec())).await?;
+        let what = format!("fm_keys {name}");
+        let row = self.read_one(query(sql::KEYS_GET).bind(name.to_owned())).await?;
+        rows::column(&row.ok_or_else(|| rows::corrupt(&what, "it is missing"))?, 0, &what)
+    }
+
+    async fn prune(&self, retention: &Retention, max: usize) -> Result<usize, StoreError> {
+        let mut gone = 0;
+        for (statement, before) in [
+            (sql::EXECUTIONS_PRUNE, retention.executions_before),
+            (sql::EVENTS_PRUNE, retention.events_before),
+            (sql::CHECKPOINTS_PRUNE, retention.checkpoints_before),
+            (sql::IDEMPOTENCY_PRUNE, retention.keys_before),
+        ] {
+            let left = max.saturating_sub(gone);
+            if left > 0 {
+                let pruned =
+                    self.write(query(statement).bind(before.as_millis()).bind(integer(left as u64))).await?;
+                gone += usize::try_from(pruned).unwrap_or(usize::MAX);
+            }
+        }
+        Ok(gone)
+    }
+
+    async fn counts(&self) -> Result<Vec<(Status, u64)>, StoreError> {
+        let found = self.read(query(sql::EXECUTIONS_COUNT)).await?;
+        let what = "fm_executions";
+        found.iter().map(|row| Ok((rows::status(row, 0, &what)?, rows::count(row, 1, &what)?))).collect()
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.write(query(sql::HEALTH_WRITE)).await?;
+        self.read_one(query(sql::TIMERS_NEXT)).await.map(drop)
+    }
+}
