@@ -75,7 +75,7 @@ pub(crate) async fn supervise(shared: Arc<Shared>, attempt: Attempt) {
     let ended = match find_handler(&shared, &message) {
         Err(failure) => {
             drop(slot);
-            Ended::Failed(failure)
+            Ended::Failed(*failure)
         }
         Ok(handler) => {
             shared.metrics.started.add(1);
@@ -111,24 +111,24 @@ pub(crate) async fn supervise(shared: Arc<Shared>, attempt: Attempt) {
     }
 }
 
-fn find_handler(shared: &Shared, message: &TaskMessage) -> Result<Arc<dyn Handler>, Failure> {
+fn find_handler(shared: &Shared, message: &TaskMessage) -> Result<Arc<dyn Handler>, Box<Failure>> {
     let wanted = &message.handler;
     let handler_type = &wanted.handler_type;
     let Some(registered) = shared.registry.registered(handler_type) else {
         let text = format!("this worker has no handler `{handler_type}`");
-        return Err(Failure::new(HANDLER_NOT_FOUND, text));
+        return Err(Box::new(Failure::new(HANDLER_NOT_FOUND, text)));
     };
     if let Some(requirement) = &wanted.version {
         let fits = VersionReq::parse(requirement).map_err(|error| {
             let text = format!("the step asks for version `{requirement}` of `{handler_type}`: {error}");
-            Failure::terminal(HANDLER_VERSION_MISMATCH, text)
+            Box::new(Failure::terminal(HANDLER_VERSION_MISMATCH, text))
         })?;
         if !fits.matches(&registered.version) {
             let text = format!(
                 "the step asks for version {requirement} of `{handler_type}`, this worker has {}",
                 registered.version
             );
-            return Err(Failure::new(HANDLER_VERSION_MISMATCH, text));
+            return Err(Box::new(Failure::new(HANDLER_VERSION_MISMATCH, text)));
         }
     }
     Ok(Arc::clone(&registered.handler))

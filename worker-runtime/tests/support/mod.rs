@@ -125,7 +125,6 @@ impl Probe {
     pub(crate) async fn result(&self) -> ResultMessage {
         self.results(1).await.remove(0)
     }
-
 }
 
 fn unavailable() -> QueueError {
