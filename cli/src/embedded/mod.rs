@@ -236,7 +236,9 @@ impl Embedded {
                 }
             };
             if timeout(RESULTS_MAX, stored).await.is_err() {
-                tracing::warn!("not every result was stored in time; those steps run again at the next start");
+                tracing::warn!(
+                    "not every result was stored in time; those steps run again at the next start"
+                );
             }
         }
         self.chores_end.cancel();

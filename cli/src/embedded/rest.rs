@@ -108,7 +108,10 @@ pub(crate) async fn skip(
     clock: &SkippingClock,
     served: &BTreeSet<String>,
 ) -> Result<Next, EngineError> {
-    let Next::At(wake) = next(engine, served).await? else { return next(engine, served).await };
+    let wake = match next(engine, served).await? {
+        Next::At(wake) => wake,
+        other @ (Next::Now | Next::Never) => return Ok(other),
+    };
     if !can_be_skipped(engine).await? {
         return Ok(Next::Never);
     }
