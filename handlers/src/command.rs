@@ -198,11 +198,11 @@ impl Program {
         process.stdin(if self.input == Input::Json { Stdio::piped() } else { Stdio::null() });
         let child = process.spawn().map_err(|error| {
             let message = format!("`{}` cannot be started: {error}", self.program);
-            match error.kind() {
-                std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => {
-                    Failure::terminal(COMMAND_FAILED, message)
-                }
-                _ => Failure::new(COMMAND_FAILED, message),
+            let kind = error.kind();
+            if matches!(kind, std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied) {
+                Failure::terminal(COMMAND_FAILED, message)
+            } else {
+                Failure::new(COMMAND_FAILED, message)
             }
         })?;
         Ok(Group::new(child))

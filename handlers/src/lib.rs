@@ -1,5 +1,10 @@
 //! The stock handlers.
 
+#![expect(
+    clippy::result_large_err,
+    reason = "a failure is made at most once an attempt; its size is the runtime's choice"
+)]
+
 pub mod jq;
 
 mod batch;

@@ -195,7 +195,7 @@ fn redirect_target(request: &Request, from: &Url, response: &Response) -> Result
             target.host_str().unwrap_or_default()
         )));
     }
-    // A server must not choose the credentials of the next request. A URL without a host cannot hold any, and is blocked later.
+    // A server must not choose the credentials of the next request. Only a URL without a host cannot be rid of them.
     if target.set_username("").and_then(|()| target.set_password(None)).is_err() {
         return Err(refused("the redirect leads to a URL without a host".into()));
     }

@@ -261,7 +261,7 @@ async fn inner_addresses_are_blocked_by_number_by_name_and_behind_redirects() {
         assert_eq!(open().code("http-request", config, Value::Null).await, "SSRF_BLOCKED", "{target}");
     }
     let config = json!({ "url": server.url("/to?file:///etc/passwd") });
-    assert_eq!(open().code("http-request", config, Value::Null).await, "SSRF_BLOCKED");
+    assert_eq!(open().code("http-request", config, Value::Null).await, "REDIRECT_REFUSED");
     assert_eq!(server.hits.load(Ordering::SeqCst), 0);
 }
 

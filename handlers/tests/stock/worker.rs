@@ -24,13 +24,18 @@ async fn tasks_of_the_stock_handlers_come_back_as_results() {
         registry.register(Arc::clone(handler)).unwrap();
     }
     let queue = Arc::new(LocalQueue::new(Arc::new(SystemClock), LocalQueueLimits::default()));
-    let config = WorkerConfig { worker_id: "worker-1".into(), ..WorkerConfig::default() };
+    let config = WorkerConfig::new("worker-1");
     let plumbing = Arc::clone(&bench.memory) as Arc<dyn Plumbing>;
-    let worker = Worker::new(config, registry, Arc::clone(&queue) as _, plumbing, Arc::new(SystemClock)).unwrap();
+    let worker =
+        Worker::new(config, registry, Arc::clone(&queue) as _, plumbing, Arc::new(SystemClock)).unwrap();
     let worker = worker.start().unwrap();
 
     let tasks = [
-        ("table-insert", json!({ "tableId": "t", "mappings": [{ "sourcePath": "", "column": "c" }] }), json!(7)),
+        (
+            "table-insert",
+            json!({ "tableId": "t", "mappings": [{ "sourcePath": "", "column": "c" }] }),
+            json!(7),
+        ),
         ("transform", json!({ "jq": ". * 2" }), json!(21)),
         ("batch-process", json!({ "program": ". + 1" }), json!([1, 2])),
         ("file", json!({ "operation": "read", "path": "x" }), Value::Null),
@@ -72,7 +77,8 @@ async fn every_stock_handler_can_be_registered() {
         registry.register(handler).unwrap();
     }
     let types: Vec<&str> = registry.manifests().map(|manifest| manifest.handler_type.as_str()).collect();
-    for handler in ["http-request", "transform", "batch-process", "command", "file", "table-insert", "email"] {
+    for handler in ["http-request", "transform", "batch-process", "command", "file", "table-insert", "email"]
+    {
         assert!(types.contains(&handler), "{handler}");
     }
 }
