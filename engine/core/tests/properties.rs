@@ -196,7 +196,7 @@ fn outcome(kind: u8) -> ReportedOutcome {
         3 => support::failure("BAD"),
         4 => ReportedOutcome::Success { output: None, next: NextStep::To("s0".into()) },
         5 => ReportedOutcome::Success { output: Some(Value::Null), next: NextStep::End },
-        6 => ReportedOutcome::Wait { output: Some(json!(1)), until: None, reason: None, token: Some("t".into()) },
+        6 => ReportedOutcome::Wait { output: Some(json!(1)), until: None, reason: None, token: Some("t".into()), again: false },
         7 => ReportedOutcome::Released,
         _ => ReportedOutcome::Failure {
             code: None,
