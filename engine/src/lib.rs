@@ -2,4 +2,23 @@
 //!
 //! Architecture invariant: the engine never runs handler code and never links `handlers/` or `worker-runtime/`.
 
+pub mod api;
+mod apply;
+pub mod chores;
+mod commit;
+pub mod config;
+mod effects;
+pub mod engine;
+mod flows;
+mod joins;
+pub mod services;
+pub mod start;
 pub mod store;
+pub mod tokens;
+pub mod view;
+pub mod watch;
+mod wire;
+
+pub use apply::{CommandError, CommandOutcome};
+pub use config::EngineConfig;
+pub use engine::{Engine, EngineDeps, EngineError};

@@ -8,15 +8,15 @@ use flowmonkey_plumbing::wire::{ContextOperation, Cost, LogLevel, LogLine, Table
 use crate::rfc3339;
 
 /// Log lines kept of one attempt, unless the manifest says otherwise.
-pub const LOG_LINES_DEFAULT: usize = 1000;
+pub(crate) const LOG_LINES_DEFAULT: usize = 1000;
 /// Bytes of one log message; the rest is cut off, and the message says so.
-pub const LOG_MESSAGE_BYTES_MAX: usize = 16 * 1024;
+pub(crate) const LOG_MESSAGE_BYTES_MAX: usize = 16 * 1024;
 /// Custom events of one attempt.
-pub const EVENTS_MAX: usize = 1000;
+pub(crate) const EVENTS_MAX: usize = 1000;
 /// Changes of the context by one attempt.
-pub const CONTEXT_OPERATIONS_MAX: usize = 10_000;
+pub(crate) const CONTEXT_OPERATIONS_MAX: usize = 10_000;
 /// Table rows of one attempt.
-pub const ROWS_MAX: usize = 10_000;
+pub(crate) const ROWS_MAX: usize = 10_000;
 
 /// Ends a log message that was cut off.
 const CUT_OFF: &str = "… (cut off)";

@@ -71,9 +71,10 @@ impl FromStr for ExecutionId {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let digits = text.strip_prefix("ex_").unwrap_or(text);
-        Uuid::try_parse(digits)
-            .map(Self)
-            .map_err(|_| InvalidId { text: text.into(), wanted: "an execution id (`ex_` and 32 hexadecimal digits)" })
+        Uuid::try_parse(digits).map(Self).map_err(|_| InvalidId {
+            text: text.into(),
+            wanted: "an execution id (`ex_` and 32 hexadecimal digits)",
+        })
     }
 }
 
@@ -108,7 +109,8 @@ impl FromStr for TaskId {
             let execution = ExecutionId(Uuid::try_parse(execution).ok()?);
             Some(Self { execution, number: number.parse().ok()? })
         };
-        parse().ok_or_else(|| InvalidId { text: text.into(), wanted: "a task id (`tk_<execution>_<number>`)" })
+        parse()
+            .ok_or_else(|| InvalidId { text: text.into(), wanted: "a task id (`tk_<execution>_<number>`)" })
     }
 }
 

@@ -43,8 +43,12 @@ pub struct ContextLimits {
 
 impl ContextLimits {
     /// No limit at all: for replaying what was accepted before.
-    pub const UNLIMITED: Self =
-        Self { max_value_size: usize::MAX, max_total_size: usize::MAX, max_keys: usize::MAX, max_depth: usize::MAX };
+    pub const UNLIMITED: Self = Self {
+        max_value_size: usize::MAX,
+        max_total_size: usize::MAX,
+        max_keys: usize::MAX,
+        max_depth: usize::MAX,
+    };
 }
 
 impl Default for ContextLimits {

@@ -187,6 +187,9 @@ pub trait DispatchQueue: Send + Sync {
     /// Asks the owners of `deliveries` to cancel. A delivery that is only ready is removed and returned.
     async fn request_cancel(&self, deliveries: &[Delivery]) -> Result<Vec<Delivery>, QueueError>;
 
+    /// Removes those of `deliveries` that are only ready, and returns them; what is in a worker's hands stays there.
+    async fn take_back(&self, deliveries: &[Delivery]) -> Result<Vec<Delivery>, QueueError>;
+
     /// Which of `deliveries` are present: ready, in a worker's hands, or among the results.
     async fn present(&self, deliveries: &[Delivery]) -> Result<Vec<bool>, QueueError>;
 

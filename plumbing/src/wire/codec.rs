@@ -186,9 +186,12 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, WireError> {
     let mut rest = body;
     let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
     deserializer.set_max_depth(MESSAGE_DEPTH_MAX);
-    let message = T::deserialize(&mut deserializer).map_err(|error| match error {
-        rmp_serde::decode::Error::DepthLimitExceeded => WireError::TooDeep { limit: MESSAGE_DEPTH_MAX },
-        other => WireError::Malformed { reason: other.to_string() },
+    let message = T::deserialize(&mut deserializer).map_err(|error| {
+        if matches!(error, rmp_serde::decode::Error::DepthLimitExceeded) {
+            WireError::TooDeep { limit: MESSAGE_DEPTH_MAX }
+        } else {
+            WireError::Malformed { reason: error.to_string() }
+        }
     })?;
     if !rest.is_empty() {
         return Err(WireError::Malformed { reason: format!("{} bytes follow the message", rest.len()) });

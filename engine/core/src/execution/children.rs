@@ -73,11 +73,21 @@ pub fn child(
 ///
 /// # Errors
 /// [`StartError`] when the flow does not start on its input.
-pub fn detached(start: &ChildStart, flow: &Flow, limits: &Limits, now: Timestamp) -> Result<Creation, StartError> {
+pub fn detached(
+    start: &ChildStart,
+    flow: &Flow,
+    limits: &Limits,
+    now: Timestamp,
+) -> Result<Creation, StartError> {
     create(sub_flow_request(start.id, start.parent, &start.start, &start.inherited), flow, limits, now)
 }
 
-fn sub_flow_request(id: ExecutionId, parent: ParentLink, start: &SubFlowStart, inherited: &Inherited) -> StartRequest {
+fn sub_flow_request(
+    id: ExecutionId,
+    parent: ParentLink,
+    start: &SubFlowStart,
+    inherited: &Inherited,
+) -> StartRequest {
     StartRequest {
         tenant_id: start.tenant_id.clone().or_else(|| inherited.tenant_id.clone()),
         metadata: start.metadata.clone(),

@@ -8,9 +8,7 @@ use serde_json::{Map, Value};
 use super::encode;
 use super::error::StartError;
 use super::event::Event;
-use super::state::{
-    Activity, Cost, Execution, FlowReference, Identity, Lineage, ParentLink, Phase,
-};
+use super::state::{Activity, Cost, Execution, FlowReference, Identity, Lineage, ParentLink, Phase};
 use crate::context;
 use crate::flow::definition::{Flow, FlowStatus, StepId};
 use crate::flow::js;
@@ -109,7 +107,12 @@ pub struct Creation {
 ///
 /// # Errors
 /// [`StartError`] when the flow does not start, or the input does not fit it or the limits.
-pub fn create(request: StartRequest, flow: &Flow, limits: &Limits, now: Timestamp) -> Result<Creation, StartError> {
+pub fn create(
+    request: StartRequest,
+    flow: &Flow,
+    limits: &Limits,
+    now: Timestamp,
+) -> Result<Creation, StartError> {
     let is_body = matches!(&request.origin, Origin::Child { graph, .. } if !graph.is_empty());
     let status = match flow.status {
         FlowStatus::Published => None,
@@ -160,13 +163,18 @@ pub fn create(request: StartRequest, flow: &Flow, limits: &Limits, now: Timestam
             None => return Err(StartError::StepNotFound(lineage.from_step)),
         },
     };
-    let deadline_ms = if is_body { None } else { request.execution_timeout_ms.or(flow.timeouts.execution_ms) };
+    let deadline_ms =
+        if is_body { None } else { request.execution_timeout_ms.or(flow.timeouts.execution_ms) };
     let identity = Identity {
         id: request.id,
         root,
         parent,
         depth,
-        flow: FlowReference { id: flow.id.clone(), version: flow.version.to_string(), hash: flow.hash.clone() },
+        flow: FlowReference {
+            id: flow.id.clone(),
+            version: flow.version.to_string(),
+            hash: flow.hash.clone(),
+        },
         bundle: request.bundle,
         graph,
         tenant_id: request.tenant_id,
@@ -206,6 +214,7 @@ pub fn create(request: StartRequest, flow: &Flow, limits: &Limits, now: Timestam
         last_output: None,
         iteration: 0,
         has_errors: false,
+        budget_warned: false,
         cost: Cost::default(),
         output: None,
     };
@@ -247,7 +256,10 @@ fn idempotency(
                 event: None,
                 execution: facts,
             };
-            let value = rule.key.resolve(&scope).map_err(|error| StartError::InvalidIdempotencyKey(error.to_string()))?;
+            let value = rule
+                .key
+                .resolve(&scope)
+                .map_err(|error| StartError::InvalidIdempotencyKey(error.to_string()))?;
             value.filter(|value| !value.is_null()).map(|value| js::to_text(Some(&value)))
         }
         (None, None) => None,

@@ -24,6 +24,8 @@ pub struct World<'a> {
     pub outer: Option<&'a Snapshot>,
     /// The engine's limits.
     pub limits: &'a Limits,
+    /// Whether a flow that a sub-flow step names can be started.
+    pub flow_exists: &'a dyn Fn(&str, Option<&str>) -> bool,
     /// What is known of handlers.
     pub handlers: &'a dyn Handlers,
     /// Gives the URL that resumes a step's visit.
@@ -322,4 +324,3 @@ pub struct TaskDraft {
     /// Milliseconds without a heartbeat; none: the engine's setting.
     pub heartbeat_timeout_ms: Option<u64>,
 }
-

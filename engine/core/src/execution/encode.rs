@@ -66,7 +66,9 @@ pub(super) fn draft(
             Some(_) | None => input,
         };
         let key = match &task.idempotency_key {
-            Some(selector) => selector.resolve(scope)?.filter(|key| !key.is_null()).map(|key| js::to_text(Some(&key))),
+            Some(selector) => {
+                selector.resolve(scope)?.filter(|key| !key.is_null()).map(|key| js::to_text(Some(&key)))
+            }
             None => None,
         };
         Ok::<_, SelectorError>((input, declared_context(&task.context, scope), key))
@@ -97,7 +99,9 @@ pub(super) fn draft(
 fn idempotency_key(execution: &Execution, run: &StepRun) -> String {
     let whose = execution.undoing.as_ref().filter(|_| run.compensates);
     match whose {
-        Some(undoing) => format!("{}:{}:{}:undo:{}", undoing.execution, undoing.step, undoing.visit, run.step),
+        Some(undoing) => {
+            format!("{}:{}:{}:undo:{}", undoing.execution, undoing.step, undoing.visit, run.step)
+        }
         None => format!("{}:{}:{}", execution.id(), run.step, run.visit),
     }
 }
@@ -113,8 +117,13 @@ fn declared_context(needs: &ContextNeeds, scope: &Scope<'_>) -> Value {
                     // Two declared paths may overlap; the later one finds the earlier one's value in its way only where
                     // it is the same value, so a refusal loses nothing.
                     let size = ContextSize::default();
-                    let written =
-                        context::set_path(&mut declared, path, value.into_owned(), &ContextLimits::UNLIMITED, size);
+                    let written = context::set_path(
+                        &mut declared,
+                        path,
+                        value.into_owned(),
+                        &ContextLimits::UNLIMITED,
+                        size,
+                    );
                     drop(written);
                 }
             }
@@ -128,7 +137,9 @@ fn names_resume_url(selector: &Selector) -> bool {
     match selector {
         Selector::Path(path) => is_url(path),
         Selector::Template(template) => template.paths().into_iter().any(is_url),
-        Selector::Key(_) | Selector::Keys(_) | Selector::Full | Selector::Static(_) | Selector::Expr(_) => false,
+        Selector::Key(_) | Selector::Keys(_) | Selector::Full | Selector::Static(_) | Selector::Expr(_) => {
+            false
+        }
     }
 }
 

@@ -7,7 +7,8 @@ use serde_json::Value;
 use super::command::{ContextChange, TaskReport};
 use super::error::ExecutionError;
 use super::state::{
-    BufferedSignal, Cancellation, Closing, Compensation, Cost, Execution, Fan, Incident, Stage, StepRun, TaskRun, Wait, Why,
+    BufferedSignal, Cancellation, Closing, Compensation, Cost, Execution, Fan, Incident, Stage, StepRun,
+    TaskRun, Wait, Why,
 };
 use crate::flow::definition::StepId;
 use crate::time::Timestamp;
@@ -51,7 +52,7 @@ pub enum Event {
         /// The step.
         step: StepId,
         /// Kept for bodies only, whose result it may be.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "super::present")]
         output: Option<Value>,
     },
     /// A step failed, and its `onFailure` step follows.
@@ -261,7 +262,7 @@ pub enum WaitEnd {
     /// A signal, a resume, an event, an answer.
     Resume {
         /// Goes to `_resume`.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "super::present")]
         data: Option<Value>,
     },
     /// Nobody answered in time, or the answer was no.

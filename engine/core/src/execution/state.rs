@@ -68,10 +68,10 @@ pub struct Execution {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<Value>,
     /// `_resume`: data of the last resume.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "super::present")]
     pub resume_data: Option<Value>,
     /// Output of the last successful step; kept for bodies only, whose result it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "super::present")]
     pub last_output: Option<Value>,
     /// Iterations done of the loop that the cursor is at.
     #[serde(default)]
@@ -79,11 +79,14 @@ pub struct Execution {
     /// Whether errors were tolerated.
     #[serde(default)]
     pub has_errors: bool,
+    /// Whether the budget's warning level was passed.
+    #[serde(default)]
+    pub budget_warned: bool,
     /// What it has cost so far, children included once they are joined.
     #[serde(default)]
     pub cost: Cost,
     /// Set once ended with a result.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "super::present")]
     pub output: Option<Value>,
 }
 
@@ -402,6 +405,9 @@ pub enum WaitOn {
         /// A token chosen by the worker.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         token: Option<String>,
+        /// Whether the same task is delivered again when the wait ends.
+        #[serde(default, skip_serializing_if = "is_default")]
+        again: bool,
     },
 }
 
@@ -493,7 +499,7 @@ pub struct BufferedSignal {
     /// Its name.
     pub name: String,
     /// Its data.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "super::present")]
     pub data: Option<Value>,
     /// Names it, so that sending it twice counts once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -612,10 +618,14 @@ impl Execution {
             Phase::Failed { .. } => Status::Failed,
             Phase::Cancelled { .. } => Status::Cancelled,
             Phase::Running | Phase::Ending { .. } if self.pause.is_some() => Status::Paused,
-            Phase::Running | Phase::Ending { .. } if matches!(self.activity, Activity::Incident(_)) => Status::Incident,
+            Phase::Running | Phase::Ending { .. } if matches!(self.activity, Activity::Incident(_)) => {
+                Status::Incident
+            }
             Phase::Ending { why, stage, .. } => match (stage, why) {
                 (Stage::Draining { .. }, _) | (Stage::CleaningUp, Why::Cancel(_)) => Status::Cancelling,
-                (Stage::Compensating { .. }, _) | (Stage::CleaningUp, Why::Failure(_)) => Status::Compensating,
+                (Stage::Compensating { .. }, _) | (Stage::CleaningUp, Why::Failure(_)) => {
+                    Status::Compensating
+                }
             },
             Phase::Running => match &self.activity {
                 Activity::Ready if self.step_count == 0 && self.visits.is_empty() => Status::Pending,
@@ -628,6 +638,16 @@ impl Execution {
                 | Activity::Nothing => Status::Waiting,
             },
         }
+    }
+
+    /// Other flows than its own that its decisions may need: those whose steps it undoes.
+    pub fn flows_needed(&self) -> impl Iterator<Item = &FlowHash> {
+        let own = &self.identity.flow.hash;
+        self.compensations
+            .iter()
+            .chain(&self.undoing)
+            .map(|undo| &undo.flow.hash)
+            .filter(move |hash| *hash != own)
     }
 
     /// Whether it has ended.
@@ -664,9 +684,10 @@ impl Execution {
     pub fn error(&self) -> Option<&ExecutionError> {
         match &self.phase {
             Phase::Failed { error, .. } | Phase::Ending { why: Why::Failure(error), .. } => Some(error),
-            Phase::Running | Phase::Completed | Phase::Cancelled { .. } | Phase::Ending { why: Why::Cancel(_), .. } => {
-                None
-            }
+            Phase::Running
+            | Phase::Completed
+            | Phase::Cancelled { .. }
+            | Phase::Ending { why: Why::Cancel(_), .. } => None,
         }
     }
 
@@ -681,7 +702,9 @@ impl Execution {
         }
         match &self.activity {
             Activity::Ready => Some("the engine's turn".into()),
-            Activity::Task(task) => Some(format!("a worker of pool {} (attempt {})", task.pool, task.run.attempt)),
+            Activity::Task(task) => {
+                Some(format!("a worker of pool {} (attempt {})", task.pool, task.run.attempt))
+            }
             Activity::Backoff { task, until, .. } => Some(format!("retry {} at {until}", task.retry)),
             Activity::Wait(wait) => Some(wait.reason.clone().unwrap_or_else(|| match &wait.on {
                 WaitOn::Timer { until } => format!("timer until {until}"),

@@ -4,8 +4,6 @@
 //! process is rebuilt from the record, as with every queue.
 
 mod state;
-#[cfg(test)]
-mod tests;
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -155,6 +153,10 @@ impl DispatchQueue for LocalQueue {
 
     async fn request_cancel(&self, deliveries: &[Delivery]) -> Result<Vec<Delivery>, QueueError> {
         Ok(self.state().request_cancel(deliveries))
+    }
+
+    async fn take_back(&self, deliveries: &[Delivery]) -> Result<Vec<Delivery>, QueueError> {
+        Ok(self.state().take_back(deliveries))
     }
 
     async fn present(&self, deliveries: &[Delivery]) -> Result<Vec<bool>, QueueError> {

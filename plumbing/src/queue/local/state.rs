@@ -380,6 +380,18 @@ impl State {
         removed
     }
 
+    pub(super) fn take_back(&mut self, deliveries: &[Delivery]) -> Vec<Delivery> {
+        let mut removed = Vec::new();
+        for delivery in deliveries {
+            let Some(&number) = self.numbers.get(delivery) else { continue };
+            if self.entries.get(&number).is_some_and(|entry| matches!(entry.place, Place::Ready(_))) {
+                self.remove(number);
+                removed.push(delivery.clone());
+            }
+        }
+        removed
+    }
+
     pub(super) fn present(&self, deliveries: &[Delivery]) -> Vec<bool> {
         deliveries.iter().map(|delivery| self.numbers.contains_key(delivery)).collect()
     }

@@ -1,5 +1,6 @@
 //! Fan-outs: parallel, map, loop, sub-flow. The parent opens a join, and takes its result when all children are terminal.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -16,6 +17,9 @@ use crate::flow::definition::{
     JoinRule, LoopCondition, LoopStep, MapStep, OnItemError, Parallel, ParentClose, Step, StepKind, SubFlow,
 };
 use crate::flow::scope::Snapshot;
+
+/// Code of a child that was cancelled.
+const CANCELLED: &str = "CANCELLED";
 
 /// Failures and successes that decide a fan-out.
 struct Thresholds {
@@ -34,9 +38,10 @@ fn thresholds(join: JoinRule, on_item_error: OnItemError, total: u32) -> Thresho
             Thresholds { failed, succeeded: None }
         }
         JoinRule::Any => Thresholds { failed: None, succeeded: Some(1) },
-        JoinRule::N(wanted) => {
-            Thresholds { failed: Some(total.saturating_sub(wanted).saturating_add(1)), succeeded: Some(wanted) }
-        }
+        JoinRule::N(wanted) => Thresholds {
+            failed: Some(total.saturating_sub(wanted).saturating_add(1)),
+            succeeded: Some(wanted),
+        },
         JoinRule::Settled => Thresholds { failed: None, succeeded: None },
     }
 }
@@ -57,6 +62,9 @@ impl Turn<'_> {
             let message = format!("map \"{}\" has {} items, more than {limit}", step.id, items.len());
             return Done::Failure(self.error(codes::FAN_OUT_LIMIT, message, Some(step)));
         };
+        if let Some(error) = self.out_of_reach(step, map.join, total) {
+            return Done::Failure(error);
+        }
         if total == 0 {
             return Done::Success { output: Some(json!([])), next: NextStep::Transition };
         }
@@ -69,11 +77,27 @@ impl Turn<'_> {
     pub(super) fn begin_parallel(&mut self, step: &Arc<Step>, run: &StepRun, parallel: &Parallel) -> Done {
         let branches: Vec<String> = parallel.branches.iter().map(|(name, _)| name.clone()).collect();
         let total = u32::try_from(branches.len()).unwrap_or(u32::MAX);
+        if let Some(error) = self.out_of_reach(step, parallel.join, total) {
+            return Done::Failure(error);
+        }
         if total == 0 {
             return Done::Success { output: Some(json!({})), next: NextStep::Transition };
         }
         let thresholds = thresholds(parallel.join, parallel.on_item_error, total);
         self.open(step, run, JoinKind::Parallel { branches }, total, total, &thresholds, Vec::new())
+    }
+
+    /// More successes are wanted than there are children: that is known before any of them runs.
+    fn out_of_reach(&self, step: &Step, join: JoinRule, total: u32) -> Option<ExecutionError> {
+        let wanted = match join {
+            JoinRule::All | JoinRule::Settled => 0,
+            JoinRule::Any => 1,
+            JoinRule::N(wanted) => wanted,
+        };
+        (wanted > total).then(|| {
+            let message = format!("step \"{}\" wants {wanted} successes of {total} children", step.id);
+            self.error(codes::CHILD_FAILED, message, Some(step))
+        })
     }
 
     /// The next iteration of a loop, or its end.
@@ -116,14 +140,25 @@ impl Turn<'_> {
             None | Some(Value::Null) => Map::new(),
             Some(Value::Object(context)) => context,
             Some(other) => {
-                let message = format!("the input of sub-flow \"{}\" must be an object, not {}", step.id, kind_of(&other));
+                let message = format!(
+                    "the input of sub-flow \"{}\" must be an object, not {}",
+                    step.id,
+                    kind_of(&other)
+                );
                 return Done::Failure(self.error(codes::INPUT_ERROR, message, Some(step)));
             }
         };
+        let version = config.version.as_ref().map(ToString::to_string);
+        if !(self.world.flow_exists)(&config.flow_id, version.as_deref()) {
+            let wanted = version
+                .map_or_else(|| config.flow_id.clone(), |version| format!("{}@{version}", config.flow_id));
+            let message = format!("Flow \"{wanted}\" not found");
+            return Done::Failure(self.error(codes::FLOW_NOT_FOUND, message, Some(step)));
+        }
         let abandon = config.on_parent_close == ParentClose::Abandon;
         let start = SubFlowStart {
             flow_id: config.flow_id.clone(),
-            version: config.version.as_ref().map(ToString::to_string),
+            version,
             context,
             metadata: config.metadata.clone(),
             tenant_id: config.tenant_id.clone(),
@@ -158,7 +193,10 @@ impl Turn<'_> {
         })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "each is one field of the join; a struct would name them twice")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is one field of the join; a struct would name them twice"
+    )]
     fn open(
         &mut self,
         step: &Arc<Step>,
@@ -173,9 +211,18 @@ impl Turn<'_> {
             return Done::Failure(error);
         }
         let join = self.execution.joins + 1;
-        let snapshot = Snapshot {
-            context: self.execution.context.clone(),
-            outer: self.world.outer.map(|outer| Arc::new(outer.clone())),
+        let mut inherited = Inherited::from(&self.execution.identity);
+        let snapshot = match &self.execution.undoing {
+            // The undoing step may be of another graph, or of another flow; it sees what was seen at the visit.
+            Some(undoing) => {
+                inherited.flow = undoing.flow.clone();
+                inherited.graph.clone_from(&undoing.graph);
+                Snapshot { context: undoing.context.clone(), outer: None }
+            }
+            None => Snapshot {
+                context: self.execution.context.clone(),
+                outer: self.world.outer.map(|outer| Arc::new(outer.clone())),
+            },
         };
         self.record(Record::OpenJoin(Box::new(JoinSpec {
             parent: self.execution.id(),
@@ -186,7 +233,7 @@ impl Turn<'_> {
             max_live,
             stop_at_failed: thresholds.failed,
             stop_at_succeeded: thresholds.succeeded,
-            inherited: Inherited::from(&self.execution.identity),
+            inherited,
             snapshot: Arc::new(snapshot),
             items: Arc::new(items),
         })));
@@ -296,6 +343,9 @@ impl Turn<'_> {
         match self.begin_iteration(step, &fan.run, config) {
             Done::UnderWay => {}
             Done::Success { next, .. } => {
+                if let Err(error) = self.check_output(step, Some(&output)) {
+                    return self.fan_failed(step, fan.run, error, false);
+                }
                 self.note_outcome(step, &fan.run, AttemptOutcome::Success, None);
                 self.settle_success(step, &fan.run, Some(output), next);
             }
@@ -349,7 +399,9 @@ impl Turn<'_> {
 
     /// `<outputKey>Errors`: what failed, beside the `null` in its place.
     fn write_item_errors(&mut self, step: &Step, report: &JoinReport) -> Result<(), ExecutionError> {
-        let Some(key) = &step.output_key else { return Ok(()) };
+        let Some(key) = step.output_key.as_ref().filter(|_| self.execution.undoing.is_none()) else {
+            return Ok(());
+        };
         let errors: Vec<Value> = report
             .errors
             .iter()
@@ -362,16 +414,23 @@ impl Turn<'_> {
             path: format!("{}Errors", key.as_str()),
             value: Value::Array(errors),
         };
-        self.change_context(vec![change]).map_err(|error| self.error(error.code(), error.to_string(), Some(step)))
+        self.change_context(vec![change])
+            .map_err(|error| self.error(error.code(), error.to_string(), Some(step)))
     }
 
     fn child_failed(&self, step: &Step, fan: &Fan, report: &JoinReport) -> ExecutionError {
-        let first = report.errors.first();
+        // The failure that decided, not one of the children that were cancelled because of it.
+        let first =
+            report.errors.iter().find(|failed| failed.error.code != CANCELLED).or(report.errors.first());
         let message = match first {
             Some(failed) if fan.total == 1 => format!("the child failed: {}", failed.error.message),
             Some(failed) => {
-                let place = branch_name(step, failed.index).map_or_else(|| failed.index.to_string(), ToOwned::to_owned);
-                format!("{} of {} children failed; first {place}: {}", report.failed, fan.total, failed.error.message)
+                let place = branch_name(step, failed.index)
+                    .map_or_else(|| failed.index.to_string(), ToOwned::to_owned);
+                format!(
+                    "{} of {} children failed or were cancelled; first {place}: {}",
+                    report.failed, fan.total, failed.error.message
+                )
             }
             None => format!("{} of {} children failed", report.failed, fan.total),
         };
@@ -418,14 +477,12 @@ fn shape(
     join: JoinRule,
     errors: &[super::super::command::ChildError],
 ) -> Value {
+    let errors: BTreeMap<usize, _> = errors.iter().map(|failed| (failed.index as usize, failed)).collect();
     let result = |index: usize, child: ChildOutput| match join {
-        JoinRule::Settled => {
-            let error = errors.iter().find(|failed| failed.index as usize == index);
-            match error {
-                Some(failed) => json!({ "status": child.status, "error": failed.error.to_value() }),
-                None => json!({ "status": child.status, "output": child.output }),
-            }
-        }
+        JoinRule::Settled => match errors.get(&index) {
+            Some(failed) => json!({ "status": child.status, "error": failed.error.to_value() }),
+            None => json!({ "status": child.status, "output": child.output }),
+        },
         JoinRule::All | JoinRule::Any | JoinRule::N(_) => child.output.unwrap_or(Value::Null),
     };
     match &step.kind {

@@ -16,7 +16,10 @@ impl Turn<'_> {
         if self.execution.pause.is_some() {
             return Err(Rejection::AlreadyPaused);
         }
-        if matches!(self.execution.phase, Phase::Ending { stage: Stage::Draining { .. } | Stage::CleaningUp, .. }) {
+        if matches!(
+            self.execution.phase,
+            Phase::Ending { stage: Stage::Draining { .. } | Stage::CleaningUp, .. }
+        ) {
             return Err(Rejection::AlreadyCancelling);
         }
         self.emit(Event::Paused { reason });
@@ -35,7 +38,8 @@ impl Turn<'_> {
             },
             Activity::Children(fan) => self.wish(Effect::CheckJoin { join: fan.join }),
             Activity::Wait(wait) => self.wait_again(wait),
-            Activity::Ready | Activity::Backoff { .. } | Activity::Incident(_) | Activity::Nothing => {}
+            Activity::Ready => self.go_on(),
+            Activity::Backoff { .. } | Activity::Incident(_) | Activity::Nothing => {}
         }
         Ok(())
     }
@@ -50,22 +54,37 @@ impl Turn<'_> {
 
     /// Tries a parked step again, or reopens a failed execution.
     pub(super) fn retry(&mut self, by: Option<String>) -> Result<(), Rejection> {
-        if let (Activity::Incident(incident), false) = (&self.execution.activity, self.execution.is_terminal()) {
+        if let (Activity::Incident(incident), false) =
+            (&self.execution.activity, self.execution.is_terminal())
+        {
+            if self.execution.pause.is_some() {
+                return Err(Rejection::Paused);
+            }
             let run = incident.run.clone();
             self.emit(Event::IncidentResolved { by });
             if let Phase::Ending { stage: Stage::Compensating { .. }, .. } = self.execution.phase {
                 // Undoing gets its full time again.
                 let until = self.now().plus(self.limits().compensation_ms);
                 self.emit(Event::StageReached { stage: Stage::Compensating { until } });
+                if self.execution.undoing.is_none() {
+                    // Time ran out between two undoings: no step was at fault.
+                    self.go_on();
+                    return Ok(());
+                }
             }
             self.try_again(run);
             return Ok(());
         }
         let run = self.reopenable()?;
+        // The clean-up may have moved the cursor.
+        let failed_at = self.execution.error().and_then(|error| error.step_id.clone());
         self.emit(Event::Reopened { by });
         match run {
             Some(run) => self.try_again(run),
-            None => self.go_on(),
+            None => match failed_at.and_then(|step| self.known_step(&step)) {
+                Some(step) => self.enter(step),
+                None => self.go_on(),
+            },
         }
         Ok(())
     }
@@ -93,22 +112,28 @@ impl Turn<'_> {
         }
         let budget = self.world.flow.budget;
         let message = match (budget.max_cost_usd, budget.max_attempts) {
-            (Some(limit), _) if spent.usd > limit => format!("{} USD were spent, more than {limit}", spent.usd),
+            (Some(limit), _) if spent.usd > limit => {
+                format!("{} USD were spent, more than {limit}", spent.usd)
+            }
             (_, Some(limit)) => format!("{} attempts were made, more than {limit}", spent.attempts),
             (_, None) => "the budget is spent".to_owned(),
         };
         let error = self.error(codes::BUDGET_EXCEEDED, message, None);
         let step_id = Some(self.execution.cursor.clone());
-        if self.execution.pause.is_some() {
-            self.emit(Event::Unpaused);
-        }
+        let held = self.take_held();
         self.fail_execution(ExecutionError { step_id, ..error }, None);
+        self.apply_held(held);
         Ok(())
     }
 
-    pub(super) fn budget_warning(&mut self, spent: Cost) {
+    pub(super) fn budget_warning(&mut self, spent: Cost) -> Result<(), Rejection> {
+        if self.execution.budget_warned {
+            return Err(Rejection::NothingDue);
+        }
         self.emit(Event::BudgetWarned { spent });
-        let data = json!({ "executionId": self.execution.id(), "spentUsd": spent.usd, "attempts": spent.attempts });
+        let data =
+            json!({ "executionId": self.execution.id(), "spentUsd": spent.usd, "attempts": spent.attempts });
         self.publish("budget.warning", data);
+        Ok(())
     }
 }

@@ -47,7 +47,7 @@ pub fn decide(
         Command::Signal(signal) => turn.signal(signal)?,
         Command::Resume { step, visit, data } => turn.resume(&step, visit, data)?,
         Command::ResumeByToken { token, data } => turn.resume_by_token(&token, data)?,
-        Command::Event { name, data } => turn.event(&name, &data)?,
+        Command::Event { id, name, data } => turn.event(&id, &name, &data)?,
         Command::JoinDecided { join } => turn.join_decided(join)?,
         Command::JoinEnded(report) => turn.join_ended(*report)?,
         Command::Cancel { source, reason } => turn.cancel(source, reason)?,
@@ -56,7 +56,7 @@ pub fn decide(
         Command::Unpause => turn.unpause()?,
         Command::Retry { by } => turn.retry(by)?,
         Command::BudgetExceeded { spent } => turn.budget_exceeded(spent)?,
-        Command::BudgetWarning { spent } => turn.budget_warning(spent),
+        Command::BudgetWarning { spent } => turn.budget_warning(spent)?,
     }
     turn.run();
     Ok(turn.finish())
@@ -93,7 +93,7 @@ impl Turn<'_> {
         }
         match self.execution.activity.clone() {
             Activity::Ready => self.go_on(),
-            Activity::Task(task) => self.task_due(&task),
+            Activity::Task(task) => self.task_due(&task)?,
             Activity::Backoff { task, .. } => self.backoff_over(task),
             Activity::Wait(wait) => self.wait_due(wait),
             Activity::Children(fan) => self.fan_timed_out(&fan),

@@ -16,9 +16,16 @@ use crate::flow::selector::Needs;
 
 impl Turn<'_> {
     /// A step that the engine does itself succeeded.
-    pub(super) fn step_succeeded(&mut self, step: &Arc<Step>, run: StepRun, output: Option<Value>, next: NextStep) {
+    pub(super) fn step_succeeded(
+        &mut self,
+        step: &Arc<Step>,
+        run: StepRun,
+        output: Option<Value>,
+        next: NextStep,
+    ) {
         if let Err(error) = self.accept_output(step, output.as_ref()) {
             self.note_outcome(step, &run, AttemptOutcome::Failure, Some(error.clone()));
+            self.run_pipes(step, &run, None, false);
             return self.step_failed(step, run, error, false, None, NextStep::Transition);
         }
         self.note_outcome(step, &run, AttemptOutcome::Success, None);
@@ -26,7 +33,17 @@ impl Turn<'_> {
     }
 
     /// Checks the output and writes it into the context.
-    pub(super) fn accept_output(&mut self, step: &Step, output: Option<&Value>) -> Result<(), ExecutionError> {
+    pub(super) fn accept_output(
+        &mut self,
+        step: &Step,
+        output: Option<&Value>,
+    ) -> Result<(), ExecutionError> {
+        self.check_output(step, output)?;
+        output.map_or(Ok(()), |output| self.write_output(step, output))
+    }
+
+    /// Checks the output against the step's `outputSchema`.
+    pub(super) fn check_output(&self, step: &Step, output: Option<&Value>) -> Result<(), ExecutionError> {
         if let Some(schema) = &step.output_schema
             && let Err(violations) = schema.check(output.unwrap_or(&Value::Null))
         {
@@ -34,15 +51,17 @@ impl Turn<'_> {
             let message = format!("the output does not match outputSchema: {}", places.join("; "));
             return Err(self.error(codes::OUTPUT_INVALID, message, Some(step)));
         }
-        match output {
-            // While undoing, the context stays as it was.
-            Some(output) if self.execution.undoing.is_none() => self.write_output(step, output),
-            Some(_) | None => Ok(()),
-        }
+        Ok(())
     }
 
     /// The outcome is noted and the output written: what else a success means.
-    pub(super) fn settle_success(&mut self, step: &Arc<Step>, run: &StepRun, output: Option<Value>, next: NextStep) {
+    pub(super) fn settle_success(
+        &mut self,
+        step: &Arc<Step>,
+        run: &StepRun,
+        output: Option<Value>,
+        next: NextStep,
+    ) {
         self.run_pipes(step, run, output.as_ref(), true);
         if run.compensates {
             return self.compensation_done();
@@ -57,16 +76,16 @@ impl Turn<'_> {
     pub(super) fn remember_compensation(&mut self, step: &Step, run: &StepRun, uncertain: bool) {
         let Some(with) = &step.compensate_with else { return };
         let needs = self.step(with).map_or(Needs::Roots(Default::default()), |with| undo_needs(&with));
-        let context = match needs {
-            Needs::All => self.execution.context.clone(),
-            Needs::Roots(roots) => self
-                .execution
-                .context
+        // A body's own context is not all that it sees: what it inherits is kept too, for the undoing may run in its
+        // parent, or in its parent's parent.
+        let context = self.with_scope(None, |scope| match &needs {
+            Needs::All => scope.visible(),
+            Needs::Roots(roots) => roots
                 .iter()
-                .filter(|(key, _)| roots.contains(*key))
-                .map(|(key, value)| (key.clone(), value.clone()))
+                .filter(|root| !OF_THE_MOMENT.contains(&root.as_str()) || scope.context.contains_key(*root))
+                .filter_map(|root| Some((root.clone(), scope.key(root)?.into_owned())))
                 .collect(),
-        };
+        });
         self.emit(Event::CompensationAdded(Box::new(Compensation {
             step: step.id.clone(),
             visit: run.visit,
@@ -95,7 +114,7 @@ impl Turn<'_> {
         }
     }
 
-    fn known_step(&self, id: &str) -> Option<StepId> {
+    pub(super) fn known_step(&self, id: &str) -> Option<StepId> {
         self.graph()?.steps.get_key_value(id).map(|(id, _)| id.clone())
     }
 
@@ -130,6 +149,7 @@ impl Turn<'_> {
         if run.compensates || step.on_exhausted == OnExhausted::Incident {
             return self.raise_incident(step, run, error);
         }
+        self.unknown_outcome(&run, &error.code);
         let target = match next {
             NextStep::Transition => step.transitions.on_failure.clone(),
             NextStep::To(target) => match self.known_step(&target) {
@@ -151,7 +171,13 @@ impl Turn<'_> {
     ///
     /// The back-off is FlowMonkey's, `min(backoffMs * multiplier^retry, maxBackoffMs)`, with the jitter of
     /// <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>.
-    fn retry_delay(&self, step: &Step, run: &StepRun, code: &str, retry_after_ms: Option<u64>) -> Option<u64> {
+    fn retry_delay(
+        &self,
+        step: &Step,
+        run: &StepRun,
+        code: &str,
+        retry_after_ms: Option<u64>,
+    ) -> Option<u64> {
         let policy = step.retry.as_ref()?;
         if run.retry >= policy.max_attempts
             || policy.retry_on.as_ref().is_some_and(|codes| !codes.iter().any(|wanted| wanted == code))
@@ -203,10 +229,19 @@ impl Turn<'_> {
     }
 }
 
+/// Keys whose value is that of the undoing, not of the visit that is undone.
+const OF_THE_MOMENT: [&str; 3] = ["_error", "_resume", "_resumeUrl"];
+
 /// The top-level keys that undoing by `with` reads.
 fn undo_needs(with: &Step) -> Needs {
     let mut needs = with.input.as_ref().map_or(Needs::Roots(Default::default()), |input| input.needs());
+    if let Some(condition) = &with.when {
+        needs = needs.union(condition.needs());
+    }
     if let StepKind::Task(task) = &with.kind {
+        if let Some(key) = &task.idempotency_key {
+            needs = needs.union(key.needs());
+        }
         match &task.context {
             crate::flow::definition::ContextNeeds::Paths(paths) => {
                 if let Needs::Roots(roots) = &mut needs {
@@ -220,6 +255,10 @@ fn undo_needs(with: &Step) -> Needs {
 }
 
 fn jittered(policy: &RetryPolicy, retry: u32, chance: u64) -> u64 {
+    if policy.backoff_ms == 0 {
+        // Not left to the arithmetic: 0 times a power that has become infinite is not a number.
+        return 0;
+    }
     let exponent = i32::try_from(retry).unwrap_or(i32::MAX);
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of a back-off are far below 2^52")]
     let grown = policy.backoff_ms as f64 * policy.backoff_multiplier.powi(exponent);

@@ -13,8 +13,8 @@ use super::super::event::{AttemptEnded, AttemptOutcome, Event};
 use super::super::state::{Cost, Execution, Phase, StepRun};
 use crate::context::{self, ContextError, ContextSize};
 use crate::flow::definition::{Flow, Graph, PipeOn, Step, StepId};
-use crate::flow::scope::{ExecutionFacts, Scope};
 use crate::flow::path::Path;
+use crate::flow::scope::{ExecutionFacts, Scope};
 use crate::flow::selector::Selector;
 use crate::limits::{ContextLimits, Limits};
 use crate::time::{Moment, Timestamp};
@@ -59,7 +59,12 @@ impl<'a> Turn<'a> {
         self.execution.version += 1;
         self.execution.updated_at = self.moment.now;
         debug_assert_eq!(super::super::invariants::check(&self.execution), Ok(()));
-        Decision { execution: self.execution, events: self.events, records: self.records, effects: self.effects }
+        Decision {
+            execution: self.execution,
+            events: self.events,
+            records: self.records,
+            effects: self.effects,
+        }
     }
 
     pub(super) const fn now(&self) -> Timestamp {
@@ -103,7 +108,12 @@ impl<'a> Turn<'a> {
         matches!(self.execution.phase, Phase::Ending { .. })
     }
 
-    pub(super) fn error(&self, code: &str, message: impl Into<String>, step: Option<&Step>) -> ExecutionError {
+    pub(super) fn error(
+        &self,
+        code: &str,
+        message: impl Into<String>,
+        step: Option<&Step>,
+    ) -> ExecutionError {
         ExecutionError {
             code: code.into(),
             message: message.into(),
@@ -164,9 +174,13 @@ impl<'a> Turn<'a> {
 
     /// Writes a step's output at its `outputKey`.
     pub(super) fn write_output(&mut self, step: &Step, output: &Value) -> Result<(), ExecutionError> {
-        let Some(key) = &step.output_key else { return Ok(()) };
+        // While undoing, the context stays as it was.
+        let Some(key) = step.output_key.as_ref().filter(|_| self.execution.undoing.is_none()) else {
+            return Ok(());
+        };
         let change = ContextChange::Set { path: key.as_str().into(), value: output.clone() };
-        self.change_context(vec![change]).map_err(|error| self.error(error.code(), error.to_string(), Some(step)))
+        self.change_context(vec![change])
+            .map_err(|error| self.error(error.code(), error.to_string(), Some(step)))
     }
 
     /// Records the rows of the flow's pipes for a step's outcome.
@@ -193,7 +207,12 @@ impl<'a> Turn<'a> {
             row.extend(pipe.static_values.clone());
             // The id names the outcome, so that a repeated commit inserts the row once.
             let id = format!("{}:{}:{}", self.execution.id(), pipe.id, self.execution.step_count);
-            self.record(Record::InsertRow(TableRow { table: pipe.table.clone(), id, row, pipe: Some(pipe.id.clone()) }));
+            self.record(Record::InsertRow(TableRow {
+                table: pipe.table.clone(),
+                id,
+                row,
+                pipe: Some(pipe.id.clone()),
+            }));
         }
     }
 
@@ -243,11 +262,13 @@ pub(in crate::execution) fn with_scope<T>(
     };
     let ending_error = match &execution.phase {
         Phase::Ending { why: super::super::state::Why::Failure(error), .. } => Some(error.to_value()),
-        Phase::Ending { why: super::super::state::Why::Cancel(cancellation), .. } => Some(serde_json::json!({
-            "code": "CANCELLED",
-            "message": cancellation.reason.as_deref().unwrap_or("execution cancelled"),
-            "stepId": execution.cursor,
-        })),
+        Phase::Ending { why: super::super::state::Why::Cancel(cancellation), .. } => {
+            Some(serde_json::json!({
+                "code": "CANCELLED",
+                "message": cancellation.reason.as_deref().unwrap_or("execution cancelled"),
+                "stepId": execution.cursor,
+            }))
+        }
         Phase::Running | Phase::Completed | Phase::Failed { .. } | Phase::Cancelled { .. } => None,
     };
     see(&Scope {

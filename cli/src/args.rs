@@ -1,0 +1,428 @@
+//! The command line: what can be asked, and the help that teaches it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Where `flowmonkey dev` listens.
+pub(crate) const DEV_LISTEN: &str = "127.0.0.1:7420";
+/// The data directory of `flowmonkey dev`.
+pub(crate) const DEV_DATA_DIR: &str = ".flowmonkey";
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const EXAMPLES: &str = "\
+Start here:
+  flowmonkey run hello.yaml --input '{\"name\": \"Ada\"}'    run a flow to its end, no server needed
+  flowmonkey flow validate flows/*.yaml                   all problems at once, with line and column
+  flowmonkey dev --flows flows                            a durable engine with an HTTP API, here
+
+Look and act:
+  flowmonkey execution list                               what runs, what failed
+  flowmonkey execution explain EXECUTION                  why it waits, and what moves it
+  flowmonkey execution signal EXECUTION approve --data '{\"approved\": true}'
+
+Keep it safe:
+  flowmonkey doctor                                       is this directory in good order?
+  flowmonkey backup .flowmonkey backup.db                 while it runs, too
+
+Exit codes: 0 done, 1 the execution failed or was cancelled, 2 usage, invalid flow or input, 3 only a signal or a
+person can move the execution, 4 it could not be carried out (disk, network, server).";
+
+/// FlowMonkey: flows of handlers that survive crashes. One binary.
+#[derive(Debug, Parser)]
+#[command(name = "flowmonkey", version, styles = STYLES, after_help = EXAMPLES, propagate_version = true)]
+#[command(infer_long_args = false, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command understands.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// Talk to the server at this URL instead of working in this process
+    #[arg(long, global = true, value_name = "URL", env = "FLOWMONKEY_SERVER")]
+    pub(crate) server: Option<String>,
+    /// Log more: -v information, -vv debugging, -vvv everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Which log lines go to standard error, as `level` or `target=level,…`
+    #[arg(long, global = true, value_name = "FILTER", env = "FLOWMONKEY_LOG", hide_env = false)]
+    pub(crate) log: Option<String>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a flow to its end and print the result
+    Run(RunArgs),
+    /// Run an engine with workers and the HTTP API in this directory
+    Dev(DevArgs),
+    /// Check, draw and describe flows
+    #[command(subcommand)]
+    Flow(FlowCommand),
+    /// Look at executions and act on them
+    #[command(subcommand, visible_alias = "executions")]
+    Execution(ExecutionCommand),
+    /// Look at tables that flows write to
+    #[command(subcommand, visible_alias = "tables")]
+    Table(TableCommand),
+    /// Check a data directory and this machine
+    Doctor(DoctorArgs),
+    /// Copy a data directory's record into one file, also while it is in use
+    #[command(after_help = "Example:\n  flowmonkey backup .flowmonkey flowmonkey-2026-02-03.db")]
+    Backup(BackupArgs),
+    /// Make a data directory from a backup
+    #[command(after_help = "Example:\n  flowmonkey restore flowmonkey-2026-02-03.db .flowmonkey")]
+    Restore(RestoreArgs),
+    /// Print a completion script for a shell
+    #[command(
+        after_help = "Example:\n  flowmonkey completions bash > ~/.local/share/bash-completion/completions/flowmonkey"
+    )]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// One JSON value on standard output
+    Json,
+    /// For people
+    #[default]
+    Table,
+}
+
+/// What survives a power cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Durability {
+    /// Every commit is on the disk before anything follows from it
+    #[default]
+    Full,
+    /// A power cut may lose the last moments; a crash of the process loses nothing
+    Relaxed,
+}
+
+/// Handlers, and what they may do.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct HandlerArgs {
+    /// File or directory with handler manifests; may be given several times
+    #[arg(long = "handlers", value_name = "FILE")]
+    pub(crate) manifests: Vec<PathBuf>,
+    /// Tasks at a time [default: twice the cores, at least 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) concurrency: Option<u32>,
+    /// Let HTTP requests reach more than public addresses: `loopback`, `private` or a network such as 10.1.0.0/16
+    #[arg(long, value_name = "NETWORK")]
+    pub(crate) allow_net: Vec<String>,
+    /// Directory that the handler `file` may work in [default: the current directory]
+    #[arg(long = "files", value_name = "DIR")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Program that the handler `command` may run, or `all`
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) allow_command: Vec<String>,
+    /// Mail server of the handler `email`: smtp://, smtp+starttls:// or smtps://[USER:PASSWORD@]HOST[:PORT]
+    #[arg(long, value_name = "URL", env = "FLOWMONKEY_SMTP", hide_env_values = true)]
+    pub(crate) smtp: Option<String>,
+    /// How much a power cut may lose
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) durability: Durability,
+}
+
+/// `flowmonkey run`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  flowmonkey run hello.yaml --input '{\"name\": \"Ada\"}'
+  flowmonkey run order.yaml --input @order.json --output json | jq .output
+  cat order.json | flowmonkey run order.yaml --input -
+  flowmonkey run report.yaml --handlers handlers/ --data-dir ./data
+  flowmonkey run reminder.yaml --skip-time             a 30-day wait passes at once
+
+Without --data-dir the record lives in a temporary directory, which is kept and named when the execution does not
+complete. The first Ctrl-C cancels the execution and lets it clean up, the second leaves at once.")]
+pub(crate) struct RunArgs {
+    /// File with one flow or several (JSON or YAML), or `-` for standard input; with --server also the id of a flow
+    #[arg(value_name = "FLOW")]
+    pub(crate) file: String,
+    /// Which flow of the file, by id [default: the first]
+    #[arg(long = "flow", value_name = "ID")]
+    pub(crate) flow: Option<String>,
+    /// The initial context: JSON text, @FILE, or `-` for standard input [default: {}]
+    #[arg(short, long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
+    pub(crate) input: Option<String>,
+    /// Keep the record here [default: a temporary directory]
+    #[arg(long, value_name = "DIR", env = "FLOWMONKEY_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Let waits and delays pass at once, in virtual time
+    #[arg(long)]
+    pub(crate) skip_time: bool,
+    /// How the result is printed
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) handlers: HandlerArgs,
+}
+
+/// `flowmonkey dev`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  flowmonkey dev --flows flows                          publish every flow file, again when it changes
+  flowmonkey dev --handlers handlers/ --data-dir ./data
+  flowmonkey dev --allow-net loopback --allow-command git
+
+What was unfinished goes on. SIGTERM and the first Ctrl-C let running handlers end; the second Ctrl-C leaves at once
+and loses nothing: what ran then runs again at the next start.")]
+pub(crate) struct DevArgs {
+    /// Where the record lives
+    #[arg(long, value_name = "DIR", default_value = DEV_DATA_DIR, env = "FLOWMONKEY_DATA_DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// Address of the HTTP API; port 0 chooses a free one
+    #[arg(long, value_name = "ADDRESS", default_value = DEV_LISTEN, env = "FLOWMONKEY_LISTEN")]
+    pub(crate) listen: SocketAddr,
+    /// Publish the flow files of this directory, now and when they change
+    #[arg(long, value_name = "DIR")]
+    pub(crate) flows: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) handlers: HandlerArgs,
+}
+
+/// `flowmonkey flow …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum FlowCommand {
+    /// Report all problems of flow files as `file:line:column: severity: reason`
+    #[command(
+        after_help = "Examples:\n  flowmonkey flow validate flows/*.yaml\n  flowmonkey flow validate order.json --output json"
+    )]
+    Validate {
+        /// Flow files, or `-` for standard input
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<String>,
+        /// How issues are printed
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Draw a flow as a Mermaid chart
+    #[command(after_help = "Example:\n  flowmonkey flow graph order.yaml > order.mmd")]
+    Graph {
+        /// Flow file, or `-` for standard input
+        #[arg(value_name = "FILE")]
+        file: String,
+        /// Which flow of the file, by id [default: the first]
+        #[arg(long = "flow", value_name = "ID")]
+        flow: Option<String>,
+    },
+    /// Print the JSON Schema of flow files, for editors
+    Schema,
+}
+
+/// Where executions are.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Place {
+    /// The record: the process that owns it is asked when one runs, else it is opened here
+    #[arg(long, value_name = "DIR", default_value = DEV_DATA_DIR, env = "FLOWMONKEY_DATA_DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// How the answer is printed
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
+/// `flowmonkey execution …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ExecutionCommand {
+    /// List executions, newest first
+    List {
+        /// Only with this status; may be given several times
+        #[arg(long, value_name = "STATUS")]
+        status: Vec<String>,
+        /// Only of this flow
+        #[arg(long = "flow", value_name = "ID")]
+        flow: Option<String>,
+        /// Only with this label; may be given several times
+        #[arg(long, value_name = "NAME=VALUE")]
+        label: Vec<String>,
+        /// At most this many
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+        /// Where the page before ended
+        #[arg(long, value_name = "CURSOR")]
+        cursor: Option<String>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Show one execution
+    Show {
+        /// Its id
+        id: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Show what happened in an execution
+    History {
+        /// Its id
+        id: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Say why an execution waits and what moves it
+    Explain {
+        /// Its id
+        id: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// End an execution, undoing and cleaning up
+    Cancel {
+        /// Its id
+        id: String,
+        /// Why
+        #[arg(long)]
+        reason: Option<String>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Let nothing move in an execution until it is resumed
+    Pause {
+        /// Its id
+        id: String,
+        /// Why
+        #[arg(long)]
+        reason: Option<String>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Let a paused execution move again
+    Resume {
+        /// Its id
+        id: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Send a signal that a step waits for, now or later
+    Signal {
+        /// Its id
+        id: String,
+        /// The signal's name
+        name: String,
+        /// Data: JSON text, @FILE, or `-` for standard input
+        #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
+        data: Option<String>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Try the failed step of a failed or parked execution again
+    Retry {
+        /// Its id
+        id: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Run an ended execution again from a step, as a new execution
+    Rerun {
+        /// Its id
+        id: String,
+        /// The step to begin at
+        #[arg(long, value_name = "STEP")]
+        from: String,
+        /// Another context: JSON text, @FILE, or `-` for standard input [default: as it was at that step]
+        #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
+        input: Option<String>,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// `flowmonkey table …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TableCommand {
+    /// List defined tables
+    List {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Print rows in the order of insertion
+    Rows {
+        /// The table
+        table: String,
+        /// Only rows after this sequence
+        #[arg(long, value_name = "SEQUENCE")]
+        after: Option<i64>,
+        /// At most this many
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Define a table, or replace its columns; rows stay
+    #[command(
+        after_help = "Example:\n  flowmonkey table define '{\"id\": \"orders\", \"columns\": [{\"id\": \"total\", \"type\": \"number\"}]}'"
+    )]
+    Define {
+        /// Definition: JSON text, @FILE, or `-` for standard input
+        #[arg(value_name = "JSON|@FILE|-")]
+        definition: String,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// `flowmonkey doctor`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exits with 0 when all is well (warnings included), with 1 when something must be mended."
+)]
+pub(crate) struct DoctorArgs {
+    /// The data directory to check
+    #[arg(long, value_name = "DIR", default_value = DEV_DATA_DIR, env = "FLOWMONKEY_DATA_DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// Handler manifests to check
+    #[arg(long = "handlers", value_name = "FILE")]
+    pub(crate) manifests: Vec<PathBuf>,
+    /// How findings are printed
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
+/// `flowmonkey backup`.
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    /// The data directory
+    #[arg(value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// The file to make; it must not exist
+    pub(crate) file: PathBuf,
+}
+
+/// `flowmonkey restore`.
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// A file made by `flowmonkey backup`
+    pub(crate) file: PathBuf,
+    /// The data directory to make; it must not hold a record
+    #[arg(value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

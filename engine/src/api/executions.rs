@@ -1,0 +1,144 @@
+//! Executions: list, get, history, children, context.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use flowmonkey_core::execution::command::ReportedOutcome;
+use flowmonkey_core::execution::state::WaitOn;
+use flowmonkey_core::execution::{Event, RecordedEvent, Status};
+use flowmonkey_core::ids::ExecutionId;
+use serde_json::{Value, json};
+
+use super::problem::{ErrorClass, Problem};
+use super::request::{Parameters, Segment, execution_id};
+use super::{Api, explain, wait};
+use crate::store::{ExecutionFilter, ListPage};
+use crate::view;
+
+pub(super) async fn list(State(api): State<Api>, mut parameters: Parameters) -> Result<Json<Value>, Problem> {
+    let mut statuses = Vec::new();
+    for word in parameters.all("status").iter().flat_map(|list| list.split(',')) {
+        match Status::parse(word) {
+            Some(status) => statuses.push(status),
+            None => {
+                let known: Vec<&str> = Status::ALL.into_iter().map(Status::as_str).collect();
+                parameters.error("status", format!("`status` must be one of {}", known.join(", ")));
+            }
+        }
+    }
+    let flow_id = parameters.one("flowId");
+    let labels = parameters.prefixed("label.").into_iter().collect();
+    let parent = id_parameter(&mut parameters, "parent");
+    let before = id_parameter(&mut parameters, "cursor");
+    let include_children = parameters.parsed("children", "true or false").unwrap_or(false);
+    let max = parameters.limit();
+    parameters.finish()?;
+    let filter = ExecutionFilter { statuses, flow_id, labels, include_children, parent, before, max };
+    Ok(page(api.engine.store().list(&filter).await?))
+}
+
+pub(super) async fn children(
+    State(api): State<Api>,
+    Segment(id): Segment,
+    mut parameters: Parameters,
+) -> Result<Json<Value>, Problem> {
+    let id = execution_id(&id)?;
+    let before = id_parameter(&mut parameters, "cursor");
+    let max = parameters.limit();
+    parameters.finish()?;
+    api.engine.execution(id).await?;
+    let filter = ExecutionFilter {
+        include_children: true,
+        parent: Some(id),
+        before,
+        max,
+        ..ExecutionFilter::default()
+    };
+    Ok(page(api.engine.store().list(&filter).await?))
+}
+
+fn page(page: ListPage) -> Json<Value> {
+    Json(json!({ "items": page.items, "nextCursor": page.next }))
+}
+
+fn id_parameter(parameters: &mut Parameters, name: &str) -> Option<ExecutionId> {
+    parameters.parsed(name, "an execution id (`ex_` and 32 hexadecimal digits)")
+}
+
+/// `GET /v1/executions/{id}` and `GET /v1/executions/{id}:explain`.
+pub(super) async fn get(
+    State(api): State<Api>,
+    Segment(target): Segment,
+    mut parameters: Parameters,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Problem> {
+    match target.split_once(':') {
+        None => {
+            let id = execution_id(&target)?;
+            let seconds: Option<u64> = parameters.parsed("wait", "a whole number of seconds");
+            parameters.finish()?;
+            let wait = seconds.map(Duration::from_secs).or_else(|| wait::preferred(&headers));
+            let execution = api.wait_for_end(id, wait.unwrap_or_default()).await?;
+            let history = api.engine.whole_history(id).await?;
+            Ok(Json(view::execution(&execution, Some(&history))))
+        }
+        Some((id, "explain")) => {
+            let id = execution_id(id)?;
+            parameters.finish()?;
+            explain::explain(&api, id).await.map(Json)
+        }
+        Some((_, verb)) => Err(Problem::new(
+            ErrorClass::NotFound,
+            "VERB_NOT_FOUND",
+            format!("`{verb}` cannot be asked of an execution with GET"),
+        )),
+    }
+}
+
+pub(super) async fn history(
+    State(api): State<Api>,
+    Segment(id): Segment,
+    mut parameters: Parameters,
+) -> Result<Json<Value>, Problem> {
+    let id = execution_id(&id)?;
+    let after = parameters.parsed("after", "the sequence of an event").unwrap_or(0);
+    let limit = parameters.limit();
+    parameters.finish()?;
+    let execution = api.engine.execution(id).await?;
+    let events = api.engine.store().history(id, after, limit).await?;
+    let next = events.last().map(|last| last.sequence).filter(|last| *last < execution.events);
+    let items: Vec<Value> = events
+        .into_iter()
+        .map(|RecordedEvent { sequence, at, event }| {
+            json!({ "sequence": sequence, "at": at.to_rfc3339(), "event": without_tokens(event) })
+        })
+        .collect();
+    Ok(Json(json!({ "items": items, "nextAfter": next })))
+}
+
+pub(super) async fn context(
+    State(api): State<Api>,
+    Segment(id): Segment,
+    parameters: Parameters,
+) -> Result<Json<Value>, Problem> {
+    parameters.finish()?;
+    let execution = api.engine.execution(execution_id(&id)?).await?;
+    Ok(Json(Value::Object(execution.context)))
+}
+
+/// Whoever has a token can resume: those who look on do not get to see it.
+fn without_tokens(mut event: Event) -> Event {
+    if let Event::WaitBegan(wait) = &mut event
+        && let WaitOn::Handler { token, .. } = &mut wait.on
+    {
+        *token = None;
+    }
+    if let Event::ReportHeld(report) = &mut event
+        && let ReportedOutcome::Wait { token, .. } = &mut report.outcome
+    {
+        *token = None;
+    }
+    event
+}

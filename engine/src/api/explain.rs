@@ -1,0 +1,146 @@
+//! Why an execution does not move, and what would make it move.
+
+use flowmonkey_core::execution::error::ExecutionError;
+use flowmonkey_core::execution::state::{Fan, TaskRun, Wait, WaitOn};
+use flowmonkey_core::execution::{Activity, Execution};
+use flowmonkey_core::ids::ExecutionId;
+use flowmonkey_core::time::Timestamp;
+use flowmonkey_plumbing::queue::QueueError;
+use serde_json::{Value, json};
+
+use super::Api;
+use super::operations::ready;
+use super::problem::Problem;
+use crate::wire::delivery;
+
+/// The status, the one thing that can move the execution now (its live cause), and where its task is.
+pub(super) async fn explain(api: &Api, id: ExecutionId) -> Result<Value, Problem> {
+    let execution = api.engine.execution(id).await?;
+    let queue = match execution.task() {
+        Some(task) if execution.pause.is_none() => queue_state(api, &execution, task).await,
+        Some(_) | None => Value::Null,
+    };
+    Ok(json!({
+        "id": id,
+        "status": execution.status(),
+        "currentStepId": execution.cursor,
+        "waitingReason": execution.waiting_reason(),
+        "liveCause": live_cause(api, &execution).await?,
+        "nextWakeAt": execution.next_wake().map(Timestamp::to_rfc3339),
+        "queue": queue,
+    }))
+}
+
+async fn live_cause(api: &Api, execution: &Execution) -> Result<Value, Problem> {
+    if execution.is_terminal() {
+        return Ok(json!({ "kind": "ended", "error": execution.error().map(failure) }));
+    }
+    if let Some(pause) = &execution.pause {
+        return Ok(json!({
+            "kind": "paused",
+            "since": pause.since.to_rfc3339(),
+            "reason": pause.reason,
+            "heldResult": pause.held.is_some(),
+        }));
+    }
+    Ok(match &execution.activity {
+        Activity::Ready => json!({ "kind": "engine", "since": execution.updated_at.to_rfc3339() }),
+        Activity::Task(task) => json!({
+            "kind": "task",
+            "taskId": execution.task_id(task.run.task),
+            "stepId": task.run.step,
+            "attempt": task.run.attempt,
+            "pool": task.pool,
+            "scheduledAt": task.scheduled_at.to_rfc3339(),
+            "startBy": task.start_by.map(Timestamp::to_rfc3339),
+        }),
+        Activity::Backoff { task, until, error } => json!({
+            "kind": "retry",
+            "stepId": task.step,
+            "retry": task.retry,
+            "until": until.to_rfc3339(),
+            "error": failure(error),
+        }),
+        Activity::Wait(wait) => waiting(wait),
+        Activity::Children(fan) => children(api, execution.id(), fan).await?,
+        Activity::Incident(incident) => json!({
+            "kind": "incident",
+            "stepId": incident.run.step,
+            "since": incident.since.to_rfc3339(),
+            "error": failure(&incident.error),
+        }),
+        Activity::Nothing => json!({ "kind": "ended", "error": null }),
+    })
+}
+
+/// A wait. A token that a worker chose is not shown: whoever has it can resume.
+fn waiting(wait: &Wait) -> Value {
+    let mut shown = match &wait.on {
+        WaitOn::Timer { until } => json!({ "kind": "timer", "until": until.to_rfc3339() }),
+        WaitOn::Signal { signal } => json!({ "kind": "signal", "signal": signal }),
+        WaitOn::Event { event } => json!({ "kind": "event", "event": event }),
+        WaitOn::Approval { signal, assignees, escalate_at } => json!({
+            "kind": "approval",
+            "signal": signal,
+            "assignees": assignees,
+            "escalateAt": escalate_at.map(Timestamp::to_rfc3339),
+        }),
+        WaitOn::Handler { until, token, again } => json!({
+            "sameTaskGoesOn": again,
+            "kind": "resume",
+            "until": until.map(Timestamp::to_rfc3339),
+            "byToken": token.is_some(),
+        }),
+    };
+    shown["stepId"] = json!(wait.run.step);
+    shown["since"] = json!(wait.since.to_rfc3339());
+    shown["deadline"] = json!(wait.deadline.map(Timestamp::to_rfc3339));
+    shown["reason"] = json!(wait.reason);
+    shown
+}
+
+async fn children(api: &Api, parent: ExecutionId, fan: &Fan) -> Result<Value, Problem> {
+    let state = api.engine.store().join_state(parent, fan.join).await?;
+    let counters = state
+        .map(|state| json!({ "made": state.spawned, "succeeded": state.succeeded, "failed": state.failed }));
+    Ok(json!({
+        "kind": "children",
+        "stepId": fan.run.step,
+        "join": fan.join,
+        "total": fan.total,
+        "counters": counters,
+        "closing": fan.closing,
+        "since": fan.since.to_rfc3339(),
+    }))
+}
+
+/// Where the task is. That the queue is away is an explanation, too.
+async fn queue_state(api: &Api, execution: &Execution, task: &TaskRun) -> Value {
+    match ask_queue(api, execution, task).await {
+        Ok(state) => state,
+        Err(error) => {
+            tracing::warn!(%error, execution = %execution.id(), "the queue could not be asked about a task");
+            json!({ "pool": task.pool, "reachable": false })
+        }
+    }
+}
+
+async fn ask_queue(api: &Api, execution: &Execution, task: &TaskRun) -> Result<Value, QueueError> {
+    let queue = api.engine.queue();
+    let delivery = delivery(execution.task_id(task.run.task), task.run.attempt);
+    let present = queue.present(std::slice::from_ref(&delivery)).await?;
+    let depth = queue.depths().await?.into_iter().find(|(pool, _)| *pool == task.pool);
+    let depth = depth.map(|(_, depth)| depth).unwrap_or_default();
+    Ok(json!({
+        "pool": task.pool,
+        "reachable": true,
+        "present": present == [true],
+        "ready": ready(&depth),
+        "inFlight": depth.in_flight,
+        "oldestAgeMs": depth.oldest_age_ms,
+    }))
+}
+
+fn failure(error: &ExecutionError) -> Value {
+    json!({ "code": error.code, "message": error.message })
+}

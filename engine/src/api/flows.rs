@@ -1,0 +1,115 @@
+//! Flows: publish, list, get, validate.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use flowmonkey_core::flow::definition::FlowStatus;
+use flowmonkey_core::flow::parse::{Document, Issue, parse_document};
+use serde_json::{Value, json};
+
+use super::Api;
+use super::problem::{Detail, ErrorClass, Problem};
+use super::request::{FlowBody, Parameters, Segment, path_segment};
+use crate::store::PublishOutcome;
+
+/// Bytes of a flow above which it is read beside the tasks that serve requests.
+const READ_ASIDE_BYTES: usize = 64 * 1024;
+
+pub(super) async fn publish(
+    State(api): State<Api>,
+    parameters: Parameters,
+    body: FlowBody,
+) -> Result<Response, Problem> {
+    parameters.finish()?;
+    let document = parse(body).await?.map_err(|issues| invalid(issues, ""))?;
+    let Document { flows, tables, warnings } = document;
+    let ([flow], []) = (flows.as_slice(), tables.as_slice()) else {
+        let message = "the body must hold one flow and nothing else";
+        let hint = "publish flows one by one; define tables with PUT /v1/tables/{id}";
+        let error = Detail::at("", message, Some(hint.into()));
+        return Err(Problem::invalid("INVALID_FLOW", vec![error]));
+    };
+    let version = flow.version.to_string();
+    let status = match api.engine.publish(flow).await? {
+        PublishOutcome::Created => StatusCode::CREATED,
+        PublishOutcome::Unchanged => StatusCode::OK,
+        PublishOutcome::Conflict { existing } => {
+            let detail = format!(
+                "flow `{}` has a version {version} with other content (hash {existing}); raise the version",
+                flow.id
+            );
+            return Err(Problem::new(ErrorClass::Conflict, "FLOW_VERSION_EXISTS", detail));
+        }
+    };
+    let mut shown = json!({ "id": flow.id, "version": version, "hash": flow.hash });
+    if !warnings.is_empty() {
+        shown["warnings"] = details(warnings, "");
+    }
+    let location = format!("/v1/flows/{}?version={}", path_segment(&flow.id), path_segment(&version));
+    Ok((status, [(header::LOCATION, location)], Json(shown)).into_response())
+}
+
+pub(super) async fn validate(parameters: Parameters, body: FlowBody) -> Result<Json<Value>, Problem> {
+    parameters.finish()?;
+    Ok(Json(match parse(body).await? {
+        Ok(document) => {
+            let flows: Vec<Value> = document
+                .flows
+                .iter()
+                .map(|flow| json!({ "id": flow.id, "version": flow.version.to_string(), "hash": flow.hash }))
+                .collect();
+            json!({ "valid": true, "flows": flows, "issues": details(document.warnings, "") })
+        }
+        Err(issues) => json!({ "valid": false, "flows": [], "issues": details(issues, "") }),
+    }))
+}
+
+pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Result<Json<Value>, Problem> {
+    parameters.finish()?;
+    let items = api.engine.store().list_flows(None).await?;
+    Ok(Json(json!({ "items": items, "nextCursor": null })))
+}
+
+pub(super) async fn get(
+    State(api): State<Api>,
+    Segment(id): Segment,
+    mut parameters: Parameters,
+) -> Result<Json<Value>, Problem> {
+    let version = parameters.one("version");
+    parameters.finish()?;
+    let flow = api.engine.flow(&id, version.as_deref()).await?;
+    let versions = api.engine.store().list_flows(Some(&id)).await?;
+    let status = match flow.status {
+        FlowStatus::Draft => "draft",
+        FlowStatus::Published => "published",
+        FlowStatus::Archived => "archived",
+    };
+    Ok(Json(json!({
+        "id": flow.id,
+        "version": flow.version.to_string(),
+        "hash": flow.hash,
+        "status": status,
+        "definition": flow.source,
+        "versions": versions.iter().map(|flow| &flow.version).collect::<Vec<_>>(),
+    })))
+}
+
+/// Reads the flows of a body. A large one takes long enough to hold up others.
+async fn parse(body: FlowBody) -> Result<Result<Document, Vec<Issue>>, Problem> {
+    if body.text.len() <= READ_ASIDE_BYTES {
+        return Ok(parse_document(&body.text, body.format));
+    }
+    tokio::task::spawn_blocking(move || parse_document(&body.text, body.format)).await.map_err(|error| {
+        Problem::hidden(ErrorClass::Internal, "INTERNAL", "the flow could not be read", &error)
+    })
+}
+
+/// The problem of a flow that stands at `prefix` of the body.
+pub(super) fn invalid(issues: Vec<Issue>, prefix: &str) -> Problem {
+    Problem::invalid("INVALID_FLOW", issues.into_iter().map(|issue| Detail::issue(issue, prefix)).collect())
+}
+
+fn details(issues: Vec<Issue>, prefix: &str) -> Value {
+    json!(issues.into_iter().map(|issue| Detail::issue(issue, prefix)).collect::<Vec<_>>())
+}

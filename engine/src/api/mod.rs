@@ -1,0 +1,118 @@
+//! The HTTP API of an engine: JSON over HTTP/1.1, errors as `application/problem+json`.
+//!
+//! Architecture invariant: nothing is decided here. Each route reads a request, asks the engine, and shows the answer;
+//! every error goes out through [`problem`].
+
+mod executions;
+mod explain;
+mod fields;
+mod flows;
+mod guard;
+mod operations;
+mod problem;
+mod request;
+mod start;
+mod tables;
+mod verbs;
+mod wait;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware;
+use axum::routing::{get, post};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::Engine;
+
+pub use problem::ErrorClass;
+
+/// Bytes of a request's body: starts, signals, answers.
+pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of the body of a flow.
+pub const FLOW_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Longest time that a request may wait for the end of an execution.
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Requests that may wait for the end of an execution at the same time.
+pub const WAITS_MAX: usize = 1024;
+/// How long open requests may take to end after the shutdown began.
+pub const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// Settings of the API.
+#[derive(Clone, Debug, Default)]
+pub struct ApiOptions {
+    /// Names that requests may use in `Host` beside those of the loopback interface: a host name, or a host name with a
+    /// port. `*` stands for any name, for servers whose names are checked by a proxy before them. Default: none.
+    pub allowed_hosts: Vec<String>,
+    /// Ends waiting requests early, so that a shutdown is not held up by them. Give the token that [`serve`] gets.
+    pub shutdown: CancellationToken,
+}
+
+/// What the routes share.
+#[derive(Clone)]
+struct Api {
+    engine: Arc<Engine>,
+    waits: Arc<Semaphore>,
+    shutdown: CancellationToken,
+}
+
+/// All routes over `engine`.
+pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
+    let api = Api { engine, waits: Arc::new(Semaphore::new(WAITS_MAX)), shutdown: options.shutdown };
+    let guard = guard::Guard::new(&options.allowed_hosts, api.engine.clone());
+    let flows = Router::new()
+        .route("/v1/flows", get(flows::list).post(flows::publish))
+        .route("/v1/flows:validate", post(flows::validate))
+        .layer(DefaultBodyLimit::max(FLOW_BODY_BYTES_MAX));
+    Router::new()
+        .route("/v1/flows/{id}", get(flows::get))
+        .route("/v1/flows/{id}/executions", post(start::of_flow))
+        .route("/v1/executions", get(executions::list).post(start::start))
+        .route("/v1/executions/{target}", get(executions::get).post(verbs::verb))
+        .route("/v1/executions/{id}/history", get(executions::history))
+        .route("/v1/executions/{id}/children", get(executions::children))
+        .route("/v1/executions/{id}/context", get(executions::context))
+        .route("/v1/resume/{token}", post(verbs::resume))
+        .route("/v1/events", post(operations::publish_event))
+        .route("/v1/queues", get(operations::queues))
+        .route("/v1/failed-tasks", get(operations::failed_tasks))
+        .route("/v1/tables", get(tables::list))
+        .route("/v1/tables/{id}", axum::routing::put(tables::define))
+        .route("/v1/tables/{id}/rows", get(tables::rows))
+        .route("/v1/version", get(operations::version))
+        .route("/livez", get(operations::livez))
+        .route("/readyz", get(operations::readyz))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .merge(flows)
+        .fallback(problem::no_such_route)
+        .method_not_allowed_fallback(problem::no_such_method)
+        .layer(middleware::from_fn_with_state(guard, guard::guard))
+        .with_state(api)
+}
+
+/// Serves `router` on `listener` until `shutdown`; open requests get [`DRAIN_MAX`] to end.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) -> io::Result<()> {
+    let drained = {
+        let shutdown = shutdown.clone();
+        async move {
+            shutdown.cancelled().await;
+            tokio::time::sleep(DRAIN_MAX).await;
+        }
+    };
+    let serving = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
+    tokio::select! {
+        result = serving.into_future() => result,
+        () = drained => {
+            tracing::warn!("requests were still open when the time to end them was over");
+            Ok(())
+        }
+    }
+}

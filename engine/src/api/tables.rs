@@ -1,0 +1,99 @@
+//! Tables that steps write rows into.
+
+use std::collections::BTreeSet;
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+
+use super::Api;
+use super::fields::Fields;
+use super::problem::Problem;
+use super::request::{JsonBody, Parameters, Segment};
+use crate::store::{Column, TableDefinition};
+
+/// Columns of one table.
+const COLUMNS_MAX: usize = 1000;
+/// Types of columns.
+const COLUMN_TYPES: [&str; 5] = ["string", "number", "boolean", "datetime", "json"];
+
+pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Result<Json<Value>, Problem> {
+    parameters.finish()?;
+    let tables = api.engine.store().tables().await?;
+    Ok(Json(json!({ "items": tables, "nextCursor": null })))
+}
+
+pub(super) async fn define(
+    State(api): State<Api>,
+    Segment(id): Segment,
+    parameters: Parameters,
+    JsonBody(body): JsonBody,
+) -> Result<Json<Value>, Problem> {
+    parameters.finish()?;
+    let table = definition(id, body)?;
+    api.engine.store().define_table(&table, api.engine.now()).await?;
+    Ok(Json(json!(table)))
+}
+
+/// Rows of a table. One that is not defined has rows, too, once steps have written some.
+pub(super) async fn rows(
+    State(api): State<Api>,
+    Segment(table): Segment,
+    mut parameters: Parameters,
+) -> Result<Json<Value>, Problem> {
+    let after = parameters.parsed("cursor", "the cursor of a page before");
+    let limit = parameters.limit();
+    parameters.finish()?;
+    let rows = api.engine.store().table_rows(&table, after, limit).await?;
+    let next = rows.last().filter(|_| rows.len() == limit).map(|last| last.sequence.to_string());
+    let items: Vec<Value> = rows
+        .into_iter()
+        .map(|row| {
+            json!({
+                "id": row.id,
+                "row": row.row,
+                "executionId": row.execution,
+                "insertedAt": row.at.to_rfc3339(),
+            })
+        })
+        .collect();
+    Ok(Json(json!({ "items": items, "nextCursor": next })))
+}
+
+fn definition(id: String, body: Option<Value>) -> Result<TableDefinition, Problem> {
+    let mut fields = Fields::of(body)?;
+    if fields.text("id").is_some_and(|named| named != id) {
+        fields.error("id", "`id` differs from the path");
+    }
+    let mut columns = Vec::new();
+    let mut seen = BTreeSet::new();
+    match fields.objects("columns") {
+        Some(objects) if objects.len() <= COLUMNS_MAX => {
+            for mut object in objects {
+                let column = column(&mut object);
+                if let Some(column) = &column
+                    && !seen.insert(column.id.clone())
+                {
+                    object.error("id", format!("column `{}` occurs twice", column.id));
+                }
+                columns.extend(column);
+                fields.done_with(object);
+            }
+        }
+        Some(_) => fields.error("columns", format!("a table has at most {COLUMNS_MAX} columns")),
+        None => fields.missing("columns"),
+    }
+    fields.finish()?;
+    Ok(TableDefinition { id, columns })
+}
+
+fn column(fields: &mut Fields) -> Option<Column> {
+    let id = fields.required_text("id");
+    let name = fields.text("name").unwrap_or_default();
+    let column_type = fields.required_text("type");
+    let required = fields.flag("required");
+    if column_type.as_deref().is_some_and(|word| !COLUMN_TYPES.contains(&word)) {
+        fields.error("type", format!("`type` must be one of {}", COLUMN_TYPES.join(", ")));
+    }
+    Some(Column { id: id?, name, column_type: column_type?, required })
+}

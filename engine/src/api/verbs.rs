@@ -1,0 +1,126 @@
+//! What executions are told: cancel, signal, pause and the like, and resuming by token.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use flowmonkey_core::execution::command::{Command, Signal};
+use flowmonkey_core::execution::state::CancelSource;
+use flowmonkey_core::execution::{Execution, Rejection};
+use flowmonkey_core::ids::ExecutionId;
+use serde_json::{Value, json};
+
+use super::Api;
+use super::fields::Fields;
+use super::problem::{ErrorClass, Problem};
+use super::request::{JsonBody, Parameters, Segment, execution_id};
+use super::start::{location, shown};
+use crate::apply::CommandError;
+
+/// What `POST /v1/executions/{id}:{verb}` understands.
+const VERBS: &str = "cancel, signal, pause, resume, retry, rerun, terminate";
+/// Bytes of the id of a signal or event.
+pub(super) const NAME_BYTES_MAX: usize = 512;
+
+/// `POST /v1/executions/{id}:{verb}`: a router cannot split a segment, so that it is done here.
+pub(super) async fn verb(
+    State(api): State<Api>,
+    Segment(target): Segment,
+    parameters: Parameters,
+    JsonBody(body): JsonBody,
+) -> Result<Response, Problem> {
+    parameters.finish()?;
+    let Some((id, verb)) = target.split_once(':') else {
+        return Err(super::problem::no_such_method().await);
+    };
+    let id = execution_id(id);
+    let command = match verb {
+        "cancel" => Command::Cancel { source: CancelSource::User, reason: reason(body)? },
+        "terminate" => Command::Terminate { reason: reason(body)? },
+        "pause" => Command::Pause { reason: reason(body)? },
+        "resume" => {
+            Fields::of(body)?.finish()?;
+            Command::Unpause
+        }
+        "retry" => {
+            let mut fields = Fields::of(body)?;
+            let by = fields.text("by");
+            fields.finish()?;
+            Command::Retry { by }
+        }
+        "signal" => Command::Signal(signal(body)?),
+        "rerun" => return rerun(&api, id?, body).await,
+        _ => {
+            let detail = format!("executions understand {VERBS}, not `{verb}`");
+            return Err(Problem::new(ErrorClass::NotFound, "VERB_NOT_FOUND", detail));
+        }
+    };
+    let execution = api.engine.command(id?, command).await?;
+    Ok(answer(&execution).into_response())
+}
+
+/// `POST /v1/resume/{token}`: the body is the data.
+pub(super) async fn resume(
+    State(api): State<Api>,
+    Segment(token): Segment,
+    parameters: Parameters,
+    JsonBody(data): JsonBody,
+) -> Result<Json<Value>, Problem> {
+    parameters.finish()?;
+    let unknown = || {
+        let detail = "this token resumes nothing here";
+        Problem::new(ErrorClass::NotFound, "RESUME_TOKEN_NOT_FOUND", detail)
+    };
+    let resumed = api.engine.tokens().check(&token).ok_or_else(unknown)?;
+    let command = Command::Resume { step: resumed.step, visit: resumed.visit, data };
+    match api.engine.command(resumed.execution, command).await {
+        Ok(execution) => Ok(answer(&execution)),
+        Err(CommandError::Rejected(Rejection::DuplicateSignal)) => {
+            let detail = "this token has been used";
+            Err(Problem::new(ErrorClass::Conflict, "RESUME_TOKEN_USED", detail))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn rerun(api: &Api, id: ExecutionId, body: Option<Value>) -> Result<Response, Problem> {
+    let mut fields = Fields::of(body)?;
+    let from_step = fields.required_text("fromStep");
+    let input = fields.value("input");
+    fields.finish()?;
+    let started = api.engine.rerun(id, &from_step.unwrap_or_default(), input).await?;
+    let mut answer = shown(&started);
+    answer["rerunOf"] = json!(id);
+    Ok(([(header::LOCATION, location(started.id))], Json(answer)).into_response())
+}
+
+/// How the execution stands after a command.
+fn answer(execution: &Execution) -> Json<Value> {
+    Json(json!({
+        "id": execution.id(),
+        "status": execution.status(),
+        "waitingReason": execution.waiting_reason(),
+        "version": execution.version,
+    }))
+}
+
+fn reason(body: Option<Value>) -> Result<Option<String>, Problem> {
+    let mut fields = Fields::of(body)?;
+    let reason = fields.text("reason");
+    fields.finish()?;
+    Ok(reason)
+}
+
+fn signal(body: Option<Value>) -> Result<Signal, Problem> {
+    let mut fields = Fields::of(body)?;
+    let name = fields.required_text("name");
+    let data = fields.value_or_null("data");
+    let id = fields.text("id");
+    for (field, text) in [("name", &name), ("id", &id)] {
+        if text.as_ref().is_some_and(|text| text.len() > NAME_BYTES_MAX) {
+            fields.error(field, format!("`{field}` has more than {NAME_BYTES_MAX} bytes"));
+        }
+    }
+    fields.finish()?;
+    Ok(Signal { name: name.unwrap_or_default(), data, id })
+}

@@ -1,0 +1,98 @@
+//! The chores of the engine, one file each. A chore is a `tick` that does its work once and says what it did, and a loop
+//! round it. Any number of engines may run them at once: each is idempotent, and none needs a leader for correctness.
+
+pub mod collector;
+pub mod events;
+pub mod pruner;
+pub mod reaper;
+pub mod reconciler;
+pub mod sweeper;
+pub mod timer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::engine::{Engine, EngineError};
+
+/// First pause after a failure.
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+/// Longest pause after failures.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// Runs all chores until `shutdown`.
+pub fn spawn_all(engine: &Arc<Engine>, tracker: &TaskTracker, shutdown: &CancellationToken) {
+    let chore = |name: &'static str| Chore { name, engine: engine.clone(), shutdown: shutdown.clone() };
+    let config = engine.config();
+    tracker.spawn(collector::run(chore("collector")));
+    tracker.spawn(timer::run(chore("timer")));
+    tracker.spawn(events::run(chore("events")));
+    tracker.spawn(chore("reaper").every(config.reap_every, reaper::tick));
+    tracker.spawn(chore("reconciler").every(config.reconcile_every, reconciler::tick));
+    tracker.spawn(chore("sweeper").every(config.sweep_every, sweeper::tick));
+    tracker.spawn(chore("pruner").every(config.prune_every, pruner::tick));
+}
+
+/// What a chore's loop has at hand.
+pub(crate) struct Chore {
+    name: &'static str,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Chore {
+    /// Runs `tick` at once, and then again and again: at once while it has work left, else after `pause`.
+    async fn every<P: std::fmt::Debug + HasMore>(
+        self,
+        pause: Duration,
+        tick: impl AsyncFn(&Engine) -> Result<P, EngineError>,
+    ) {
+        let mut backoff = Backoff::default();
+        while !self.shutdown.is_cancelled() {
+            let rest = match tick(&self.engine).await {
+                Ok(progress) => {
+                    backoff = Backoff::default();
+                    tracing::trace!(chore = self.name, ?progress, "tick finished");
+                    if progress.has_more() { Duration::ZERO } else { pause }
+                }
+                Err(error) => backoff.failed(self.name, &error),
+            };
+            self.rest(rest).await;
+        }
+    }
+
+    /// Rests, unless it is time to stop.
+    pub(crate) async fn rest(&self, rest: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(rest) => {}
+            () = self.shutdown.cancelled() => {}
+        }
+    }
+
+    pub(crate) const fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+/// Whether a chore has work left that it can do at once.
+pub(crate) trait HasMore {
+    fn has_more(&self) -> bool;
+}
+
+/// Pauses that grow while a chore fails.
+#[derive(Default)]
+pub(crate) struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// Notes a failure; how long to rest.
+    pub(crate) fn failed(&mut self, chore: &'static str, error: &EngineError) -> Duration {
+        let rest = BACKOFF_MIN.saturating_mul(2_u32.saturating_pow(self.failures.min(16))).min(BACKOFF_MAX);
+        self.failures += 1;
+        tracing::warn!(chore, %error, rest_ms = rest.as_millis(), "a chore failed and will try again");
+        rest
+    }
+}

@@ -1,0 +1,69 @@
+//! The reconciler: queue versus record. It is also the relay: a task that was committed and never published is present
+//! nowhere, and is published. The queue can be lost as a whole; this rebuilds it.
+
+use std::time::Duration;
+
+use flowmonkey_core::execution::command::{Command, TaskAttempt};
+use flowmonkey_core::time::Timestamp;
+use flowmonkey_plumbing::queue::Delivery;
+
+use super::HasMore;
+use crate::config::{RECONCILE_AFTER, RECONCILE_BATCH_MAX};
+use crate::engine::{Counters, Engine, EngineError};
+use crate::wire::delivery;
+
+/// What a tick did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Tasks that are out.
+    pub looked_at: usize,
+    /// Tasks that were present nowhere, and were delivered anew.
+    pub republished: usize,
+}
+
+impl HasMore for Reconciled {
+    fn has_more(&self) -> bool {
+        false
+    }
+}
+
+/// Compares all tasks that have been out for a while with the queue.
+///
+/// # Errors
+/// When queue or record fail.
+pub async fn tick(engine: &Engine) -> Result<Reconciled, EngineError> {
+    reconcile(engine, RECONCILE_AFTER).await
+}
+
+/// As [`tick`], for tasks that have been out for `after`. At start nothing can be on its way: `Duration::ZERO`.
+///
+/// # Errors
+/// When queue or record fail.
+pub async fn reconcile(engine: &Engine, after: Duration) -> Result<Reconciled, EngineError> {
+    let mut reconciled = Reconciled::default();
+    let age = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
+    let until = Timestamp::from_millis(engine.now().as_millis().saturating_sub(age));
+    let mut last = None;
+    loop {
+        let page = engine.store.tasks_out(last, until, RECONCILE_BATCH_MAX).await?;
+        let Some(end) = page.last() else { return Ok(reconciled) };
+        last = Some(end.task.execution);
+        reconciled.looked_at += page.len();
+        let deliveries: Vec<Delivery> = page.iter().map(|out| delivery(out.task, out.attempt)).collect();
+        let present = engine.queue.present(&deliveries).await?;
+        let commands: Vec<_> = page
+            .iter()
+            .zip(present)
+            .filter(|(_, present)| !present)
+            .map(|(out, _)| {
+                let attempt = TaskAttempt { task: out.task.number, attempt: out.attempt };
+                (out.task.execution, Command::Republish(attempt))
+            })
+            .collect();
+        if !commands.is_empty() {
+            reconciled.republished += commands.len();
+            Counters::add(&engine.counters.republished, commands.len());
+            engine.apply(commands).await?;
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Settings of the engine, each with a bound and a default.
+
+use std::time::Duration;
+
+use flowmonkey_core::limits::Limits;
+
+/// Default time between heartbeats of a worker.
+pub const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Default time without a heartbeat after which a lease ends.
+pub const LEASE: Duration = Duration::from_secs(60);
+const _: () = assert!(HEARTBEAT.as_secs() * 3 <= LEASE.as_secs());
+
+/// Results that the collector takes at a time.
+pub const COLLECT_BATCH_MAX: usize = 500;
+/// Expired leases that the reaper handles at a time.
+pub const REAP_BATCH_MAX: usize = 200;
+/// Due executions that the timer handles at a time.
+pub const TIMER_BATCH_MAX: usize = 500;
+/// Tasks that the reconciler looks at a time.
+pub const RECONCILE_BATCH_MAX: usize = 1000;
+/// Children that are made in one commit.
+pub const SPAWN_CHUNK_MAX: u32 = 1000;
+/// Decisions that are stored in one commit.
+pub const COMMIT_BATCH_MAX: usize = 1000;
+/// Times a command is decided anew after a version conflict before the caller is told to come back.
+pub const CONFLICTS_MAX: usize = 16;
+/// Executions kept in memory because they moved lately.
+pub const HOT_EXECUTIONS_MAX: usize = 4096;
+/// Bytes of context above which an execution is not kept in memory.
+pub const HOT_CONTEXT_BYTES_MAX: usize = 64 * 1024;
+/// Parsed flows kept in memory.
+pub const FLOWS_CACHED_MAX: usize = 1024;
+/// Fan-outs whose items are kept in memory.
+pub const JOINS_CACHED_MAX: usize = 64;
+/// Committed events that a slow watcher may lag behind before it has to read the record.
+pub const WATCH_BUFFER: usize = 4096;
+/// How long a task may be out before the reconciler misses it: a relay may be on its way.
+pub const RECONCILE_AFTER: Duration = Duration::from_secs(2);
+
+/// Settings of the engine.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Names this engine process among others.
+    pub engine_id: String,
+    /// Limits of the core.
+    pub limits: Limits,
+    /// Time between heartbeats that workers are told.
+    pub heartbeat: Duration,
+    /// Time without a heartbeat after which a lease ends. At least three heartbeats.
+    pub lease: Duration,
+    /// Where resume URLs point, without a slash at the end.
+    pub public_url: String,
+    /// What becomes of tasks for which no handler is known.
+    pub unknown_handler: UnknownHandler,
+    /// Time between looks at expired leases.
+    pub reap_every: Duration,
+    /// Time between comparisons of queue and record.
+    pub reconcile_every: Duration,
+    /// Time between looks at fan-outs and events that nobody looked after.
+    pub sweep_every: Duration,
+    /// Time between deletions of what has passed its retention.
+    pub prune_every: Duration,
+    /// How long ended executions are kept.
+    pub keep_executions: Duration,
+    /// How long delivered events are kept.
+    pub keep_events: Duration,
+    /// How long checkpoints are kept after the end of their execution.
+    pub keep_checkpoints: Duration,
+}
+
+/// What becomes of tasks for which no handler is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownHandler {
+    /// The execution fails with `HANDLER_NOT_FOUND`.
+    Fail,
+    /// The task waits until a worker offers the handler.
+    Wait,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        Self {
+            engine_id: "engine".into(),
+            limits: Limits::default(),
+            heartbeat: HEARTBEAT,
+            lease: LEASE,
+            public_url: "http://127.0.0.1:7420".into(),
+            unknown_handler: UnknownHandler::Wait,
+            reap_every: Duration::from_secs(1),
+            reconcile_every: Duration::from_secs(10),
+            sweep_every: Duration::from_secs(5),
+            prune_every: Duration::from_secs(60 * 60),
+            keep_executions: DAY * 30,
+            keep_events: DAY * 7,
+            keep_checkpoints: DAY * 7,
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! The engine: what its parts share.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flowmonkey_core::execution::state::Status;
+use flowmonkey_core::execution::{Execution, Handlers, JoinSpec, StartError};
+use flowmonkey_core::flow::scope::Snapshot;
+use flowmonkey_core::ids::ExecutionId;
+use flowmonkey_core::time::{Moment, Timestamp};
+use flowmonkey_plumbing::clock::Clock;
+use flowmonkey_plumbing::ids::Entropy;
+use flowmonkey_plumbing::queue::{DispatchQueue, QueueError};
+use lru::LruCache;
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+
+use crate::commit::Committer;
+use crate::config::{EngineConfig, HOT_CONTEXT_BYTES_MAX, HOT_EXECUTIONS_MAX, JOINS_CACHED_MAX};
+use crate::flows::FlowCache;
+use crate::store::{Store, StoreError};
+use crate::tokens::{RESUME_KEY, ResumeTokens, SIGNING_KEY_BYTES};
+use crate::watch::Watchers;
+
+/// What the engine stands on.
+#[derive(Clone)]
+pub struct EngineDeps {
+    /// The record.
+    pub store: Arc<dyn Store>,
+    /// The queues.
+    pub queue: Arc<dyn DispatchQueue>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Ids and chance.
+    pub entropy: Arc<dyn Entropy>,
+    /// What is known of handlers.
+    pub handlers: Arc<dyn Handlers>,
+}
+
+/// What went wrong with a request.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The record failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The queue failed.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The flow, or its version, does not exist.
+    #[error("Flow \"{0}\" not found")]
+    FlowNotFound(String),
+    /// The execution does not exist.
+    #[error("execution {0} not found")]
+    ExecutionNotFound(ExecutionId),
+    /// The execution cannot be created.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The id is taken by another execution.
+    #[error("execution {0} exists already")]
+    IdTaken(ExecutionId),
+    /// Too many others change the same execution at the same time.
+    #[error("execution {0} is being changed by too many at once; try again")]
+    Contended(ExecutionId),
+}
+
+/// Counters of what the engine did, for metrics and tests.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Results that were refused, because the record had moved on.
+    pub results_refused: AtomicU64,
+    /// Results that could not be understood.
+    pub results_invalid: AtomicU64,
+    /// Version conflicts.
+    pub conflicts: AtomicU64,
+    /// Leases that ended.
+    pub leases_expired: AtomicU64,
+    /// Tasks that were missing from the queue.
+    pub republished: AtomicU64,
+    /// Fan-outs and events that nobody had looked after.
+    pub repairs: AtomicU64,
+    /// Decisions that were stored.
+    pub decisions: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn add(counter: &AtomicU64, count: usize) {
+        counter.fetch_add(count as u64, Ordering::Relaxed);
+    }
+}
+
+/// The engine: decides, stores, dispatches. Cheap to share; its chores run beside it.
+pub struct Engine {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) queue: Arc<dyn DispatchQueue>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) handlers: Arc<dyn Handlers>,
+    pub(crate) config: EngineConfig,
+    pub(crate) committer: Committer,
+    pub(crate) flows: FlowCache,
+    pub(crate) tokens: ResumeTokens,
+    /// Who watches.
+    pub watchers: Watchers,
+    /// What was done.
+    pub counters: Counters,
+    /// Rung when a wake may be earlier than the timer thinks.
+    pub(crate) timer_bell: Notify,
+    /// The earliest wake that the timer knows of, as milliseconds.
+    pub(crate) timer_next: AtomicI64,
+    /// Rung when events were published.
+    pub(crate) event_bell: Notify,
+    /// Commands and starts that are being decided, stored, or followed up at this moment.
+    working: AtomicUsize,
+    /// How many there have been.
+    worked: AtomicU64,
+    hot: Mutex<LruCache<ExecutionId, Arc<Execution>>>,
+    joins: Mutex<LruCache<(ExecutionId, u32), Arc<JoinSpec>>>,
+    snapshots: Mutex<LruCache<(ExecutionId, u32), Arc<Snapshot>>>,
+}
+
+/// Something that is being worked on.
+pub(crate) struct Work<'a>(&'a AtomicUsize);
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn cache<K: std::hash::Hash + Eq, V>(max: usize) -> Mutex<LruCache<K, V>> {
+    Mutex::new(LruCache::new(NonZeroUsize::new(max).unwrap_or(NonZeroUsize::MIN)))
+}
+
+impl Engine {
+    /// Opens the engine on its record. `tracker` runs what the engine spawns for itself; without one, each batch is
+    /// stored in its caller's task (for deterministic simulation).
+    ///
+    /// # Errors
+    /// When the record cannot be read.
+    pub async fn open(
+        deps: EngineDeps,
+        config: EngineConfig,
+        tracker: Option<&TaskTracker>,
+    ) -> Result<Arc<Self>, EngineError> {
+        let mut fresh = [0_u8; SIGNING_KEY_BYTES];
+        fresh[..16].copy_from_slice(&deps.entropy.bits().to_ne_bytes());
+        fresh[16..].copy_from_slice(&deps.entropy.bits().to_ne_bytes());
+        let key = deps.store.signing_key(RESUME_KEY, &fresh).await?;
+        let committer = match tracker {
+            Some(tracker) => {
+                let (committer, run) = Committer::grouped(deps.store.clone());
+                tracker.spawn(run);
+                committer
+            }
+            None => Committer::Direct,
+        };
+        Ok(Arc::new(Self {
+            store: deps.store,
+            queue: deps.queue,
+            clock: deps.clock,
+            entropy: deps.entropy,
+            handlers: deps.handlers,
+            config,
+            committer,
+            flows: FlowCache::default(),
+            tokens: ResumeTokens::new(&key),
+            watchers: Watchers::default(),
+            counters: Counters::default(),
+            timer_bell: Notify::new(),
+            timer_next: AtomicI64::new(i64::MIN),
+            event_bell: Notify::new(),
+            working: AtomicUsize::new(0),
+            worked: AtomicU64::new(0),
+            hot: cache(HOT_EXECUTIONS_MAX),
+            joins: cache(JOINS_CACHED_MAX),
+            snapshots: cache(JOINS_CACHED_MAX),
+        }))
+    }
+
+    /// The record.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The queues.
+    #[must_use]
+    pub fn queue(&self) -> &Arc<dyn DispatchQueue> {
+        &self.queue
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    /// Resume tokens of this record.
+    #[must_use]
+    pub fn tokens(&self) -> &ResumeTokens {
+        &self.tokens
+    }
+
+    /// Now, by the engine's clock.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.clock.now_ms())
+    }
+
+    /// None while something is being decided, stored, or followed up; else how often that has happened. Two equal answers
+    /// mean that this engine changed nothing in between.
+    #[must_use]
+    pub fn rest(&self) -> Option<u64> {
+        // In this order: work that begins after the second look has raised the count that the next caller sees.
+        let worked = self.worked.load(Ordering::SeqCst);
+        (self.working.load(Ordering::SeqCst) == 0).then_some(worked)
+    }
+
+    /// Notes that something is being worked on, until the guard is dropped.
+    pub(crate) fn work(&self) -> Work<'_> {
+        self.working.fetch_add(1, Ordering::SeqCst);
+        self.worked.fetch_add(1, Ordering::SeqCst);
+        Work(&self.working)
+    }
+
+    pub(crate) fn moment(&self) -> Moment {
+        #[expect(clippy::cast_possible_truncation, reason = "64 of 128 random bits are wanted")]
+        let chance = self.entropy.bits() as u64;
+        Moment { now: self.now(), chance }
+    }
+
+    pub(crate) fn resume_url(&self, execution: ExecutionId, step: &str, visit: u32) -> String {
+        format!("{}/v1/resume/{}", self.config.public_url, self.tokens.token(execution, step, visit))
+    }
+
+    /// The executions with these ids, from memory where they moved lately. The version guard makes an old copy harmless.
+    pub(crate) async fn hot(&self, ids: &BTreeSet<ExecutionId>) -> Result<Vec<Arc<Execution>>, StoreError> {
+        let mut found = Vec::with_capacity(ids.len());
+        let mut missing = Vec::new();
+        {
+            let mut hot = self.hot.lock().unwrap_or_else(PoisonError::into_inner);
+            for id in ids {
+                match hot.get(id) {
+                    Some(execution) => found.push(execution.clone()),
+                    None => missing.push(*id),
+                }
+            }
+        }
+        if !missing.is_empty() {
+            found.extend(self.store.load(&missing).await?.into_iter().map(Arc::new));
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn keep_hot(&self, execution: &Arc<Execution>) {
+        let mut hot = self.hot.lock().unwrap_or_else(PoisonError::into_inner);
+        let keep = match execution.status() {
+            // A task's result is on its way; others may rest for days.
+            Status::WaitingForWorker | Status::Pending | Status::Cancelling | Status::Compensating => {
+                execution.context_bytes <= HOT_CONTEXT_BYTES_MAX
+            }
+            Status::Waiting
+            | Status::Paused
+            | Status::Incident
+            | Status::Completed
+            | Status::Failed
+            | Status::Cancelled => false,
+        };
+        if keep {
+            hot.put(execution.id(), execution.clone());
+        } else {
+            hot.pop(&execution.id());
+        }
+    }
+
+    pub(crate) fn forget_hot(&self, id: ExecutionId) {
+        self.hot.lock().unwrap_or_else(PoisonError::into_inner).pop(&id);
+    }
+
+    /// What the children of a fan-out are made of.
+    pub(crate) async fn join_spec(
+        &self,
+        parent: ExecutionId,
+        join: u32,
+    ) -> Result<Option<Arc<JoinSpec>>, StoreError> {
+        if let Some(spec) = self.joins.lock().unwrap_or_else(PoisonError::into_inner).get(&(parent, join)) {
+            return Ok(Some(spec.clone()));
+        }
+        let Some(join_row) = self.store.join(parent, join).await? else { return Ok(None) };
+        self.keep_join(&join_row.spec);
+        Ok(Some(join_row.spec))
+    }
+
+    pub(crate) fn keep_join(&self, spec: &Arc<JoinSpec>) {
+        let key = (spec.parent, spec.join);
+        self.snapshots.lock().unwrap_or_else(PoisonError::into_inner).put(key, spec.snapshot.clone());
+        self.joins.lock().unwrap_or_else(PoisonError::into_inner).put(key, spec.clone());
+    }
+
+    pub(crate) fn forget_join(&self, parent: ExecutionId, join: u32) {
+        self.joins.lock().unwrap_or_else(PoisonError::into_inner).pop(&(parent, join));
+    }
+
+    /// The parent's context at the fan-out that made `execution`; none for whole flows.
+    pub(crate) async fn outer(&self, execution: &Execution) -> Result<Option<Arc<Snapshot>>, StoreError> {
+        let identity = &execution.identity;
+        let Some(parent) = identity.parent.filter(|_| !identity.graph.is_empty()) else { return Ok(None) };
+        let key = (parent.execution, parent.join);
+        if let Some(snapshot) = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(Some(snapshot.clone()));
+        }
+        let snapshot = self.store.snapshot(parent.execution, parent.join).await?;
+        if let Some(snapshot) = &snapshot {
+            self.snapshots.lock().unwrap_or_else(PoisonError::into_inner).put(key, snapshot.clone());
+        }
+        Ok(snapshot)
+    }
+
+    /// One execution.
+    ///
+    /// # Errors
+    /// When the record cannot be read, or the execution does not exist.
+    pub async fn execution(&self, id: ExecutionId) -> Result<Execution, EngineError> {
+        self.store.load(&[id]).await?.pop().ok_or(EngineError::ExecutionNotFound(id))
+    }
+}

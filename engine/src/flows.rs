@@ -1,0 +1,142 @@
+//! Flow definitions, parsed once and kept while they are in use.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flowmonkey_core::execution::{Execution, FlowReference};
+use flowmonkey_core::flow::Flow;
+use flowmonkey_core::flow::definition::{FlowStatus, Graph, StepKind};
+use flowmonkey_core::flow::parse::parse_flow_value;
+use flowmonkey_core::ids::FlowHash;
+use lru::LruCache;
+
+use crate::config::FLOWS_CACHED_MAX;
+use crate::store::{FlowRow, Store, StoreError};
+
+/// A flow with what the shell needs to know of it beforehand.
+#[derive(Debug)]
+pub(crate) struct LoadedFlow {
+    pub(crate) flow: Arc<Flow>,
+    /// Flows that its sub-flow steps name, with exact versions where given.
+    pub(crate) sub_flows: Vec<(String, Option<String>)>,
+}
+
+/// Parsed flows by hash.
+pub(crate) struct FlowCache(Mutex<LruCache<FlowHash, Arc<LoadedFlow>>>);
+
+impl Default for FlowCache {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(NonZeroUsize::new(FLOWS_CACHED_MAX).unwrap_or(NonZeroUsize::MIN))))
+    }
+}
+
+impl FlowCache {
+    pub(crate) async fn get(
+        &self,
+        store: &dyn Store,
+        hash: &FlowHash,
+    ) -> Result<Arc<LoadedFlow>, StoreError> {
+        if let Some(flow) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(hash) {
+            return Ok(flow.clone());
+        }
+        let corrupt =
+            |reason: String| StoreError::Corrupt { what: format!("flow definition {hash}"), reason };
+        let row = store.definition(hash).await?.ok_or_else(|| corrupt("it is missing".into()))?;
+        let (flow, _warnings) = parse_flow_value(&row.definition)
+            .map_err(|issues| corrupt(issues.first().map_or_else(String::new, ToString::to_string)))?;
+        Ok(self.keep(flow))
+    }
+
+    pub(crate) fn keep(&self, flow: Arc<Flow>) -> Arc<LoadedFlow> {
+        let mut sub_flows = Vec::new();
+        collect_sub_flows(&flow.graph, &mut sub_flows);
+        let hash = flow.hash.clone();
+        let loaded = Arc::new(LoadedFlow { flow, sub_flows });
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).put(hash, loaded.clone());
+        loaded
+    }
+}
+
+/// The row of a parsed flow.
+#[must_use]
+pub(crate) fn flow_row(flow: &Flow) -> FlowRow {
+    let status = match flow.status {
+        FlowStatus::Draft => "draft",
+        FlowStatus::Published => "published",
+        FlowStatus::Archived => "archived",
+    };
+    FlowRow {
+        id: flow.id.clone(),
+        version: flow.version.to_string(),
+        hash: flow.hash.clone(),
+        status: status.into(),
+        definition: flow.source.clone(),
+    }
+}
+
+/// The flow that a sub-flow step names: of the same document first, then of the published ones.
+pub(crate) async fn resolve(
+    store: &dyn Store,
+    bundle: &[FlowReference],
+    id: &str,
+    version: Option<&str>,
+) -> Result<Option<FlowReference>, StoreError> {
+    let bundled = bundle
+        .iter()
+        .filter(|flow| flow.id == id && version.is_none_or(|version| flow.version == version))
+        .max_by_key(|flow| semver_key(&flow.version));
+    match bundled {
+        Some(flow) => Ok(Some(flow.clone())),
+        None => store.find_flow(id, version).await,
+    }
+}
+
+fn semver_key(version: &str) -> Option<semver::Version> {
+    semver::Version::parse(version).ok()
+}
+
+/// The sub-flows of an execution's flow, resolved ahead of a decision.
+pub(crate) async fn resolve_sub_flows(
+    store: &dyn Store,
+    loaded: &LoadedFlow,
+    execution: &Execution,
+) -> Result<HashMap<(String, Option<String>), FlowReference>, StoreError> {
+    let mut found = HashMap::new();
+    for (id, version) in &loaded.sub_flows {
+        if let Some(flow) = resolve(store, &execution.identity.bundle, id, version.as_deref()).await? {
+            found.insert((id.clone(), version.clone()), flow);
+        }
+    }
+    Ok(found)
+}
+
+fn collect_sub_flows(graph: &Graph, found: &mut Vec<(String, Option<String>)>) {
+    for step in graph.steps.values() {
+        match &step.kind {
+            StepKind::SubFlow(sub_flow) => {
+                found.push((sub_flow.flow_id.clone(), sub_flow.version.as_ref().map(ToString::to_string)));
+            }
+            StepKind::Map(map) => collect_sub_flows(&map.body, found),
+            StepKind::Loop(config) => collect_sub_flows(&config.body, found),
+            StepKind::Parallel(parallel) => {
+                for (_, branch) in &parallel.branches {
+                    collect_sub_flows(branch, found);
+                }
+            }
+            StepKind::Task(_)
+            | StepKind::Delay(_)
+            | StepKind::WaitSignal(_)
+            | StepKind::WaitEvent(_)
+            | StepKind::Approval(_)
+            | StepKind::Conditional(_)
+            | StepKind::Switch(_)
+            | StepKind::Branch(_)
+            | StepKind::Emit(_)
+            | StepKind::Set(_)
+            | StepKind::Echo
+            | StepKind::Fail(_)
+            | StepKind::Succeed => {}
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Looking after fan-outs: making children as there is room, telling the parent when it has enough or all have ended.
+
+use std::sync::Arc;
+
+use flowmonkey_core::execution::command::{
+    ChildError, ChildOutput, Command, ITEM_ERRORS_MAX, JoinOutputs, JoinReport,
+};
+use flowmonkey_core::execution::decision::{JoinKind, SubFlowStart};
+use flowmonkey_core::execution::error::{ExecutionError, codes};
+use flowmonkey_core::execution::{Creation, Effect, JoinSpec, Record, children, decide};
+use flowmonkey_core::ids::ExecutionId;
+use serde_json::json;
+
+use crate::apply::create_row;
+use crate::config::SPAWN_CHUNK_MAX;
+use crate::effects::Aftermath;
+use crate::engine::{Engine, EngineError};
+use crate::flows::{LoadedFlow, resolve};
+use crate::store::{Batch, Create, CreateOutcome, JoinState, Spawn, number};
+
+/// Children that are read at a time.
+const CHILDREN_PAGE: usize = 1000;
+
+impl Engine {
+    /// Does what a fan-out needs now: its result is taken, its rest is cancelled, or children are made.
+    pub(crate) async fn tend_join(&self, state: &JoinState, next: &mut Aftermath) -> Result<(), EngineError> {
+        if state.is_complete() {
+            let report = self.join_report(state).await?;
+            self.forget_join(state.parent, state.join);
+            next.commands.push((state.parent, Command::JoinEnded(Box::new(report))));
+        } else if state.is_decided() {
+            next.commands.push((state.parent, Command::JoinDecided { join: state.join }));
+        } else if state.room() > 0 {
+            self.spawn(state, next).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes one chunk of children; the answer of the commit says whether there is room for more.
+    async fn spawn(&self, state: &JoinState, next: &mut Aftermath) -> Result<(), EngineError> {
+        let Some(spec) = self.join_spec(state.parent, state.join).await? else { return Ok(()) };
+        let flow = match &spec.kind {
+            JoinKind::SubFlow(start) => match self.sub_flow(&spec, start).await? {
+                Some(flow) => flow,
+                None => {
+                    let message = format!("Flow \"{}\" not found", start.flow_id);
+                    self.refuse(&spec, codes::FLOW_NOT_FOUND, message, next);
+                    return Ok(());
+                }
+            },
+            JoinKind::Map { .. } | JoinKind::Parallel { .. } | JoinKind::Loop { .. } => {
+                self.flows.get(&*self.store, &spec.inherited.flow.hash).await?
+            }
+        };
+        let now = self.now();
+        let to = state.spawned + state.room().min(SPAWN_CHUNK_MAX);
+        let mut batch = Batch { now, ..Batch::default() };
+        batch.spawns.push(Spawn { parent: state.parent, join: state.join, from: state.spawned, to });
+        let mut effects = Vec::new();
+        for index in state.spawned..to {
+            let creation = match children::child(&spec, index, &flow.flow, &self.config.limits, now) {
+                Ok(creation) => creation,
+                Err(error) => {
+                    self.refuse(&spec, error.code(), error.to_string(), next);
+                    return Ok(());
+                }
+            };
+            let (create, wishes) = self.begun(creation).await?;
+            effects.push((Arc::new(create.execution.clone()), wishes));
+            batch.creates.push(Create { spawn: Some(0), ..create });
+        }
+        let shown: Vec<_> = batch.creates.iter().map(|create| create.events.clone()).collect();
+        let opened: Vec<_> = batch.creates.iter().flat_map(|create| opened_joins(&create.records)).collect();
+        let committed = self.committer.commit(&*self.store, batch).await?;
+        if committed.creates.iter().all(|outcome| *outcome == CreateOutcome::Created) {
+            for spec in opened {
+                self.keep_join(&spec);
+            }
+            for ((execution, wishes), events) in effects.into_iter().zip(shown) {
+                self.note_commit(&execution, events);
+                next.add_effects(self, &execution, wishes, now);
+            }
+        }
+        self.note_shared(&committed, next);
+        Ok(())
+    }
+
+    /// A new execution with its first decision taken, so that both are one row to write.
+    pub(crate) async fn begun(&self, creation: Creation) -> Result<(Create, Vec<Effect>), EngineError> {
+        let around = self.load_around(Arc::new(creation.execution.clone())).await?;
+        let decided = self
+            .with_world(&around, |world| decide(&creation.execution, world, Command::Begin, self.moment()));
+        let now = self.now();
+        // A refusal is impossible for a new execution; unbegun, the timer begins it.
+        let Ok(decision) = decided else { return Ok((create_row(creation, now), Vec::new())) };
+        let mut events = vec![creation.event];
+        events.extend(decision.events);
+        let mut records = decision.records;
+        let mut effects = decision.effects;
+        if records.iter().any(|record| matches!(record, Record::StartChild(_))) {
+            // A fire-and-forget child belongs into the same commit as its parent's update: begin in a commit of its own.
+            records.clear();
+            effects.clear();
+            let id = creation.execution.id();
+            let create = Create {
+                events: number(&creation.execution, events.drain(..1).collect(), now),
+                execution: creation.execution,
+                records,
+                idempotency: creation.idempotency,
+                input_hash: String::new(),
+                spawn: None,
+            };
+            return Ok((create, vec![Effect::BeginChild { child: id }]));
+        }
+        let create = Create {
+            events: number(&decision.execution, events, now),
+            execution: decision.execution,
+            records,
+            idempotency: creation.idempotency,
+            input_hash: String::new(),
+            spawn: None,
+        };
+        Ok((create, effects))
+    }
+
+    async fn sub_flow(
+        &self,
+        spec: &JoinSpec,
+        start: &SubFlowStart,
+    ) -> Result<Option<Arc<LoadedFlow>>, EngineError> {
+        let found =
+            resolve(&*self.store, &spec.inherited.bundle, &start.flow_id, start.version.as_deref()).await?;
+        Ok(match found {
+            Some(reference) => Some(self.flows.get(&*self.store, &reference.hash).await?),
+            None => None,
+        })
+    }
+
+    /// The only child of a fan-out cannot be made: the parent is told as if it had failed.
+    fn refuse(&self, spec: &JoinSpec, code: &str, message: String, next: &mut Aftermath) {
+        let error = ExecutionError {
+            code: code.into(),
+            message,
+            step_id: None,
+            details: None,
+            timestamp: self.now(),
+        };
+        next.commands.push((
+            spec.parent,
+            Command::JoinEnded(Box::new(JoinReport {
+                join: spec.join,
+                succeeded: 0,
+                failed: 1,
+                outputs: JoinOutputs::Inline(Vec::new()),
+                errors: vec![ChildError { index: 0, error }],
+                compensations: Vec::new(),
+                cost: flowmonkey_core::execution::state::Cost::default(),
+                has_errors: false,
+            })),
+        ));
+    }
+
+    /// Reads what the children gave, once.
+    async fn join_report(&self, state: &JoinState) -> Result<JoinReport, EngineError> {
+        let mut report = JoinReport {
+            join: state.join,
+            succeeded: state.succeeded,
+            failed: state.failed,
+            outputs: JoinOutputs::Inline(Vec::new()),
+            errors: Vec::new(),
+            compensations: Vec::new(),
+            cost: state.cost,
+            has_errors: false,
+        };
+        let mut outputs = Vec::new();
+        let mut bytes = 0;
+        let mut from = 0;
+        loop {
+            let page = self.store.children(state.parent, state.join, from, CHILDREN_PAGE).await?;
+            let Some(last) = page.last() else { break };
+            from = last.index + 1;
+            let full = page.len() == CHILDREN_PAGE;
+            for child in page {
+                report.has_errors |= child.has_errors;
+                report.compensations.extend(child.compensations);
+                if let Some(error) = child.error
+                    && report.errors.len() < ITEM_ERRORS_MAX
+                {
+                    report.errors.push(ChildError { index: child.index, error });
+                }
+                bytes += child.output.as_ref().map_or(4, flowmonkey_core::context::json_size);
+                if bytes <= self.config.limits.inline_results_bytes || child.context.is_some() {
+                    outputs.push(ChildOutput {
+                        execution: child.id,
+                        status: child.status,
+                        output: child.output,
+                        context: child.context,
+                    });
+                }
+            }
+            if !full {
+                break;
+            }
+        }
+        let inline = outputs.len() == state.spawned as usize;
+        report.outputs = if inline {
+            JoinOutputs::Inline(outputs)
+        } else {
+            JoinOutputs::Dataset(dataset_reference(state.parent, state.join, state.spawned, bytes))
+        };
+        Ok(report)
+    }
+}
+
+/// Key of a dataset reference: an object with this key stands for an array that is too large for a context.
+pub(crate) const DATASET_KEY: &str = "$dataset";
+
+fn dataset_reference(parent: ExecutionId, join: u32, count: u32, bytes: usize) -> serde_json::Value {
+    json!({ DATASET_KEY: { "executionId": parent, "join": join }, "count": count, "bytes": bytes })
+}
+
+fn opened_joins(records: &[Record]) -> Vec<Arc<JoinSpec>> {
+    records
+        .iter()
+        .filter_map(
+            |record| {
+                if let Record::OpenJoin(spec) = record { Some(Arc::new((**spec).clone())) } else { None }
+            },
+        )
+        .collect()
+}

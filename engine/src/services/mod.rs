@@ -1,0 +1,5 @@
+//! The server side of the plumbing APIs.
+
+mod plumbing;
+
+pub use plumbing::EnginePlumbing;

@@ -1,0 +1,283 @@
+//! Publishing flows and starting executions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use flowmonkey_core::execution::rerun::context_at;
+use flowmonkey_core::execution::state::Lineage;
+use flowmonkey_core::execution::{FlowReference, Origin, StartRequest, Status, create};
+use flowmonkey_core::flow::Flow;
+use flowmonkey_core::ids::{ExecutionId, FlowHash};
+use flowmonkey_plumbing::ids::new_uuid;
+use serde_json::Value;
+
+use crate::effects::Aftermath;
+use crate::engine::{Engine, EngineError};
+use crate::flows::{LoadedFlow, flow_row, resolve};
+use crate::store::{Batch, Create, CreateOutcome, PublishOutcome};
+
+/// Events that are read at a time.
+const HISTORY_PAGE: usize = 10_000;
+
+/// Which flow to start.
+#[derive(Clone, Debug)]
+pub enum StartFlow {
+    /// A published one.
+    Published {
+        /// Its id.
+        id: String,
+        /// Exact version; none: the latest.
+        version: Option<String>,
+    },
+    /// One that is given here, with the others of its document. It is kept by hash and not published.
+    Inline {
+        /// The flow.
+        flow: Arc<Flow>,
+        /// Others that its sub-flows may name.
+        bundle: Vec<Arc<Flow>>,
+    },
+}
+
+/// A start.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// What to run.
+    pub flow: StartFlow,
+    /// The initial context: an object.
+    pub input: Value,
+    /// The id to use; none: a fresh one.
+    pub id: Option<ExecutionId>,
+    /// The same key gives the same execution.
+    pub idempotency_key: Option<String>,
+    /// Milliseconds that the key is remembered.
+    pub idempotency_window_ms: Option<u64>,
+    /// Searchable.
+    pub labels: BTreeMap<String, String>,
+    /// Free for the starter.
+    pub metadata: Option<Value>,
+    /// Its tenant.
+    pub tenant_id: Option<String>,
+    /// Milliseconds: replaces the flow's limit.
+    pub execution_timeout_ms: Option<u64>,
+    /// Milliseconds: replaces the flow's limit.
+    pub wait_timeout_ms: Option<u64>,
+    /// Start drafts and archived flows too.
+    pub force: bool,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+}
+
+impl Start {
+    /// A start with nothing but a flow and an input.
+    #[must_use]
+    pub fn new(flow: StartFlow, input: Value) -> Self {
+        Self {
+            flow,
+            input,
+            id: None,
+            idempotency_key: None,
+            idempotency_window_ms: None,
+            labels: BTreeMap::new(),
+            metadata: None,
+            tenant_id: None,
+            execution_timeout_ms: None,
+            wait_timeout_ms: None,
+            force: false,
+            traceparent: None,
+        }
+    }
+}
+
+/// What came of a start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// The execution.
+    pub id: ExecutionId,
+    /// Its status after the first decision.
+    pub status: Status,
+    /// False: the idempotency key named an execution that was there.
+    pub created: bool,
+    /// Whether that one was started with another input.
+    pub input_differs: bool,
+}
+
+impl Engine {
+    /// Publishes a version of a flow.
+    ///
+    /// # Errors
+    /// When the record fails.
+    pub async fn publish(&self, flow: &Arc<Flow>) -> Result<PublishOutcome, EngineError> {
+        let outcome = self.store.publish(&flow_row(flow), self.now()).await?;
+        self.flows.keep(flow.clone());
+        Ok(outcome)
+    }
+
+    /// A published flow.
+    ///
+    /// # Errors
+    /// When it does not exist, or the record fails.
+    pub async fn flow(&self, id: &str, version: Option<&str>) -> Result<Arc<Flow>, EngineError> {
+        let found = resolve(&*self.store, &[], id, version).await?;
+        let reference = found.ok_or_else(|| EngineError::FlowNotFound(named(id, version)))?;
+        Ok(self.flows.get(&*self.store, &reference.hash).await?.flow.clone())
+    }
+
+    /// The flow that an execution is pinned to.
+    ///
+    /// # Errors
+    /// When the record fails.
+    pub async fn flow_by_hash(&self, hash: &FlowHash) -> Result<Arc<Flow>, EngineError> {
+        Ok(self.flows.get(&*self.store, hash).await?.flow.clone())
+    }
+
+    /// Starts an execution. When this returns, it is stored: it will run, whatever happens to this process.
+    ///
+    /// # Errors
+    /// When the flow does not exist or does not start on this input, or the record fails.
+    pub async fn start(&self, start: Start) -> Result<Started, EngineError> {
+        let (flow, bundle) = self.flow_to_start(&start.flow).await?;
+        let id = start.id.unwrap_or_else(|| self.fresh_id());
+        let request = StartRequest {
+            id,
+            context: start.input,
+            tenant_id: start.tenant_id,
+            metadata: start.metadata,
+            labels: start.labels,
+            idempotency_key: start.idempotency_key,
+            idempotency_window_ms: start.idempotency_window_ms,
+            execution_timeout_ms: start.execution_timeout_ms,
+            wait_timeout_ms: start.wait_timeout_ms,
+            force: start.force,
+            origin: Origin::Root,
+            bundle,
+            traceparent: start.traceparent,
+        };
+        self.start_request(request, &flow).await
+    }
+
+    /// Runs an ended execution again from a step, as a new execution. The context is as the original entered the step,
+    /// unless `input` replaces it.
+    ///
+    /// # Errors
+    /// When the execution or the step does not exist, or the record fails.
+    pub async fn rerun(
+        &self,
+        of: ExecutionId,
+        from_step: &str,
+        input: Option<Value>,
+    ) -> Result<Started, EngineError> {
+        let original = self.execution(of).await?;
+        let flow = self.flows.get(&*self.store, &original.identity.flow.hash).await?;
+        let context = match input {
+            Some(input) => input,
+            None => {
+                let history = self.whole_history(of).await?;
+                let context = context_at(&history, from_step);
+                Value::Object(context.ok_or_else(|| {
+                    EngineError::Start(flowmonkey_core::execution::StartError::StepNotFound(from_step.into()))
+                })?)
+            }
+        };
+        let identity = &original.identity;
+        let request = StartRequest {
+            tenant_id: identity.tenant_id.clone(),
+            metadata: identity.metadata.clone(),
+            labels: identity.labels.clone(),
+            force: true,
+            origin: Origin::Rerun(Lineage { rerun_of: of, from_step: from_step.into() }),
+            bundle: identity.bundle.clone(),
+            ..StartRequest::new(self.fresh_id(), context)
+        };
+        self.start_request(request, &flow).await
+    }
+
+    async fn start_request(&self, request: StartRequest, flow: &LoadedFlow) -> Result<Started, EngineError> {
+        let _work = self.work();
+        let now = self.now();
+        let id = request.id;
+        let input_hash = FlowHash::of(request.context.to_string().as_bytes()).to_string();
+        let creation = create(request, &flow.flow, &self.config.limits, now)?;
+        let (create, effects) = self.begun(creation).await?;
+        let execution = Arc::new(create.execution.clone());
+        let events = create.events.clone();
+        let batch = Batch { now, creates: vec![Create { input_hash, ..create }], ..Batch::default() };
+        let committed = self.committer.commit(&*self.store, batch).await?;
+        match committed.creates.first() {
+            Some(CreateOutcome::Created) => {}
+            Some(CreateOutcome::Existing { id, input_differs }) => {
+                let status = self.execution(*id).await?.status();
+                return Ok(Started { id: *id, status, created: false, input_differs: *input_differs });
+            }
+            Some(CreateOutcome::IdTaken | CreateOutcome::NotSpawned) | None => {
+                return Err(EngineError::IdTaken(id));
+            }
+        }
+        let mut aftermath = Aftermath::default();
+        self.note_commit(&execution, events);
+        aftermath.add_effects(self, &execution, effects, now);
+        self.note_shared(&committed, &mut aftermath);
+        // What follows is done by the chores if it fails now: the start itself is stored.
+        if let Err(error) = self.settle(aftermath).await {
+            tracing::warn!(%error, execution = %id, "what follows from a start is left to the chores");
+        }
+        Ok(Started { id, status: execution.status(), created: true, input_differs: false })
+    }
+
+    async fn flow_to_start(
+        &self,
+        flow: &StartFlow,
+    ) -> Result<(Arc<LoadedFlow>, Vec<FlowReference>), EngineError> {
+        match flow {
+            StartFlow::Published { id, version } => {
+                let found = resolve(&*self.store, &[], id, version.as_deref()).await?;
+                let found = match (found, version) {
+                    (Some(found), _) => found,
+                    (None, version) => return Err(EngineError::FlowNotFound(named(id, version.as_deref()))),
+                };
+                Ok((self.flows.get(&*self.store, &found.hash).await?, Vec::new()))
+            }
+            StartFlow::Inline { flow, bundle } => {
+                let mut references = Vec::with_capacity(bundle.len());
+                for other in bundle {
+                    self.store.put_definition(&flow_row(other)).await?;
+                    self.flows.keep(other.clone());
+                    references.push(FlowReference {
+                        id: other.id.clone(),
+                        version: other.version.to_string(),
+                        hash: other.hash.clone(),
+                    });
+                }
+                self.store.put_definition(&flow_row(flow)).await?;
+                Ok((self.flows.keep(flow.clone()), references))
+            }
+        }
+    }
+
+    fn fresh_id(&self) -> ExecutionId {
+        ExecutionId::from_uuid(new_uuid(&*self.clock, &*self.entropy))
+    }
+
+    /// All events of an execution.
+    ///
+    /// # Errors
+    /// When the record fails.
+    pub async fn whole_history(
+        &self,
+        id: ExecutionId,
+    ) -> Result<Vec<flowmonkey_core::execution::RecordedEvent>, EngineError> {
+        let mut history = Vec::new();
+        loop {
+            let after =
+                history.last().map_or(0, |last: &flowmonkey_core::execution::RecordedEvent| last.sequence);
+            let page = self.store.history(id, after, HISTORY_PAGE).await?;
+            if page.is_empty() {
+                return Ok(history);
+            }
+            history.extend(page);
+        }
+    }
+}
+
+fn named(id: &str, version: Option<&str>) -> String {
+    version.map_or_else(|| id.to_owned(), |version| format!("{id}@{version}"))
+}

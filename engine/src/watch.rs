@@ -1,0 +1,106 @@
+//! Who watches executions: those who wait for one to end, and those who follow events.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flowmonkey_core::execution::{Execution, RecordedEvent};
+use flowmonkey_core::ids::ExecutionId;
+use flowmonkey_plumbing::api::Progress;
+use flowmonkey_plumbing::wire::LogLine;
+use tokio::sync::{broadcast, oneshot};
+
+use crate::config::WATCH_BUFFER;
+
+/// What watchers are told.
+#[derive(Clone, Debug)]
+pub enum Update {
+    /// A commit: the events have sequences, and can be read again from the history.
+    Committed(Arc<CommittedUpdate>),
+    /// A handler began, volatile.
+    Started {
+        /// The execution.
+        execution: ExecutionId,
+        /// Number of the task.
+        task: u32,
+        /// The attempt.
+        attempt: u32,
+        /// The worker instance.
+        worker: String,
+    },
+    /// Progress of a task, volatile: the latest value counts.
+    Progress {
+        /// The execution.
+        execution: ExecutionId,
+        /// Number of the task.
+        task: u32,
+        /// The progress.
+        progress: Progress,
+    },
+    /// A log line of a task, volatile.
+    Log {
+        /// The execution.
+        execution: ExecutionId,
+        /// Number of the task.
+        task: u32,
+        /// The line.
+        line: LogLine,
+    },
+}
+
+/// A committed change of an execution.
+#[derive(Debug)]
+pub struct CommittedUpdate {
+    /// The state afterwards.
+    pub execution: Arc<Execution>,
+    /// What happened.
+    pub events: Vec<RecordedEvent>,
+}
+
+/// All watchers of this engine process.
+pub struct Watchers {
+    updates: broadcast::Sender<Update>,
+    ends: Mutex<HashMap<ExecutionId, Vec<oneshot::Sender<Arc<Execution>>>>>,
+}
+
+impl Default for Watchers {
+    fn default() -> Self {
+        Self { updates: broadcast::channel(WATCH_BUFFER).0, ends: Mutex::default() }
+    }
+}
+
+impl Watchers {
+    /// Follows everything. A watcher that lags too far behind is told so, and reads the record.
+    #[must_use]
+    pub fn follow(&self) -> broadcast::Receiver<Update> {
+        self.updates.subscribe()
+    }
+
+    /// Whether anybody follows: nobody costs nothing.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.updates.receiver_count() > 0
+    }
+
+    pub(crate) fn tell(&self, update: Update) {
+        // No receiver is no error.
+        drop(self.updates.send(update));
+    }
+
+    /// Resolves when this engine process commits the end of the execution. Ask first, then look whether it has ended
+    /// already.
+    pub fn end_of(&self, id: ExecutionId) -> oneshot::Receiver<Arc<Execution>> {
+        let (sender, receiver) = oneshot::channel();
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = ends.entry(id).or_default();
+        waiting.retain(|sender| !sender.is_closed());
+        waiting.push(sender);
+        receiver
+    }
+
+    pub(crate) fn ended(&self, execution: &Arc<Execution>) {
+        let waiting = self.ends.lock().unwrap_or_else(PoisonError::into_inner).remove(&execution.id());
+        for sender in waiting.into_iter().flatten() {
+            // The one who waited may have gone.
+            drop(sender.send(execution.clone()));
+        }
+    }
+}

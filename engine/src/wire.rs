@@ -1,0 +1,163 @@
+//! Between the core's types and the messages on the wire.
+
+use flowmonkey_core::execution::command::{
+    ContextChange, EmittedEvent, NextStep, ReportedOutcome, TableRow, TaskReport,
+};
+use flowmonkey_core::execution::state::Cost;
+use flowmonkey_core::execution::{Execution, TaskDraft};
+use flowmonkey_core::flow::definition::Priority;
+use flowmonkey_core::ids::TaskId;
+use flowmonkey_core::time::Timestamp;
+use flowmonkey_plumbing::queue::Delivery;
+use flowmonkey_plumbing::wire;
+use flowmonkey_plumbing::wire::{
+    CONTINUE_AFTER_WAIT, HandlerReference, PROTOCOL_VERSION, ResultMessage, TaskMessage, TaskMetadata,
+};
+
+use crate::config::EngineConfig;
+
+/// The message that carries an attempt to a worker.
+pub(crate) fn task_message(
+    draft: TaskDraft,
+    execution: &Execution,
+    config: &EngineConfig,
+    now: Timestamp,
+) -> TaskMessage {
+    let identity = &execution.identity;
+    let lease_ms = draft.heartbeat_timeout_ms.unwrap_or_else(|| millis(config.lease));
+    TaskMessage {
+        v: PROTOCOL_VERSION,
+        task_id: draft.task.to_string(),
+        attempt: draft.attempt,
+        execution_id: identity.id.to_string(),
+        flow_id: identity.flow.id.clone(),
+        flow_version: identity.flow.version.clone(),
+        step_id: draft.step.to_string(),
+        handler: HandlerReference {
+            handler_type: draft.handler_type.to_string(),
+            version: draft.handler_version,
+        },
+        pool: draft.pool,
+        input: draft.input,
+        context: draft.context,
+        config: draft.config,
+        idempotency_key: draft.idempotency_key,
+        deadline: now.plus(draft.timeout_ms).to_rfc3339(),
+        remaining_ms: draft.timeout_ms,
+        heartbeat_interval_ms: millis(config.heartbeat).min(lease_ms / 3).max(1),
+        lease_ms,
+        priority: match draft.priority {
+            Priority::High => wire::Priority::High,
+            Priority::Normal => wire::Priority::Normal,
+            Priority::Low => wire::Priority::Low,
+        },
+        checkpoint: None,
+        traceparent: identity.traceparent.clone(),
+        metadata: TaskMetadata {
+            tenant_id: identity.tenant_id.clone(),
+            dispatched_at: now.to_rfc3339(),
+            ..TaskMetadata::default()
+        },
+    }
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How queues name an attempt.
+pub(crate) fn delivery(task: TaskId, attempt: u32) -> Delivery {
+    Delivery { task_id: task.to_string(), attempt }
+}
+
+/// What a worker's result says, in the core's words.
+///
+/// # Errors
+/// Names the field that cannot be understood.
+pub(crate) fn task_report(result: ResultMessage) -> Result<(TaskId, TaskReport), String> {
+    let task: TaskId = result.task_id.parse().map_err(|error| format!("taskId: {error}"))?;
+    let next = match result.next_step_override {
+        None => NextStep::Transition,
+        Some(None) => NextStep::End,
+        Some(Some(step)) => NextStep::To(step),
+    };
+    let outcome = match result.outcome {
+        wire::Outcome::Success => ReportedOutcome::Success { output: result.output, next },
+        wire::Outcome::Failure => {
+            let error = result.error.unwrap_or_else(|| wire::TaskError {
+                code: String::new(),
+                message: String::new(),
+                retryable: None,
+                details: None,
+            });
+            ReportedOutcome::Failure {
+                code: Some(error.code).filter(|code| !code.is_empty()),
+                message: error.message,
+                retryable: error.retryable.unwrap_or(true),
+                details: error.details,
+                retry_after_ms: result.retry_after_ms,
+                next,
+            }
+        }
+        wire::Outcome::Wait | wire::Outcome::Waiting => {
+            let until = match &result.wait_until {
+                Some(text) => Some(
+                    Timestamp::parse_rfc3339(text)
+                        .ok_or_else(|| format!("waitUntil: `{text}` is not RFC 3339"))?,
+                ),
+                None => None,
+            };
+            ReportedOutcome::Wait {
+                output: result.output.filter(|_| result.outcome == wire::Outcome::Waiting),
+                until,
+                reason: result.wait_reason,
+                token: result.resume_token,
+                again: result.metadata.get(CONTINUE_AFTER_WAIT) == Some(&serde_json::Value::Bool(true)),
+            }
+        }
+        wire::Outcome::Released => ReportedOutcome::Released,
+    };
+    let cost = result.cost.unwrap_or_default();
+    let report = TaskReport {
+        task: task.number,
+        attempt: result.attempt,
+        outcome,
+        context_changes: context_changes(result.context_updates),
+        emitted: result
+            .events
+            .into_iter()
+            .map(|event| EmittedEvent { name: event.event, data: event.data })
+            .collect(),
+        rows: result
+            .rows
+            .into_iter()
+            .map(|row| TableRow { table: row.table_id, id: row.row_id, row: row.row, pipe: None })
+            .collect(),
+        cost: Cost {
+            usd: if cost.usd.is_finite() { cost.usd } else { 0.0 },
+            tokens: cost.tokens,
+            attempts: 0,
+        },
+        started_at: Timestamp::parse_rfc3339(&result.metrics.started_at),
+        duration_ms: result.metrics.duration,
+        worker: Some(result.metrics.worker_id).filter(|worker| !worker.is_empty()),
+    };
+    Ok((task, report))
+}
+
+fn context_changes(updates: Option<wire::ContextUpdates>) -> Vec<ContextChange> {
+    match updates {
+        None => Vec::new(),
+        Some(wire::ContextUpdates::Paths(paths)) => {
+            paths.into_iter().map(|(path, value)| ContextChange::Set { path, value }).collect()
+        }
+        Some(wire::ContextUpdates::Operations(operations)) => operations
+            .into_iter()
+            .map(|operation| match operation {
+                wire::ContextOperation::Set { path, value } => ContextChange::Set { path, value },
+                wire::ContextOperation::Merge { value } => ContextChange::Merge { value },
+                wire::ContextOperation::Delete { path } => ContextChange::Delete { path },
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,436 @@
+//! `command`: runs one program as a plain process. Programs that speak the child protocol are handlers of their own, with
+//! a manifest.
+
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use flowmonkey_plumbing::manifest::Manifest;
+use flowmonkey_worker::{Completion, Failure, Handler, Task};
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command as Process};
+
+use crate::config::{ConfigError, Fields};
+
+/// Milliseconds that a program may run.
+const TIMEOUT_MS: u64 = 60_000;
+/// The most that `timeoutMs` may ask for: a day. The step's own timeout ends a program as well.
+const TIMEOUT_MS_MAX: u64 = 24 * 3_600_000;
+/// Bytes of standard output.
+const OUTPUT_BYTES: u64 = 8 << 20;
+/// The most that `maxOutputBytes` may ask for.
+const OUTPUT_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of standard error that are kept: the last ones.
+const STDERR_BYTES: usize = 64 << 10;
+/// Bytes of standard error that go into a failure.
+const STDERR_EXCERPT_BYTES: usize = 4 << 10;
+/// Time between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(5);
+/// Time to read what is left in the pipes after the program has ended.
+const DRAIN: Duration = Duration::from_secs(2);
+/// Variables that a program inherits.
+const INHERITED: [&str; 3] = ["PATH", "HOME", "LANG"];
+
+const COMMAND_FAILED: &str = "COMMAND_FAILED";
+const FIELDS: [&str; 9] =
+    ["command", "cwd", "env", "stdin", "timeoutMs", "parse", "successCodes", "maxOutputBytes", "protocol"];
+
+/// Which programs flows may run on this worker. The default: none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommandPolicy {
+    /// Which programs.
+    pub programs: Programs,
+}
+
+/// A set of programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Programs {
+    /// None: every task fails with `COMMAND_FORBIDDEN`.
+    #[default]
+    None,
+    /// These, spelled as in the flow (`jq`, `/usr/bin/convert`).
+    Listed(Vec<String>),
+    /// Any: whoever can publish a flow can run anything with the rights of this worker.
+    Any,
+}
+
+/// The handler `command`.
+#[derive(Debug)]
+pub struct Command {
+    manifest: Manifest,
+    policy: CommandPolicy,
+}
+
+impl Command {
+    /// A handler that runs the programs of `policy`.
+    #[must_use]
+    pub fn new(policy: CommandPolicy) -> Self {
+        Self { manifest: crate::manifest("command", "Runs a program"), policy }
+    }
+
+    fn check(&self, program: &str) -> Result<(), Failure> {
+        let allowed = match &self.policy.programs {
+            Programs::None => false,
+            Programs::Listed(programs) => programs.iter().any(|listed| listed == program),
+            Programs::Any => true,
+        };
+        if allowed {
+            return Ok(());
+        }
+        let message =
+            format!("this worker may not run `{program}`; an operator can add it to the worker's programs");
+        Err(Failure::terminal("COMMAND_FORBIDDEN", message))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Input {
+    None,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Parse {
+    #[default]
+    Text,
+    Json,
+    Lines,
+}
+
+/// A program and how to run it.
+#[derive(Debug)]
+struct Program {
+    program: String,
+    arguments: Vec<String>,
+    directory: Option<PathBuf>,
+    environment: Vec<(String, String)>,
+    input: Input,
+    parse: Parse,
+    timeout: Duration,
+    success_codes: Vec<i32>,
+    output_bytes_max: u64,
+}
+
+impl Program {
+    fn parse(fields: &Fields<'_>) -> Result<Self, ConfigError> {
+        if fields.text("protocol")?.is_some_and(|protocol| protocol != "none") {
+            let problem = "only `none` is known here; a program that speaks the child protocol has a manifest of its own";
+            return Err(fields.error("protocol", problem));
+        }
+        let mut words = fields.texts("command")?.ok_or_else(|| fields.error("command", "is required"))?;
+        if words.first().is_none_or(String::is_empty) {
+            return Err(fields.error("command", "must name a program"));
+        }
+        if words.iter().any(|word| word.contains('\0')) {
+            return Err(fields.error("command", "must not contain NUL characters"));
+        }
+        let program = words.remove(0);
+        let mut environment = Vec::new();
+        for (name, value) in fields.object("env")?.into_iter().flatten() {
+            let field = format!("env.{name}");
+            if name.is_empty() || name.contains(['=', '\0']) {
+                return Err(fields.error(&field, "is not a name for a variable"));
+            }
+            let value = match value {
+                Value::String(text) if !text.contains('\0') => text.clone(),
+                Value::Number(_) | Value::Bool(_) => value.to_string(),
+                Value::Null | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+                    return Err(fields
+                        .error(&field, "must be a string without NUL characters, a number or a boolean"));
+                }
+            };
+            environment.push((name.clone(), value));
+        }
+        let code = |value: &Value| {
+            let code = value
+                .as_i64()
+                .and_then(|code| i32::try_from(code).ok())
+                .filter(|code| (0..=255).contains(code));
+            code.ok_or_else(|| {
+                fields.error("successCodes", format!("{value} is not an exit code from 0 to 255"))
+            })
+        };
+        let timeout = match fields.number("timeoutMs", 1..=TIMEOUT_MS_MAX)? {
+            Some(timeout) => timeout,
+            None => fields.number("timeout", 1..=TIMEOUT_MS_MAX)?.unwrap_or(TIMEOUT_MS),
+        };
+        Ok(Self {
+            program,
+            arguments: words,
+            directory: fields.text("cwd")?.map(PathBuf::from),
+            environment,
+            input: fields
+                .choice("stdin", &[("none", Input::None), ("json", Input::Json)])?
+                .unwrap_or(Input::None),
+            parse: fields
+                .choice("parse", &[("text", Parse::Text), ("json", Parse::Json), ("lines", Parse::Lines)])?
+                .unwrap_or_default(),
+            timeout: Duration::from_millis(timeout),
+            success_codes: match fields.list("successCodes")? {
+                None => vec![0],
+                Some(codes) => codes.iter().map(code).collect::<Result<_, _>>()?,
+            },
+            output_bytes_max: fields.number("maxOutputBytes", 1..=OUTPUT_BYTES_MAX)?.unwrap_or(OUTPUT_BYTES),
+        })
+    }
+
+    fn start(&self, task: &Task) -> Result<Group, Failure> {
+        let mut process = Process::new(&self.program);
+        process.args(&self.arguments).env_clear();
+        for name in INHERITED {
+            if let Some(value) = std::env::var_os(name) {
+                process.env(name, value);
+            }
+        }
+        process
+            .env("FLOWMONKEY_EXECUTION_ID", &task.message.execution_id)
+            .env("FLOWMONKEY_STEP_ID", &task.message.step_id)
+            .env("FLOWMONKEY_ATTEMPT", task.message.attempt.to_string())
+            .env("FLOWMONKEY_IDEMPOTENCY_KEY", task.idempotency_key())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        if let Some(directory) = &self.directory {
+            process.current_dir(directory);
+        }
+        process.process_group(0).kill_on_drop(true).stdout(Stdio::piped()).stderr(Stdio::piped());
+        process.stdin(if self.input == Input::Json { Stdio::piped() } else { Stdio::null() });
+        let child = process.spawn().map_err(|error| {
+            let message = format!("`{}` cannot be started: {error}", self.program);
+            let kind = error.kind();
+            if matches!(kind, std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied) {
+                Failure::terminal(COMMAND_FAILED, message)
+            } else {
+                Failure::new(COMMAND_FAILED, message)
+            }
+        })?;
+        Ok(Group::new(child))
+    }
+
+    async fn run(&self, task: &Task) -> Result<Ended, Failure> {
+        let started = Instant::now();
+        let mut group = self.start(task)?;
+        let input = match self.input {
+            Input::None => None,
+            Input::Json => Some(json!({ "input": task.input(), "context": task.context() }).to_string()),
+        };
+        let (stdin, stdout, stderr) =
+            (group.child.stdin.take(), group.child.stdout.take(), group.child.stderr.take());
+        let feed = async {
+            if let (Some(mut stdin), Some(input)) = (stdin, input) {
+                // A program need not read its input: then the pipe breaks, and that is fine.
+                drop(stdin.write_all(input.as_bytes()).await);
+            }
+            std::future::pending::<()>().await;
+        };
+        let mut out =
+            Captured::new(Keep::First(usize::try_from(self.output_bytes_max).unwrap_or(usize::MAX)));
+        let mut err = Captured::new(Keep::Last(STDERR_BYTES));
+        let end = {
+            let mut reading =
+                Box::pin(async { tokio::try_join!(out.read(stdout), err.read(stderr)).map(drop) });
+            let mut feeding = Box::pin(feed);
+            let mut out_ended = false;
+            let timeout = tokio::time::sleep(self.timeout);
+            tokio::pin!(timeout);
+            let end = loop {
+                tokio::select! {
+                    status = group.child.wait() => break End::Exited(status),
+                    full = &mut reading, if !out_ended => match full {
+                        Err(Full) => break End::Full,
+                        Ok(()) => out_ended = true,
+                    },
+                    () = &mut feeding => {}
+                    () = &mut timeout => break End::Late,
+                    () = task.cancelled.cancelled() => break End::Cancelled,
+                }
+            };
+            match end {
+                End::Late | End::Cancelled => group.terminate().await,
+                // What it started goes with it; this also closes the pipes that those processes hold.
+                End::Exited(_) | End::Full => group.kill(),
+            }
+            if let (End::Exited(_), false) = (&end, out_ended) {
+                match tokio::time::timeout(DRAIN, reading).await {
+                    Ok(Err(Full)) => End::Full,
+                    Ok(Ok(())) | Err(_) => end,
+                }
+            } else {
+                end
+            }
+        };
+        let stderr = err.text();
+        let failed = |message: String, exit_code: Option<i32>| {
+            let tail = tail(&stderr, STDERR_EXCERPT_BYTES);
+            Failure::new(COMMAND_FAILED, message).details(json!({ "exitCode": exit_code, "stderr": tail }))
+        };
+        match end {
+            End::Exited(Ok(status)) => {
+                Ok(Ended { status, stdout: out.text(), stderr, duration: started.elapsed() })
+            }
+            End::Exited(Err(error)) => {
+                Err(failed(format!("the program cannot be waited for: {error}"), None))
+            }
+            End::Full => {
+                let mut failure = failed(format!("the output is over {} bytes", self.output_bytes_max), None);
+                failure.error.retryable = Some(false);
+                Err(failure)
+            }
+            End::Late => {
+                let mut failure =
+                    failed(format!("the program ran longer than {} ms", self.timeout.as_millis()), None);
+                failure.error.code = "TIMEOUT".into();
+                Err(failure)
+            }
+            End::Cancelled => Err(Failure::new("ABORTED", "the task was stopped")),
+        }
+    }
+
+    fn output(&self, ended: Ended) -> Result<Value, Failure> {
+        let code = ended.status.code();
+        let Some(code) = code.filter(|code| self.success_codes.contains(code)) else {
+            let how = code.map_or_else(|| ended.status.to_string(), |code| format!("exit code {code}"));
+            let stderr = tail(&ended.stderr, STDERR_EXCERPT_BYTES);
+            let last = stderr.lines().last().map_or_else(String::new, |line| format!(": {line}"));
+            return Err(Failure::new(COMMAND_FAILED, format!("`{}` ended with {how}{last}", self.program))
+                .details(json!({ "exitCode": code, "stderr": stderr })));
+        };
+        let stdout = match self.parse {
+            Parse::Text => Value::String(ended.stdout),
+            Parse::Lines => ended.stdout.lines().map(Value::from).collect(),
+            Parse::Json => serde_json::from_str(&ended.stdout).map_err(|error| {
+                Failure::terminal(COMMAND_FAILED, format!("the output is not JSON: {error}"))
+            })?,
+        };
+        Ok(json!({
+            "exitCode": code,
+            "stdout": stdout,
+            "stderr": ended.stderr,
+            "duration": u64::try_from(ended.duration.as_millis()).unwrap_or(u64::MAX),
+        }))
+    }
+}
+
+struct Ended {
+    status: ExitStatus,
+    stdout: String,
+    stderr: String,
+    duration: Duration,
+}
+
+enum End {
+    Exited(std::io::Result<ExitStatus>),
+    Full,
+    Late,
+    Cancelled,
+}
+
+/// A process and all that it starts. Dropping it kills them.
+struct Group {
+    child: Child,
+    id: Option<Pid>,
+}
+
+impl Group {
+    fn new(child: Child) -> Self {
+        let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        Self { child, id }
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(id) = self.id {
+            // An error means that nobody is left.
+            kill_process_group(id, signal).ok();
+        }
+    }
+
+    fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        // Once the group is gone its number may go to somebody else.
+        self.id = None;
+    }
+
+    /// Asks the processes to end, and kills them after the grace.
+    async fn terminate(&mut self) {
+        self.signal(Signal::TERM);
+        // Either it has ended or it has not: both end in the kill.
+        drop(tokio::time::timeout(GRACE, self.child.wait()).await);
+        self.kill();
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What is kept of an output.
+#[derive(Clone, Copy)]
+enum Keep {
+    /// All of it, up to so many bytes; more is an error.
+    First(usize),
+    /// The last bytes.
+    Last(usize),
+}
+
+/// More output than may be kept.
+struct Full;
+
+struct Captured {
+    keep: Keep,
+    bytes: Vec<u8>,
+}
+
+impl Captured {
+    const fn new(keep: Keep) -> Self {
+        Self { keep, bytes: Vec::new() }
+    }
+
+    async fn read(&mut self, source: Option<impl AsyncRead + Unpin>) -> Result<(), Full> {
+        let Some(mut source) = source else { return Ok(()) };
+        let mut buffer = vec![0_u8; 16 << 10];
+        // A pipe that cannot be read has ended.
+        while let Ok(read @ 1..) = source.read(&mut buffer).await {
+            self.bytes.extend_from_slice(&buffer[..read]);
+            match self.keep {
+                Keep::First(limit) if self.bytes.len() > limit => return Err(Full),
+                Keep::Last(limit) if self.bytes.len() > 2 * limit => {
+                    self.bytes.drain(..self.bytes.len() - limit);
+                }
+                Keep::First(_) | Keep::Last(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn text(&self) -> String {
+        let text = String::from_utf8_lossy(&self.bytes);
+        match self.keep {
+            Keep::First(_) => text.into_owned(),
+            Keep::Last(limit) => tail(&text, limit).to_owned(),
+        }
+    }
+}
+
+/// The end of a text, at most so many bytes.
+fn tail(text: &str, bytes: usize) -> &str {
+    &text[text.ceil_char_boundary(text.len().saturating_sub(bytes))..]
+}
+
+#[async_trait]
+impl Handler for Command {
+    fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    async fn run(&self, task: &Task) -> Result<Completion, Failure> {
+        let fields = Fields::new(task.config())?;
+        let program = Program::parse(&fields)?;
+        self.check(&program.program)?;
+        fields.warn_unknown(task, &FIELDS);
+        let ended = program.run(task).await?;
+        program.output(ended).map(Completion::output)
+    }
+}

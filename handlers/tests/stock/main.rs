@@ -1,0 +1,12 @@
+//! The stock handlers against real counterparts.
+#![expect(clippy::unwrap_used, reason = "test code")]
+
+mod command;
+mod config;
+mod email;
+mod file;
+mod http;
+mod jq;
+mod support;
+mod table;
+mod worker;

@@ -1,0 +1,176 @@
+//! A worker as a whole: start, and the orderly end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flowmonkey_plumbing::api::Plumbing;
+use flowmonkey_plumbing::clock::Clock;
+use flowmonkey_plumbing::queue::TaskQueue;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::claim::Claimer;
+use crate::config::{WorkerConfig, WorkerConfigError};
+use crate::metrics::WorkerMetrics;
+use crate::registry::Registry;
+use crate::running::{Running, Stop};
+use crate::{heartbeat, report};
+
+/// A worker that has not started.
+pub struct Worker {
+    shared: Arc<Shared>,
+}
+
+/// What all parts of a worker share.
+pub(crate) struct Shared {
+    pub(crate) config: WorkerConfig,
+    pub(crate) registry: Registry,
+    pub(crate) queue: Arc<dyn TaskQueue>,
+    pub(crate) plumbing: Arc<dyn Plumbing>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) running: Running,
+    pub(crate) metrics: Arc<WorkerMetrics>,
+    /// The claimer.
+    claimer: TaskTracker,
+    /// One task per attempt, until its result is on its way.
+    pub(crate) attempts: TaskTracker,
+    /// One task per handler. Not waited for: a handler that blocks its thread cannot be ended.
+    pub(crate) handlers: TaskTracker,
+    /// The reporter.
+    reporter: TaskTracker,
+    /// Cancelled: nothing is claimed any more.
+    pub(crate) draining: CancellationToken,
+    /// Cancelled: leases are no longer kept.
+    pub(crate) heartbeats_end: CancellationToken,
+}
+
+impl Worker {
+    /// Puts a worker together; nothing happens before [`Self::start`].
+    ///
+    /// # Errors
+    /// Names everything that is wrong with `config`.
+    pub fn new(
+        config: WorkerConfig,
+        registry: Registry,
+        queue: Arc<dyn TaskQueue>,
+        plumbing: Arc<dyn Plumbing>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, WorkerConfigError> {
+        config.check()?;
+        let shared = Shared {
+            config,
+            registry,
+            queue,
+            plumbing,
+            clock,
+            running: Running::default(),
+            metrics: Arc::default(),
+            claimer: TaskTracker::new(),
+            attempts: TaskTracker::new(),
+            handlers: TaskTracker::new(),
+            reporter: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            heartbeats_end: CancellationToken::new(),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Starts to claim and run tasks on the current tokio runtime, which needs its time enabled.
+    ///
+    /// # Errors
+    /// When the thread that keeps the leases cannot be started.
+    pub fn start(self) -> std::io::Result<WorkerHandle> {
+        let Self { shared } = self;
+        heartbeat::spawn(Arc::clone(&shared))?;
+        let (sender, receiver) = mpsc::channel(report::PENDING_MAX);
+        shared.reporter.spawn(report::run(Arc::clone(&shared), receiver));
+        shared.claimer.spawn(Claimer::new(Arc::clone(&shared), sender).run());
+        tracing::info!(worker = %shared.config.worker_id, slots = shared.config.concurrency, "worker started");
+        Ok(WorkerHandle {
+            _stop_claiming: shared.draining.clone().drop_guard(),
+            _end_heartbeats: shared.heartbeats_end.clone().drop_guard(),
+            shared,
+        })
+    }
+}
+
+/// A running worker. When it is dropped without [`Self::drain`], the worker claims no more, stops its handlers and lets
+/// their leases end: those tasks run again elsewhere.
+pub struct WorkerHandle {
+    shared: Arc<Shared>,
+    _stop_claiming: DropGuard,
+    _end_heartbeats: DropGuard,
+}
+
+/// What became of a worker's tasks in its drain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DrainReport {
+    /// Attempts that ended by themselves within the grace.
+    pub finished: u64,
+    /// Attempts that were stopped and handed back as `released`.
+    pub stopped: u64,
+    /// Tasks that were handed back before their handler had started.
+    pub released: u64,
+    /// Attempts whose result the queue did not take in time: their leases will end and they run again.
+    pub unreported: u64,
+}
+
+impl WorkerHandle {
+    /// What the worker has counted.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<WorkerMetrics> {
+        Arc::clone(&self.shared.metrics)
+    }
+
+    /// Attempts in the worker's hands, until their results are accepted.
+    #[must_use]
+    pub fn in_hand(&self) -> usize {
+        self.shared.running.len()
+    }
+
+    /// Ends the worker: claims no more, gives handlers `grace` to end by themselves, stops the rest and hands it back, and
+    /// reports all of it. Takes at most `grace` and the configured `stop_grace_ms` and `flush_ms`.
+    pub async fn drain(self, grace: Duration) -> DrainReport {
+        let shared = &self.shared;
+        let metrics = &shared.metrics;
+        let ended = || {
+            let WorkerMetrics { succeeded, failed, waited, .. } = &**metrics;
+            succeeded.get() + failed.get() + waited.get()
+        };
+        let (ended_before, stopped_before, released_before) =
+            (ended(), metrics.stopped.get(), metrics.released.get());
+        shared.draining.cancel();
+        for tracker in [&shared.claimer, &shared.attempts, &shared.reporter] {
+            tracker.close();
+        }
+        let work = async {
+            shared.claimer.wait().await;
+            shared.attempts.wait().await;
+        };
+        if timeout(grace, work).await.is_err() {
+            tracing::info!(
+                attempts = shared.attempts.len(),
+                "the drain's grace has passed; stopping handlers"
+            );
+            shared.running.stop_all(Stop::Drain);
+        }
+        let flush = Duration::from_millis(shared.config.flush_ms);
+        let rest = async {
+            shared.claimer.wait().await;
+            shared.attempts.wait().await;
+            shared.reporter.wait().await;
+        };
+        if timeout(shared.config.stop_grace() + flush, rest).await.is_err() {
+            tracing::warn!(attempts = shared.running.len(), "the drain ended before everything was reported");
+        }
+        shared.heartbeats_end.cancel();
+        DrainReport {
+            finished: ended() - ended_before,
+            stopped: metrics.stopped.get() - stopped_before,
+            released: metrics.released.get() - released_before,
+            unreported: u64::try_from(shared.running.len()).unwrap_or(u64::MAX),
+        }
+    }
+}

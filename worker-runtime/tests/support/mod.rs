@@ -1,0 +1,240 @@
+//! What the worker's tests share: handlers from closures, a queue that can be made to fail, and plumbing that remembers.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress};
+use flowmonkey_plumbing::clock::SystemClock;
+use flowmonkey_plumbing::manifest::Manifest;
+use flowmonkey_plumbing::queue::{
+    Claim, ClaimedTask, Delivery, DispatchQueue, Extended, LocalQueue, LocalQueueLimits, QueueError,
+    TaskQueue,
+};
+use flowmonkey_plumbing::wire::{LogLine, ResultMessage, TaskMessage};
+use flowmonkey_worker::{Completion, Failure, Handler, Registry, Task, Worker, WorkerConfig, WorkerHandle};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+/// No test waits longer for anything.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits for `future`, but not for ever.
+pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(PATIENCE, future).await.expect("it happens soon")
+}
+
+type Run = dyn for<'a> Fn(&'a Task) -> Pin<Box<dyn Future<Output = Result<Completion, Failure>> + Send + 'a>>
+    + Send
+    + Sync;
+
+/// A handler from a closure.
+pub(crate) struct Closure {
+    manifest: Manifest,
+    run: Box<Run>,
+}
+
+#[async_trait]
+impl Handler for Closure {
+    fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    async fn run(&self, task: &Task) -> Result<Completion, Failure> {
+        (self.run)(task).await
+    }
+}
+
+/// A handler of type `handler_type` that does `run`.
+pub(crate) fn handler<F>(handler_type: &str, concurrency: Option<u32>, run: F) -> Arc<dyn Handler>
+where
+    F: for<'a> Fn(&'a Task) -> Pin<Box<dyn Future<Output = Result<Completion, Failure>> + Send + 'a>>
+        + Send
+        + Sync
+        + 'static,
+{
+    let manifest = Manifest {
+        handler_type: handler_type.into(),
+        version: "1.2.0".into(),
+        concurrency,
+        ..Manifest::default()
+    };
+    Arc::new(Closure { manifest, run: Box::new(run) })
+}
+
+/// A task for `handler_type` with long limits.
+pub(crate) fn task(id: &str, handler_type: &str) -> TaskMessage {
+    serde_json::from_value(json!({
+        "v": 1, "taskId": id, "attempt": 1, "executionId": "e", "flowId": "f", "flowVersion": "1.0.0", "stepId": "s",
+        "handler": { "type": handler_type }, "pool": handler_type, "input": { "id": id }, "idempotencyKey": id,
+        "deadline": "2100-01-01T00:00:00Z", "remainingMs": 600_000, "heartbeatIntervalMs": 15_000, "leaseMs": 60_000,
+    }))
+    .unwrap()
+}
+
+/// A queue that does as it is told.
+pub(crate) struct Probe {
+    pub(crate) queue: LocalQueue,
+    /// So many calls of `finish` will fail.
+    pub(crate) failing_finishes: AtomicUsize,
+    /// Whether a failing `finish` reaches the queue before its answer is lost.
+    pub(crate) finish_answers_get_lost: AtomicBool,
+    /// Calls of `extend` fail.
+    pub(crate) failing_extends: AtomicBool,
+    /// Calls of `extend` so far.
+    pub(crate) extends: watch::Sender<usize>,
+    /// Calls of `finish` that were accepted, by size.
+    pub(crate) finished: Mutex<Vec<usize>>,
+    /// Claims wait until this is true.
+    pub(crate) claims_open: watch::Sender<bool>,
+    /// Claims that have begun.
+    pub(crate) claims: watch::Sender<usize>,
+    /// `low_first` of the claims.
+    pub(crate) low_first: Mutex<Vec<bool>>,
+}
+
+impl Probe {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            queue: LocalQueue::new(Arc::new(SystemClock), LocalQueueLimits::default()),
+            failing_finishes: AtomicUsize::new(0),
+            finish_answers_get_lost: AtomicBool::new(false),
+            failing_extends: AtomicBool::new(false),
+            extends: watch::Sender::new(0),
+            finished: Mutex::default(),
+            claims_open: watch::Sender::new(true),
+            claims: watch::Sender::new(0),
+            low_first: Mutex::default(),
+        })
+    }
+
+    /// Takes results until there are `count`, without acknowledging them.
+    pub(crate) async fn results(&self, count: usize) -> Vec<ResultMessage> {
+        let mut results = Vec::new();
+        while results.len() < count {
+            soon(self.queue.wait_for_results()).await;
+            results.extend(self.queue.take("engine", count - results.len()).await.unwrap());
+        }
+        results
+    }
+
+    /// The one result that comes.
+    pub(crate) async fn result(&self) -> ResultMessage {
+        self.results(1).await.remove(0)
+    }
+}
+
+fn unavailable() -> QueueError {
+    QueueError::Unavailable("unplugged".into())
+}
+
+#[async_trait]
+impl TaskQueue for Probe {
+    async fn claim(&self, claim: Claim) -> Result<Vec<ClaimedTask>, QueueError> {
+        self.low_first.lock().unwrap().push(claim.low_first);
+        let claimed = self.queue.claim(claim).await?;
+        self.claims.send_modify(|count| *count += 1);
+        self.claims_open.subscribe().wait_for(|open| *open).await.unwrap();
+        Ok(claimed)
+    }
+
+    async fn wait_for_tasks(&self, pools: &[String]) {
+        self.queue.wait_for_tasks(pools).await;
+    }
+
+    async fn extend(&self, pool: &str, worker: &str, ids: &[Delivery]) -> Result<Extended, QueueError> {
+        let answer = if self.failing_extends.load(Ordering::SeqCst) {
+            Err(unavailable())
+        } else {
+            self.queue.extend(pool, worker, ids).await
+        };
+        self.extends.send_modify(|count| *count += 1);
+        answer
+    }
+
+    async fn finish(
+        &self,
+        pool: &str,
+        worker: &str,
+        results: Vec<ResultMessage>,
+    ) -> Result<Vec<Delivery>, QueueError> {
+        let fails = |left: usize| left.checked_sub(1);
+        let fails = self.failing_finishes.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fails).is_ok();
+        if fails && !self.finish_answers_get_lost.load(Ordering::SeqCst) {
+            return Err(unavailable());
+        }
+        let count = results.len();
+        let refused = self.queue.finish(pool, worker, results).await?;
+        if fails {
+            return Err(unavailable());
+        }
+        self.finished.lock().unwrap().push(count);
+        Ok(refused)
+    }
+
+    async fn release(&self, pool: &str, worker: &str, deliveries: &[Delivery]) -> Result<(), QueueError> {
+        self.queue.release(pool, worker, deliveries).await
+    }
+}
+
+/// Plumbing that remembers.
+#[derive(Default)]
+pub(crate) struct Memory {
+    pub(crate) checkpoint: Mutex<Option<Value>>,
+    pub(crate) progress: Mutex<Vec<Progress>>,
+    pub(crate) logs: Mutex<Vec<String>>,
+    pub(crate) started: Mutex<Vec<Delivery>>,
+}
+
+#[async_trait]
+impl Plumbing for Memory {
+    async fn save_checkpoint(&self, _delivery: &Delivery, data: Value) -> Result<Checkpoint, PlumbingError> {
+        *self.checkpoint.lock().unwrap() = Some(data.clone());
+        Ok(Checkpoint { id: "c1".into(), saved_at: "2030-01-01T00:00:00Z".into(), data })
+    }
+
+    async fn load_checkpoint(&self, _delivery: &Delivery) -> Result<Option<Checkpoint>, PlumbingError> {
+        let data = self.checkpoint.lock().unwrap().clone();
+        Ok(data.map(|data| Checkpoint { id: "c1".into(), saved_at: "2030-01-01T00:00:00Z".into(), data }))
+    }
+
+    async fn clear_checkpoint(&self, _delivery: &Delivery) -> Result<(), PlumbingError> {
+        *self.checkpoint.lock().unwrap() = None;
+        Ok(())
+    }
+
+    fn started(&self, delivery: &Delivery, _worker: &str) {
+        self.started.lock().unwrap().push(delivery.clone());
+    }
+
+    fn progress(&self, _delivery: &Delivery, progress: Progress) {
+        self.progress.lock().unwrap().push(progress);
+    }
+
+    fn log(&self, _delivery: &Delivery, line: &LogLine) {
+        self.logs.lock().unwrap().push(line.message.clone());
+    }
+}
+
+/// A worker's configuration for tests: claims only when the bell rings, so that lost rings show.
+pub(crate) fn config() -> WorkerConfig {
+    WorkerConfig { poll_ms: 600_000, ..WorkerConfig::new("worker-1") }
+}
+
+/// Starts a worker with these handlers.
+pub(crate) fn start(
+    config: WorkerConfig,
+    queue: &Arc<Probe>,
+    plumbing: Arc<Memory>,
+    handlers: impl IntoIterator<Item = Arc<dyn Handler>>,
+) -> WorkerHandle {
+    let mut registry = Registry::new();
+    for handler in handlers {
+        registry.register(handler).unwrap();
+    }
+    let queue = Arc::clone(queue) as Arc<dyn TaskQueue>;
+    Worker::new(config, registry, queue, plumbing, Arc::new(SystemClock)).unwrap().start().unwrap()
+}
