@@ -11,7 +11,7 @@ use super::leases::Leases;
 use crate::workload::StepTable;
 
 /// Names a visit of a step that can be undone.
-pub type Undo = (ExecutionId, String, u32);
+pub(super) type Undo = (ExecutionId, String, u32);
 
 /// The key under which signals of the simulation carry what names them.
 pub const NONCE: &str = "nonce";
