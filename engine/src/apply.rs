@@ -12,7 +12,7 @@ use flowmonkey_core::execution::{children, decide};
 use flowmonkey_core::flow::Flow;
 use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash};
-use flowmonkey_core::time::Timestamp;
+use flowmonkey_core::time::{Moment, Timestamp};
 
 use crate::config::{COMMIT_BATCH_MAX, CONFLICTS_MAX};
 use crate::effects::Aftermath;
@@ -178,7 +178,8 @@ impl Engine {
                 expected_version: one.before.version,
                 wake_before: one.before.next_wake(),
                 awaited_before: awaited_event(&one.before).map(ToOwned::to_owned),
-                events: number(&one.after, one.events.clone(), now),
+                // As decided, whatever the time is by now: a replay has to give the same state.
+                events: number(&one.after, one.events.clone(), one.after.updated_at),
                 records: std::mem::take(&mut one.records),
             });
         }
@@ -304,10 +305,11 @@ impl Engine {
         outcomes: &mut [CommandOutcome],
     ) -> Option<Decided> {
         let mut decided: Option<Decided> = None;
+        let now = self.now();
         self.with_world(around, |world| {
             for (place, command) in commands {
                 let current = decided.as_ref().map_or(&*around.execution, |decided| &decided.after);
-                match decide(current, world, command.clone(), self.moment()) {
+                match decide(current, world, command.clone(), Moment { now, ..self.moment() }) {
                     Ok(Decision { execution, events, records, effects }) => match &mut decided {
                         None => {
                             decided = Some(Decided {
