@@ -76,7 +76,7 @@ impl Worker {
         let mut did = Vec::new();
         for (_, pool, result) in self.late.extract_if(.., |(due, ..)| *due <= now).collect::<Vec<_>>() {
             did.push(format!("late {}", result.delivery()));
-            self.hand_in(&pool, result, random);
+            self.hand_in(&pool, result);
         }
         for job in self.jobs.extract_if(.., |job| job.done_ms <= now || job.cancelled).collect::<Vec<_>>() {
             did.push(format!("finishes {}", job.task.delivery()));
@@ -111,11 +111,19 @@ impl Worker {
     fn take_up(&mut self, task: TaskMessage, random: &mut Random, healed: bool) {
         if !healed && random.happens(15) {
             self.boundary.sometimes.hit("task released before it started");
-            let released = self.boundary.queue();
+            let queue = self.boundary.queue();
             let delivery = [task.delivery()];
-            let answer = block_on(released.release(&task.pool, &self.name(), &delivery));
+            let answer = block_on(queue.release(&task.pool, &self.name(), &delivery));
             // The queue of the simulation does not fail under workers; were it to, the lease would end by itself.
             drop(answer);
+            if random.happens(400) {
+                // It has begun all the same, and says so when another may have the task.
+                let manner = Manner { healed, cancelled: false };
+                let now = self.boundary.now_ms();
+                let started_at = Timestamp::from_millis(now + self.skew_ms).to_rfc3339();
+                let result = result::of(&task, &self.name(), started_at, now, manner, random);
+                self.late.push((now + 1_000, task.pool, result));
+            }
             return;
         }
         let now = self.boundary.now_ms();
@@ -163,7 +171,7 @@ impl Worker {
             self.boundary.sometimes.hit("task released after it started");
         }
         if healed {
-            return self.hand_in(&job.task.pool, result, random);
+            return self.hand_in(&job.task.pool, result);
         }
         match random.below(100) {
             0..4 => {
@@ -177,19 +185,19 @@ impl Worker {
                 forged.attempt =
                     if forged.attempt > 1 { forged.attempt - 1 } else { forged.attempt + 1_000 };
                 self.report(&job.task.pool, forged);
-                self.hand_in(&job.task.pool, result, random);
+                self.hand_in(&job.task.pool, result);
             }
             6..8 => {
                 self.boundary.sometimes.hit("result lost");
                 let delivery = result.delivery();
-                self.hand_in(&job.task.pool, result, random);
+                self.hand_in(&job.task.pool, result);
                 self.lose(&delivery);
             }
             8..11 => {
-                self.hand_in(&job.task.pool, result.clone(), random);
+                self.hand_in(&job.task.pool, result.clone());
                 self.late.push((now + 1_500, job.task.pool.clone(), result));
             }
-            _ => self.hand_in(&job.task.pool, result, random),
+            _ => self.hand_in(&job.task.pool, result),
         }
     }
 
@@ -198,7 +206,7 @@ impl Worker {
         drop(lost);
     }
 
-    fn hand_in(&self, pool: &str, result: ResultMessage, _random: &mut Random) {
+    fn hand_in(&self, pool: &str, result: ResultMessage) {
         self.boundary.books().leases.handed_in(&result.delivery(), &self.name());
         self.report(pool, result);
     }
