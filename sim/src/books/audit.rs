@@ -7,6 +7,7 @@ use flowmonkey_core::execution::{Phase, replay};
 use flowmonkey_engine::store::MemoryRows;
 
 use super::Books;
+use super::execution::difference;
 
 impl Books {
     /// What the record holds is what was committed, no more and no less.
@@ -18,7 +19,7 @@ impl Books {
                 continue;
             };
             if *stored != book.state {
-                found.push(("state", format!("{id}: stored {stored:?}; committed {:?}", book.state)));
+                found.push(("state", format!("{id}, stored and committed: {}", difference(stored, &book.state))));
             }
             let history: Vec<_> = rows.history.get(id).into_iter().flatten().flatten().cloned().collect();
             if history != book.history {

@@ -18,7 +18,7 @@ use flowmonkey_plumbing::queue::Delivery;
 use crate::sometimes::Sometimes;
 use crate::workload::StepTable;
 
-pub use execution::ExecutionBook;
+pub use execution::{ExecutionBook, NONCE};
 pub use family::JoinBook;
 pub use leases::Leases;
 
