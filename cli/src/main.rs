@@ -1,1 +1,2 @@
-fn main() {}
+mod demo;
+fn main() { let _ = (demo::FLOW, demo::handlers()); }
