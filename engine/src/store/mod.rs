@@ -6,6 +6,7 @@
 mod child;
 mod error;
 mod flows;
+mod memory;
 mod model;
 mod sqlite;
 mod tally;
@@ -19,6 +20,7 @@ use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 
 pub use error::StoreError;
+pub use memory::{MemoryKey, MemoryRows, MemoryStore};
 pub use model::{
     Batch, ChildRow, Column, Committed, Create, CreateOutcome, ExecutionFilter, ExecutionSummary,
     FailedTaskRow, FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, Retention, Spawn,

@@ -1,0 +1,91 @@
+//! The record in memory: for simulations, and as the model that the databases are compared with.
+//!
+//! Nothing survives the process. All answers come in a fixed order, so that the same calls always give the same answers.
+
+mod commit;
+mod store;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use flowmonkey_core::execution::state::Cost;
+use flowmonkey_core::execution::{Execution, FlowReference, JoinSpec, RecordedEvent};
+use flowmonkey_core::ids::{ExecutionId, TaskId};
+use flowmonkey_core::time::Timestamp;
+
+use super::model::{
+    FailedTaskRow, FlowRow, JoinState, PublishedEvent, StoredCheckpoint, TableDefinition, TableRowRecord,
+};
+
+/// The record in memory. A clone is a copy: what happens to one does not show in the other.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    rows: Mutex<MemoryRows>,
+}
+
+/// All that a [`MemoryStore`] holds.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryRows {
+    /// Definitions by hash.
+    pub definitions: BTreeMap<String, FlowRow>,
+    /// Published versions with their statuses, by flow and version.
+    pub flows: BTreeMap<(String, String), (FlowReference, String)>,
+    /// Executions.
+    pub executions: BTreeMap<ExecutionId, Execution>,
+    /// History: one list for each decision.
+    pub history: BTreeMap<ExecutionId, Vec<Vec<RecordedEvent>>>,
+    /// Next wakes.
+    pub timers: BTreeMap<ExecutionId, Timestamp>,
+    /// Names of the events that are waited for.
+    pub subscriptions: BTreeMap<ExecutionId, String>,
+    /// Counters of the fan-outs that are waited for.
+    pub joins: BTreeMap<(ExecutionId, u32), JoinState>,
+    /// What children are made of.
+    pub specs: BTreeMap<(ExecutionId, u32), Arc<JoinSpec>>,
+    /// Events and whether they were delivered, in the order in which they came.
+    pub events: Vec<(PublishedEvent, bool)>,
+    /// Idempotency keys by tenant, flow and key.
+    pub idempotency: BTreeMap<(String, String, String), MemoryKey>,
+    /// What trees have spent, by root.
+    pub budgets: BTreeMap<ExecutionId, Cost>,
+    /// Checkpoints.
+    pub checkpoints: BTreeMap<TaskId, StoredCheckpoint>,
+    /// Parked tasks, oldest first.
+    pub failed_tasks: Vec<FailedTaskRow>,
+    /// Table definitions.
+    pub tables: BTreeMap<String, TableDefinition>,
+    /// Rows with the tables they are in, in the order of insertion.
+    pub table_rows: Vec<(String, TableRowRecord)>,
+    /// Secret keys.
+    pub keys: BTreeMap<String, Vec<u8>>,
+}
+
+/// What an idempotency key stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryKey {
+    /// The execution that was started under it.
+    pub execution: ExecutionId,
+    /// SHA-256 of the input.
+    pub input_hash: String,
+    /// Until when it is remembered.
+    pub until: Timestamp,
+}
+
+impl Clone for MemoryStore {
+    fn clone(&self) -> Self {
+        Self { rows: Mutex::new(self.dump()) }
+    }
+}
+
+impl MemoryStore {
+    /// Everything, as it is now.
+    #[must_use]
+    pub fn dump(&self) -> MemoryRows {
+        self.rows().clone()
+    }
+
+    fn rows(&self) -> MutexGuard<'_, MemoryRows> {
+        // No method leaves the rows half changed when it panics: a panic is a bug, and the test that met it has failed.
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
