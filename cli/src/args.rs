@@ -85,7 +85,9 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  flowmonkey restore flowmonkey-2026-02-03.db .flowmonkey")]
     Restore(RestoreArgs),
     /// Print a completion script for a shell
-    #[command(after_help = "Example:\n  flowmonkey completions bash > ~/.local/share/bash-completion/completions/flowmonkey")]
+    #[command(
+        after_help = "Example:\n  flowmonkey completions bash > ~/.local/share/bash-completion/completions/flowmonkey"
+    )]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
@@ -201,7 +203,9 @@ pub(crate) struct DevArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum FlowCommand {
     /// Report all problems of flow files as `file:line:column: severity: reason`
-    #[command(after_help = "Examples:\n  flowmonkey flow validate flows/*.yaml\n  flowmonkey flow validate order.json --output json")]
+    #[command(
+        after_help = "Examples:\n  flowmonkey flow validate flows/*.yaml\n  flowmonkey flow validate order.json --output json"
+    )]
     Validate {
         /// Flow files, or `-` for standard input
         #[arg(required = true, value_name = "FILE")]
@@ -362,7 +366,9 @@ pub(crate) enum TableCommand {
         place: Place,
     },
     /// Define a table, or replace its columns; rows stay
-    #[command(after_help = "Example:\n  flowmonkey table define '{\"id\": \"orders\", \"columns\": [{\"id\": \"total\", \"type\": \"number\"}]}'")]
+    #[command(
+        after_help = "Example:\n  flowmonkey table define '{\"id\": \"orders\", \"columns\": [{\"id\": \"total\", \"type\": \"number\"}]}'"
+    )]
     Define {
         /// Definition: JSON text, @FILE, or `-` for standard input
         #[arg(value_name = "JSON|@FILE|-")]
@@ -374,7 +380,9 @@ pub(crate) enum TableCommand {
 
 /// `flowmonkey doctor`.
 #[derive(Debug, Args)]
-#[command(after_help = "Exits with 0 when all is well (warnings included), with 1 when something must be mended.")]
+#[command(
+    after_help = "Exits with 0 when all is well (warnings included), with 1 when something must be mended."
+)]
 pub(crate) struct DoctorArgs {
     /// The data directory to check
     #[arg(long, value_name = "DIR", default_value = DEV_DATA_DIR, env = "FLOWMONKEY_DATA_DIR")]
