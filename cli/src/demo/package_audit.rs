@@ -346,7 +346,7 @@ mod tests {
             licence_files: vec!["LICENSE-MIT: MIT".into()],
             build_script: true,
             files: 5,
-            bytes: 34 + 13 + 39 + 13 + 44,
+            bytes: 36 + 13 + 39 + 13 + 44,
             rust_lines: 3,
             rust_code_lines: 2,
             c_lines: 2,

@@ -35,7 +35,7 @@ struct Scanner<'a> {
     counts: Counts,
 }
 
-impl Scanner<'_> {
+impl<'a> Scanner<'a> {
     fn peek(&self, ahead: usize) -> Option<u8> {
         self.source.get(self.at + ahead).copied()
     }
@@ -174,14 +174,15 @@ impl Scanner<'_> {
     }
 
     /// A word, or a text with a prefix; then the word is the prefix.
-    fn word(&mut self) -> &[u8] {
+    fn word(&mut self) -> &'a [u8] {
         self.code();
+        let source = self.source;
         let start = self.at;
         while self.peek(0).is_some_and(is_word) {
             self.at += 1;
         }
         let end = self.at;
-        if matches!(&self.source[start..end], b"r" | b"br" | b"cr") && !self.raw_text() {
+        if matches!(&source[start..end], b"r" | b"br" | b"cr") && !self.raw_text() {
             // `r#unsafe` is a name.
             if self.peek(0) == Some(b'#') && self.peek(1).is_some_and(is_word) {
                 self.at += 1;
@@ -190,7 +191,7 @@ impl Scanner<'_> {
                 }
             }
         }
-        &self.source[start..end]
+        &source[start..end]
     }
 }
 
