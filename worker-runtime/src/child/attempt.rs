@@ -152,6 +152,8 @@ pub(super) struct Attempt<'a> {
     phase: Phase,
     result: Option<Box<ChildResult>>,
     saving: Option<Saving<'a>>,
+    /// Why it was told to stop.
+    stopped: Option<&'static str>,
     heard: bool,
     logs: usize,
     last_stderr: VecDeque<String>,
@@ -175,6 +177,7 @@ impl<'a> Attempt<'a> {
             phase: Phase::Working,
             result: None,
             saving: None,
+            stopped: None,
             heard: false,
             logs: 0,
             last_stderr: VecDeque::new(),
@@ -253,7 +256,7 @@ impl<'a> Attempt<'a> {
                 }
                 () = conversation.feed.flush(), if conversation.feed.has_more() => {}
                 () = task.cancelled.cancelled(), if matches!(self.phase, Phase::Working) => {
-                    self.cancel(deadline.as_mut()).await;
+                    self.cancel("the task was stopped", deadline.as_mut()).await;
                 }
                 () = task.cancelled.cancelled(), if matches!(self.phase, Phase::Leaving) => return Ok(false),
                 status = conversation.group.wait(), if !exited => {
@@ -297,7 +300,8 @@ impl<'a> Attempt<'a> {
         deadline.reset(Instant::now() + self.grace());
     }
 
-    async fn cancel(&mut self, deadline: Pin<&mut Sleep>) {
+    async fn cancel(&mut self, why: &'static str, deadline: Pin<&mut Sleep>) {
+        self.stopped = Some(why);
         self.phase = Phase::Cancelling;
         let Conversation { group, feed, .. } = &mut self.conversation;
         feed.push(protocol::cancel(&self.task.message.task_id).as_bytes());
@@ -313,7 +317,7 @@ impl<'a> Attempt<'a> {
             // Another attempt has taken over.
             Err(PlumbingError::Stale { .. }) => {
                 if matches!(self.phase, Phase::Working) {
-                    self.cancel(deadline.as_mut()).await;
+                    self.cancel("another attempt has taken over", deadline.as_mut()).await;
                 }
             }
             Err(error @ (PlumbingError::TooLarge { .. } | PlumbingError::Unavailable(_))) => {
@@ -385,8 +389,8 @@ impl<'a> Attempt<'a> {
 
     fn without_result(&self) -> Ended {
         let name = self.name;
-        if self.task.cancelled.is_cancelled() {
-            return Ended::Failed(Failure::terminal(CANCELLED, "the task was stopped"));
+        if let Some(why) = self.stopped {
+            return Ended::Failed(Failure::terminal(CANCELLED, why));
         }
         let quoted: Vec<_> = self.last_stderr.iter().map(String::as_str).collect();
         let quoted = if quoted.is_empty() { String::new() } else { format!(": {}", quoted.join("\n")) };
@@ -408,10 +412,7 @@ impl<'a> Attempt<'a> {
                 }));
                 if self.heard { Ended::Failed(failure) } else { Ended::Unheard(failure) }
             }
-            Phase::Cancelling => {
-                Ended::Failed(Failure::terminal(CANCELLED, "another attempt has taken over"))
-            }
-            Phase::Working | Phase::Leaving => {
+            Phase::Working | Phase::Cancelling | Phase::Leaving => {
                 let message = format!("`{name}` closed its standard output without a result{quoted}");
                 let details = json!({ "exitCode": null, "signal": null, "stderr": self.last_stderr });
                 Ended::Failed(Failure::new(HANDLER_ERROR, message).details(details))
