@@ -174,9 +174,11 @@ impl Work {
                 Command::LeaseLost(TaskAttempt { task: task.run.task, attempt: task.run.attempt })
             }
             Activity::Task(_) => Command::Report(Box::new(self.report(execution))),
-            Activity::Wait(_) if self.random.one_in(2) => {
-                Command::Event { name: "parcel".into(), data: json!({ "at": self.now }) }
-            }
+            Activity::Wait(_) if self.random.one_in(2) => Command::Event {
+                id: format!("event {}", self.now),
+                name: "parcel".into(),
+                data: json!({ "at": self.now }),
+            },
             Activity::Children(fan) => {
                 let state = store.join_state(execution.id(), fan.join).await.unwrap()?;
                 if !state.is_complete() {

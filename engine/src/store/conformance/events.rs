@@ -70,7 +70,7 @@ pub(super) async fn subscribers_follow_the_wait(store: &dyn Store) {
     store_all(store, updates(at(1), vec![paused.clone()])).await;
     assert_eq!(waiting(None, 9).await, [id(1), id(2), id(3)], "a pause does not unsubscribe");
     let resumed = update(&flow, &paused.execution, Command::Unpause, at(2));
-    let arrived = Command::Event { name: "parcel".into(), data: json!({}) };
+    let arrived = Command::Event { id: "event".into(), name: "parcel".into(), data: json!({}) };
     let ended = update(&flow, &resumed.execution, arrived, at(3));
     store_all(store, updates(at(2), vec![resumed])).await;
     store_all(store, updates(at(3), vec![ended])).await;

@@ -182,6 +182,7 @@ pub fn try_decide(
     let world = World {
         flow,
         flows: &|_| None,
+        flow_exists: &|_, _| true,
         outer,
         limits: &limits,
         handlers: &AnyHandler,
