@@ -305,7 +305,7 @@ fn signals_early_late_twice_and_too_many() {
 
 #[test]
 fn resume_tokens_work_early_and_once_for_every_kind_of_wait() {
-    let handler_wait = ReportedOutcome::Wait { output: None, until: None, reason: None, token: None };
+    let handler_wait = ReportedOutcome::Wait { output: None, until: None, reason: None, token: None, again: false };
     for (wait, handler) in [
         (json!({"type": "wait-signal", "config": {}}), false),
         (json!({"type": "wait-event", "config": {"event": "e"}}), false),
@@ -396,6 +396,7 @@ fn waits_of_handlers() {
         until,
         reason: Some("customs".into()),
         token: token.map(Into::into),
+        again: false,
     };
     let id = bench.start(json!({}));
     bench.answer(id, waits(None, Some("tok")));
