@@ -71,7 +71,7 @@ fn a_cancel_reaches_every_activity() {
             bench.answer(id, failure("BAD"));
         }
         bench.cancel(id).unwrap();
-        assert_eq!(bench.cancel(id).is_err(), true);
+        assert!(bench.cancel(id).is_err());
         bench.run_to_end();
         assert_eq!(bench.status(id), Status::Cancelled, "{shown}");
         assert_eq!(dispatched(&bench, "undo").len(), undone, "{shown}");
