@@ -182,6 +182,7 @@ pub fn try_decide(
     let world = World {
         flow,
         flows: &|_| None,
+        flow_exists: &|_, _| true,
         outer,
         limits: &limits,
         handlers: &AnyHandler,
@@ -331,7 +332,7 @@ pub fn task(execution: &Execution) -> TaskId {
 /// When they open none.
 #[must_use]
 pub fn opened(records: &[Record]) -> JoinSpec {
-    let specs = records.iter().filter_map(|record| match record {
+    let mut specs = records.iter().filter_map(|record| match record {
         Record::OpenJoin(spec) => Some((**spec).clone()),
         Record::CloseJoin { .. }
         | Record::EndJoin { .. }
@@ -342,7 +343,7 @@ pub fn opened(records: &[Record]) -> JoinSpec {
         | Record::Spend { .. }
         | Record::FailedTask(_) => None,
     });
-    match specs.last() {
+    match specs.next_back() {
         Some(spec) => spec,
         None => panic!("no fan-out is opened: {records:?}"),
     }
