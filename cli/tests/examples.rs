@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 
 use serde_json::{Value, json};
-use support::{Run, Server, Started, call, example, history};
+use support::{Run, Server, Started, call, example, history, http};
 
 #[test]
 fn hello_greets_and_shouts() {
@@ -109,7 +109,7 @@ impl Order {
 
     /// How often each action was asked for, and what happened.
     fn log(&self) -> (Vec<(String, usize)>, Vec<Value>) {
-        let log = get(&format!("{}/log", self.service.url));
+        let (_, log) = http("GET", &format!("{}/log", self.service.url), None);
         let requests = log["requests"].as_array().unwrap();
         let asked = |path: &str| {
             let requests: Vec<_> = requests.iter().filter(|request| request["path"] == path).collect();
@@ -128,16 +128,6 @@ impl Order {
             happened.iter().map(|effect| (effect["path"].as_str().unwrap(), effect["id"].as_str().unwrap())).collect();
         assert_eq!(happened, effects);
     }
-}
-
-fn get(url: &str) -> Value {
-    use std::io::{Read, Write};
-    let (host, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
-    let mut stream = std::net::TcpStream::connect(host).unwrap();
-    write!(stream, "GET /{path} HTTP/1.0\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
 }
 
 fn is_at<'a>(step: &'a str) -> impl Fn(&Value) -> bool + 'a {

@@ -2,7 +2,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "test code")]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -203,6 +204,77 @@ impl Drop for Server {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// `flowmonkey dev`, with the flows (`ids`) of one example file.
+pub struct Dev {
+    child: Child,
+    pub url: String,
+    _data: tempfile::TempDir,
+}
+
+impl Dev {
+    pub fn with_flows(file: &str, ids: &[&str], handlers: &str) -> Self {
+        require_python();
+        let data = tempfile::tempdir().unwrap();
+        let (flows, record) = (data.path().join("flows"), data.path().join("record"));
+        std::fs::create_dir(&flows).unwrap();
+        let file = example(file);
+        std::fs::copy(&file, flows.join(file.file_name().unwrap())).unwrap();
+        let mut command = flowmonkey();
+        command.args(["dev", "--listen", "127.0.0.1:0", "--handlers"]).arg(example(handlers));
+        command.arg("--data-dir").arg(&record).arg("--flows").arg(&flows);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut dev = Self { child, url: String::new(), _data: data };
+        wait_for("the server to say where it is", || {
+            assert!(dev.child.try_wait().unwrap().is_none(), "the server ended early");
+            let Ok(note) = std::fs::read_to_string(record.join("address")) else { return false };
+            let note: Value = serde_json::from_str(&note).unwrap();
+            note["address"].as_str().unwrap_or_default().clone_into(&mut dev.url);
+            // The flows are published once it serves.
+            !dev.url.is_empty() && ids.iter().all(|id| dev.call("GET", &format!("/v1/flows/{id}"), None).0 == 200)
+        });
+        dev
+    }
+
+    pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        http(method, &format!("{}{path}", self.url), body)
+    }
+
+    /// Waits until an execution has ended as `status`, and gives its record.
+    pub fn ends(&self, id: &str, status: &str) -> Value {
+        let mut record = Value::Null;
+        wait_for("the execution to end", || {
+            record = self.call("GET", &format!("/v1/executions/{id}"), None).1;
+            ["completed", "failed", "cancelled"].iter().any(|end| record["status"] == *end)
+        });
+        assert_eq!(record["status"], status, "{record:#}");
+        record
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// One request, on a connection of its own.
+pub fn http(method: &str, url: &str, body: Option<&Value>) -> (u16, Value) {
+    let (host, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let mut stream = TcpStream::connect(host).unwrap();
+    let body = body.map(Value::to_string).unwrap_or_default();
+    write!(
+        stream,
+        "{method} /{path} HTTP/1.0\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap_or(Value::Null))
 }
 
 /// Ends the test with a clear word when there is no Python.
