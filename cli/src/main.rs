@@ -3,6 +3,7 @@
 mod args;
 mod client;
 mod commands;
+mod demo;
 mod embedded;
 mod errors;
 mod panics;
@@ -59,6 +60,7 @@ fn log_to_stderr(cli: &Cli) -> Result<(), CliError> {
     let default = match &cli.command {
         Command::Dev(_) => 1,
         Command::Run(_)
+        | Command::Demo(_)
         | Command::Flow(_)
         | Command::Execution(_)
         | Command::Table(_)

@@ -44,7 +44,8 @@ impl Engine {
                 Some(flow) => flow,
                 None => {
                     let message = format!("Flow \"{}\" not found", start.flow_id);
-                    return Ok(self.refuse(&spec, codes::FLOW_NOT_FOUND, message, next));
+                    self.refuse(&spec, codes::FLOW_NOT_FOUND, message, next);
+                    return Ok(());
                 }
             },
             JoinKind::Map { .. } | JoinKind::Parallel { .. } | JoinKind::Loop { .. } => {
@@ -59,7 +60,10 @@ impl Engine {
         for index in state.spawned..to {
             let creation = match children::child(&spec, index, &flow.flow, &self.config.limits, now) {
                 Ok(creation) => creation,
-                Err(error) => return Ok(self.refuse(&spec, error.code(), error.to_string(), next)),
+                Err(error) => {
+                    self.refuse(&spec, error.code(), error.to_string(), next);
+                    return Ok(());
+                }
             };
             let (create, wishes) = self.begun(creation).await?;
             effects.push((Arc::new(create.execution.clone()), wishes));
@@ -84,9 +88,10 @@ impl Engine {
     /// A new execution with its first decision taken, so that both are one row to write.
     pub(crate) async fn begun(&self, creation: Creation) -> Result<(Create, Vec<Effect>), EngineError> {
         let around = self.load_around(Arc::new(creation.execution.clone())).await?;
-        let decided = self
-            .with_world(&around, |world| decide(&creation.execution, world, Command::Begin, self.moment()));
-        let now = self.now();
+        let moment = self.moment();
+        let decided =
+            self.with_world(&around, |world| decide(&creation.execution, world, Command::Begin, moment));
+        let now = moment.now;
         // A refusal is impossible for a new execution; unbegun, the timer begins it.
         let Ok(decision) = decided else { return Ok((create_row(creation, now), Vec::new())) };
         let mut events = vec![creation.event];

@@ -83,9 +83,8 @@ fn cancellation(execution: &Execution) -> Option<Value> {
 pub fn attempts(events: &[RecordedEvent]) -> Vec<Value> {
     events
         .iter()
-        .filter_map(|recorded| match &recorded.event {
-            Event::AttemptEnded(ended) => Some(attempt(ended)),
-            _ => None,
+        .filter_map(|recorded| {
+            if let Event::AttemptEnded(ended) = &recorded.event { Some(attempt(ended)) } else { None }
         })
         .collect()
 }

@@ -11,7 +11,7 @@ use flowmonkey_core::time::Timestamp;
 use flowmonkey_plumbing::queue::Delivery;
 use flowmonkey_plumbing::wire;
 use flowmonkey_plumbing::wire::{
-    HandlerReference, PROTOCOL_VERSION, ResultMessage, TaskMessage, TaskMetadata,
+    CONTINUE_AFTER_WAIT, HandlerReference, PROTOCOL_VERSION, ResultMessage, TaskMessage, TaskMetadata,
 };
 
 use crate::config::EngineConfig;
@@ -112,6 +112,7 @@ pub(crate) fn task_report(result: ResultMessage) -> Result<(TaskId, TaskReport),
                 until,
                 reason: result.wait_reason,
                 token: result.resume_token,
+                again: result.metadata.get(CONTINUE_AFTER_WAIT) == Some(&serde_json::Value::Bool(true)),
             }
         }
         wire::Outcome::Released => ReportedOutcome::Released,

@@ -7,6 +7,7 @@ use chrono::{DateTime, SecondsFormat};
 use flowmonkey_plumbing::api::PlumbingError;
 use flowmonkey_plumbing::clock::{Clock, SystemClock};
 use flowmonkey_plumbing::manifest::{Manifest, Mode};
+use flowmonkey_plumbing::wire::CONTINUE_AFTER_WAIT;
 use flowmonkey_plumbing::wire::LogLevel;
 use flowmonkey_worker::{Completion, Failure, Handler, Task, Wait};
 use serde::{Deserialize, Serialize};
@@ -24,8 +25,6 @@ const BATCH_SIZE_MAX: u64 = 1_000;
 const ITEMS_MAX: usize = 100_000;
 /// The most that `delayBetweenBatchesMs` may ask for: a day.
 const DELAY_MS_MAX: u64 = 24 * 3_600_000;
-/// In the metadata of a wait: the same task goes on after it, from its checkpoint; the step is not over.
-pub const CONTINUE_AFTER_WAIT: &str = "continueAfterWait";
 
 const INVALID_EXPRESSION: &str = "INVALID_EXPRESSION";
 const FIELDS: [&str; 16] = [

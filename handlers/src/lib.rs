@@ -1,10 +1,5 @@
 //! The stock handlers.
 
-#![expect(
-    clippy::result_large_err,
-    reason = "a failure is made at most once an attempt; its size is the runtime's choice"
-)]
-
 pub mod jq;
 
 mod batch;
@@ -21,7 +16,7 @@ use std::sync::Arc;
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_worker::Handler;
 
-pub use batch::{BatchProcess, CONTINUE_AFTER_WAIT};
+pub use batch::BatchProcess;
 pub use command::{Command, CommandPolicy, Programs};
 pub use config::BAD_CONFIG;
 pub use email::{Email, EmailPolicy, SmtpTls};

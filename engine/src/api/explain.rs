@@ -85,7 +85,8 @@ fn waiting(wait: &Wait) -> Value {
             "assignees": assignees,
             "escalateAt": escalate_at.map(Timestamp::to_rfc3339),
         }),
-        WaitOn::Handler { until, token } => json!({
+        WaitOn::Handler { until, token, again } => json!({
+            "sameTaskGoesOn": again,
             "kind": "resume",
             "until": until.map(Timestamp::to_rfc3339),
             "byToken": token.is_some(),

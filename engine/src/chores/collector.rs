@@ -81,33 +81,57 @@ pub async fn apply(engine: &Engine, results: &[ResultMessage]) -> Result<Collect
     Ok(collected)
 }
 
+/// Takes results and applies them, again and again. What was taken stays here until it is stored.
+#[derive(Debug)]
+pub struct Collector {
+    taken: Vec<ResultMessage>,
+    /// Whether the queue may think that this engine has results which it does not have.
+    uncertain: bool,
+}
+
+impl Default for Collector {
+    /// An engine that starts may have died under the same name with results in its hands.
+    fn default() -> Self {
+        Self { taken: Vec::new(), uncertain: true }
+    }
+}
+
+impl Collector {
+    /// Takes results, or those of the last tick if it failed, and applies them.
+    ///
+    /// # Errors
+    /// When queue or record fail; the next tick goes on with the same results.
+    pub async fn tick(&mut self, engine: &Engine) -> Result<Collected, EngineError> {
+        let id = &engine.config.engine_id;
+        if self.taken.is_empty() {
+            // Results whose answer was lost are with this engine for the queue, and nobody else would ever take them.
+            if self.uncertain {
+                engine.queue.adopt_results(id).await?;
+            }
+            self.uncertain = true;
+            self.taken = engine.queue.take(id, COLLECT_BATCH_MAX).await?;
+            self.uncertain = false;
+        }
+        let collected = apply(engine, &self.taken).await?;
+        self.taken.clear();
+        Ok(collected)
+    }
+}
+
 pub(super) async fn run(chore: Chore) {
     let engine = &chore.engine;
     let mut backoff = Backoff::default();
-    let mut taken: Vec<ResultMessage> = Vec::new();
+    let mut collector = Collector::default();
     while !chore.shutdown.is_cancelled() {
-        if taken.is_empty() {
-            match engine.queue.take(&engine.config.engine_id, COLLECT_BATCH_MAX).await {
-                Ok(results) if results.is_empty() => {
-                    tokio::select! {
-                        () = engine.queue.wait_for_results() => {}
-                        () = chore.rest(POLL) => {}
-                    }
-                    continue;
-                }
-                Ok(results) => taken = results,
-                Err(error) => {
-                    let rest = backoff.failed(chore.name(), &error.into());
-                    chore.rest(rest).await;
-                    continue;
-                }
-            }
-        }
-        match apply(engine, &taken).await {
-            Ok(_) => {
-                taken.clear();
+        match collector.tick(engine).await {
+            Ok(Collected { applied: 0, refused: 0 }) => {
                 backoff = Backoff::default();
+                tokio::select! {
+                    () = engine.queue.wait_for_results() => {}
+                    () = chore.rest(POLL) => {}
+                }
             }
+            Ok(_) => backoff = Backoff::default(),
             Err(error) => {
                 let rest = backoff.failed(chore.name(), &error);
                 chore.rest(rest).await;

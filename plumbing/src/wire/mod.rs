@@ -15,5 +15,9 @@ pub use result::{
 };
 pub use task::{CheckpointReference, HandlerReference, Priority, TaskMessage, TaskMetadata};
 
+/// Key of a wait result's `metadata`. When it is true, the same task is delivered again when the wait ends: it keeps its
+/// checkpoint and its idempotency key. Without it, the cursor goes on to `onResume` or `onSuccess`.
+pub const CONTINUE_AFTER_WAIT: &str = "continueAfterWait";
+
 /// The version of the message formats. Raised only when an older peer could misread a message.
 pub const PROTOCOL_VERSION: u16 = 1;

@@ -45,6 +45,8 @@ pub fn apply(execution: &mut Execution, event: &Event, at: Timestamp) {
         Event::AttemptEnded(ended) => {
             execution.step_count = execution.step_count.saturating_add(1);
             execution.cost = execution.cost.plus(Cost { attempts: 0, ..ended.cost });
+            // Whatever comes next, this attempt is not out any more, and this wait or back-off is over.
+            execution.activity = Activity::Ready;
         }
         Event::ContextChanged { changes, bytes } => {
             for change in changes {
@@ -54,11 +56,13 @@ pub fn apply(execution: &mut Execution, event: &Event, at: Timestamp) {
         }
         Event::StepSucceeded { output, .. } => {
             execution.last_error = None;
+            execution.iteration = 0;
             execution.last_output.clone_from(output);
             execution.activity = Activity::Ready;
         }
         Event::StepFailed { error, .. } => {
             execution.last_error = Some(error.to_value());
+            execution.iteration = 0;
             execution.activity = Activity::Ready;
         }
         Event::RetryScheduled { run, until, error } => {
@@ -118,6 +122,7 @@ pub fn apply(execution: &mut Execution, event: &Event, at: Timestamp) {
         Event::CompensationAdded(compensation) => execution.compensations.push((**compensation).clone()),
         Event::CompensationBegan => {
             execution.undoing = execution.compensations.pop();
+            execution.iteration = 0;
             execution.compensated = true;
             execution.activity = Activity::Ready;
         }
@@ -127,11 +132,15 @@ pub fn apply(execution: &mut Execution, event: &Event, at: Timestamp) {
         }
         Event::EndingBegan { why, stage, run } => {
             execution.phase = Phase::Ending { why: why.clone(), stage: *stage, run: run.clone() };
+            // From here on `_error` is why the execution ends, not a failure that was handled before.
+            execution.last_error = None;
         }
         Event::StageReached { stage: reached } => {
             if let Phase::Ending { stage, .. } = &mut execution.phase {
                 *stage = *reached;
             }
+            // What was in flight has ended.
+            execution.activity = Activity::Ready;
         }
         Event::Paused { reason } => {
             execution.pause = Some(Pause { since: at, reason: reason.clone(), held: None });

@@ -193,6 +193,10 @@ pub enum ReportedOutcome {
         /// A token chosen by the worker.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         token: Option<String>,
+        /// True: when the wait ends the same task is delivered again, with its checkpoint and its idempotency key (a
+        /// batch at a time). False: the cursor goes on.
+        #[serde(default)]
+        again: bool,
     },
     /// Handed back after the handler had started: tried again without touching budgets.
     Released,

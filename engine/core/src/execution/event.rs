@@ -52,7 +52,7 @@ pub enum Event {
         /// The step.
         step: StepId,
         /// Kept for bodies only, whose result it may be.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "super::present")]
         output: Option<Value>,
     },
     /// A step failed, and its `onFailure` step follows.
@@ -262,7 +262,7 @@ pub enum WaitEnd {
     /// A signal, a resume, an event, an answer.
     Resume {
         /// Goes to `_resume`.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "super::present")]
         data: Option<Value>,
     },
     /// Nobody answered in time, or the answer was no.

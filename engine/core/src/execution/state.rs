@@ -68,10 +68,10 @@ pub struct Execution {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<Value>,
     /// `_resume`: data of the last resume.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "super::present")]
     pub resume_data: Option<Value>,
     /// Output of the last successful step; kept for bodies only, whose result it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "super::present")]
     pub last_output: Option<Value>,
     /// Iterations done of the loop that the cursor is at.
     #[serde(default)]
@@ -86,7 +86,7 @@ pub struct Execution {
     #[serde(default)]
     pub cost: Cost,
     /// Set once ended with a result.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "super::present")]
     pub output: Option<Value>,
 }
 
@@ -405,6 +405,9 @@ pub enum WaitOn {
         /// A token chosen by the worker.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         token: Option<String>,
+        /// Whether the same task is delivered again when the wait ends.
+        #[serde(default, skip_serializing_if = "is_default")]
+        again: bool,
     },
 }
 
@@ -496,7 +499,7 @@ pub struct BufferedSignal {
     /// Its name.
     pub name: String,
     /// Its data.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "super::present")]
     pub data: Option<Value>,
     /// Names it, so that sending it twice counts once.
     #[serde(default, skip_serializing_if = "Option::is_none")]

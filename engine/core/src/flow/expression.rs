@@ -43,6 +43,9 @@ pub struct ExpressionError {
     pub message: String,
 }
 
+/// The message when the CEL library panics. No input is known to cause it.
+pub const BROKE_OFF: &str = "the CEL library broke off";
+
 /// Characters of an expression or a cause that an error repeats.
 const QUOTED_CHARS_MAX: usize = 200;
 
@@ -56,8 +59,8 @@ pub struct Expression {
 
 static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(prepare::environment()));
 
-/// Runs a part of the CEL library; `None` when it panics. No input is known to make it panic, but a flow must not be able
-/// to stop the engine even if there is one.
+/// Runs a part of the CEL library; `None` when it panics: a flow must not be able to stop the engine, even by an input
+/// that we do not know of.
 fn contained<T>(run: impl FnOnce() -> T) -> Option<T> {
     panic::catch_unwind(AssertUnwindSafe(run)).ok()
 }
@@ -76,7 +79,7 @@ impl Expression {
         }
         guard::check(source).map_err(|refused| invalid(refused.to_string()))?;
         let mut program = contained(|| PrattParser::new().max_recursion_depth(NESTING_MAX).parse(source))
-            .ok_or_else(|| invalid("not a CEL expression".into()))?
+            .ok_or_else(|| invalid(BROKE_OFF.into()))?
             .map_err(|errors| invalid(first_message(&errors)))?;
         let reads = analysis::analyse(&program).map_err(|refused| invalid(refused.to_string()))?;
         prepare::prepare(&mut program);
@@ -100,7 +103,7 @@ impl Expression {
             .map_err(|error| failed(error.to_string()))?;
         prepare::declare_budget(&mut context);
         let value = contained(|| context.resolve(&self.program))
-            .ok_or_else(|| failed("the evaluation broke off".into()))?
+            .ok_or_else(|| failed(BROKE_OFF.into()))?
             .map_err(|error| failed(values::explain(&error)))?;
         values::to_json(&value).map_err(|error| failed(error.to_string()))
     }

@@ -18,6 +18,9 @@ use crate::flow::definition::{
 };
 use crate::flow::scope::Snapshot;
 
+/// Code of a child that was cancelled.
+const CANCELLED: &str = "CANCELLED";
+
 /// Failures and successes that decide a fan-out.
 struct Thresholds {
     failed: Option<u32>,
@@ -59,6 +62,9 @@ impl Turn<'_> {
             let message = format!("map \"{}\" has {} items, more than {limit}", step.id, items.len());
             return Done::Failure(self.error(codes::FAN_OUT_LIMIT, message, Some(step)));
         };
+        if let Some(error) = self.out_of_reach(step, map.join, total) {
+            return Done::Failure(error);
+        }
         if total == 0 {
             return Done::Success { output: Some(json!([])), next: NextStep::Transition };
         }
@@ -71,11 +77,27 @@ impl Turn<'_> {
     pub(super) fn begin_parallel(&mut self, step: &Arc<Step>, run: &StepRun, parallel: &Parallel) -> Done {
         let branches: Vec<String> = parallel.branches.iter().map(|(name, _)| name.clone()).collect();
         let total = u32::try_from(branches.len()).unwrap_or(u32::MAX);
+        if let Some(error) = self.out_of_reach(step, parallel.join, total) {
+            return Done::Failure(error);
+        }
         if total == 0 {
             return Done::Success { output: Some(json!({})), next: NextStep::Transition };
         }
         let thresholds = thresholds(parallel.join, parallel.on_item_error, total);
         self.open(step, run, JoinKind::Parallel { branches }, total, total, &thresholds, Vec::new())
+    }
+
+    /// More successes are wanted than there are children: that is known before any of them runs.
+    fn out_of_reach(&self, step: &Step, join: JoinRule, total: u32) -> Option<ExecutionError> {
+        let wanted = match join {
+            JoinRule::All | JoinRule::Settled => 0,
+            JoinRule::Any => 1,
+            JoinRule::N(wanted) => wanted,
+        };
+        (wanted > total).then(|| {
+            let message = format!("step \"{}\" wants {wanted} successes of {total} children", step.id);
+            self.error(codes::CHILD_FAILED, message, Some(step))
+        })
     }
 
     /// The next iteration of a loop, or its end.
@@ -189,9 +211,18 @@ impl Turn<'_> {
             return Done::Failure(error);
         }
         let join = self.execution.joins + 1;
-        let snapshot = Snapshot {
-            context: self.execution.context.clone(),
-            outer: self.world.outer.map(|outer| Arc::new(outer.clone())),
+        let mut inherited = Inherited::from(&self.execution.identity);
+        let snapshot = match &self.execution.undoing {
+            // The undoing step may be of another graph, or of another flow; it sees what was seen at the visit.
+            Some(undoing) => {
+                inherited.flow = undoing.flow.clone();
+                inherited.graph.clone_from(&undoing.graph);
+                Snapshot { context: undoing.context.clone(), outer: None }
+            }
+            None => Snapshot {
+                context: self.execution.context.clone(),
+                outer: self.world.outer.map(|outer| Arc::new(outer.clone())),
+            },
         };
         self.record(Record::OpenJoin(Box::new(JoinSpec {
             parent: self.execution.id(),
@@ -202,7 +233,7 @@ impl Turn<'_> {
             max_live,
             stop_at_failed: thresholds.failed,
             stop_at_succeeded: thresholds.succeeded,
-            inherited: Inherited::from(&self.execution.identity),
+            inherited,
             snapshot: Arc::new(snapshot),
             items: Arc::new(items),
         })));
@@ -312,6 +343,9 @@ impl Turn<'_> {
         match self.begin_iteration(step, &fan.run, config) {
             Done::UnderWay => {}
             Done::Success { next, .. } => {
+                if let Err(error) = self.check_output(step, Some(&output)) {
+                    return self.fan_failed(step, fan.run, error, false);
+                }
                 self.note_outcome(step, &fan.run, AttemptOutcome::Success, None);
                 self.settle_success(step, &fan.run, Some(output), next);
             }
@@ -359,13 +393,15 @@ impl Turn<'_> {
         }
         Ok(match report.outputs {
             JoinOutputs::Dataset(reference) => reference,
-            JoinOutputs::Inline(outputs) => shape(step, outputs, join, &report.errors),
+            JoinOutputs::Inline(outputs) => shape(step, outputs, fan.total, join, &report.errors),
         })
     }
 
     /// `<outputKey>Errors`: what failed, beside the `null` in its place.
     fn write_item_errors(&mut self, step: &Step, report: &JoinReport) -> Result<(), ExecutionError> {
-        let Some(key) = &step.output_key else { return Ok(()) };
+        let Some(key) = step.output_key.as_ref().filter(|_| self.execution.undoing.is_none()) else {
+            return Ok(());
+        };
         let errors: Vec<Value> = report
             .errors
             .iter()
@@ -383,14 +419,16 @@ impl Turn<'_> {
     }
 
     fn child_failed(&self, step: &Step, fan: &Fan, report: &JoinReport) -> ExecutionError {
-        let first = report.errors.first();
+        // The failure that decided, not one of the children that were cancelled because of it.
+        let first =
+            report.errors.iter().find(|failed| failed.error.code != CANCELLED).or(report.errors.first());
         let message = match first {
             Some(failed) if fan.total == 1 => format!("the child failed: {}", failed.error.message),
             Some(failed) => {
                 let place = branch_name(step, failed.index)
                     .map_or_else(|| failed.index.to_string(), ToOwned::to_owned);
                 format!(
-                    "{} of {} children failed; first {place}: {}",
+                    "{} of {} children failed or were cancelled; first {place}: {}",
                     report.failed, fan.total, failed.error.message
                 )
             }
@@ -436,6 +474,7 @@ fn branch_name(step: &Step, index: u32) -> Option<&str> {
 fn shape(
     step: &Step,
     outputs: Vec<ChildOutput>,
+    total: u32,
     join: JoinRule,
     errors: &[super::super::command::ChildError],
 ) -> Value {
@@ -449,9 +488,11 @@ fn shape(
     };
     match &step.kind {
         StepKind::Parallel(parallel) => {
+            // Branches that were not begun, because enough others had ended, are null as well.
+            let mut children = outputs.into_iter();
             let mut map = Map::new();
-            for (index, ((name, _), child)) in parallel.branches.iter().zip(outputs).enumerate() {
-                map.insert(name.clone(), result(index, child));
+            for (index, (name, _)) in parallel.branches.iter().enumerate() {
+                map.insert(name.clone(), children.next().map_or(Value::Null, |child| result(index, child)));
             }
             Value::Object(map)
         }
@@ -482,7 +523,11 @@ fn shape(
         | StepKind::Echo
         | StepKind::Fail(_)
         | StepKind::Succeed => {
-            Value::Array(outputs.into_iter().enumerate().map(|(index, child)| result(index, child)).collect())
+            let mut results: Vec<Value> =
+                outputs.into_iter().enumerate().map(|(index, child)| result(index, child)).collect();
+            // Items that were not begun, because enough others had ended.
+            results.resize(total as usize, Value::Null);
+            Value::Array(results)
         }
     }
 }

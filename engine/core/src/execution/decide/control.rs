@@ -38,7 +38,8 @@ impl Turn<'_> {
             },
             Activity::Children(fan) => self.wish(Effect::CheckJoin { join: fan.join }),
             Activity::Wait(wait) => self.wait_again(wait),
-            Activity::Ready | Activity::Backoff { .. } | Activity::Incident(_) | Activity::Nothing => {}
+            Activity::Ready => self.go_on(),
+            Activity::Backoff { .. } | Activity::Incident(_) | Activity::Nothing => {}
         }
         Ok(())
     }
@@ -56,21 +57,34 @@ impl Turn<'_> {
         if let (Activity::Incident(incident), false) =
             (&self.execution.activity, self.execution.is_terminal())
         {
+            if self.execution.pause.is_some() {
+                return Err(Rejection::Paused);
+            }
             let run = incident.run.clone();
             self.emit(Event::IncidentResolved { by });
             if let Phase::Ending { stage: Stage::Compensating { .. }, .. } = self.execution.phase {
                 // Undoing gets its full time again.
                 let until = self.now().plus(self.limits().compensation_ms);
                 self.emit(Event::StageReached { stage: Stage::Compensating { until } });
+                if self.execution.undoing.is_none() {
+                    // Time ran out between two undoings: no step was at fault.
+                    self.go_on();
+                    return Ok(());
+                }
             }
             self.try_again(run);
             return Ok(());
         }
         let run = self.reopenable()?;
+        // The clean-up may have moved the cursor.
+        let failed_at = self.execution.error().and_then(|error| error.step_id.clone());
         self.emit(Event::Reopened { by });
         match run {
             Some(run) => self.try_again(run),
-            None => self.go_on(),
+            None => match failed_at.and_then(|step| self.known_step(&step)) {
+                Some(step) => self.enter(step),
+                None => self.go_on(),
+            },
         }
         Ok(())
     }
@@ -106,10 +120,9 @@ impl Turn<'_> {
         };
         let error = self.error(codes::BUDGET_EXCEEDED, message, None);
         let step_id = Some(self.execution.cursor.clone());
-        if self.execution.pause.is_some() {
-            self.emit(Event::Unpaused);
-        }
+        let held = self.take_held();
         self.fail_execution(ExecutionError { step_id, ..error }, None);
+        self.apply_held(held);
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::super::codes;
+use super::super::command::TaskReport;
 use super::super::decision::{Effect, Record};
 use super::super::encode;
 use super::super::error::{ExecutionError, Rejection};
@@ -107,6 +108,16 @@ impl Turn<'_> {
     /// Sets the course for the end: first, what is in flight is asked to end.
     fn begin_ending(&mut self, why: Why, run: Option<StepRun>) {
         let until = self.now().plus(self.limits().cancel_grace_ms);
+        let why = match why {
+            // Every failure names a step: where a reopening goes on.
+            Why::Failure(error) => Why::Failure(ExecutionError {
+                step_id: error.step_id.or_else(|| Some(self.execution.cursor.clone())),
+                ..error
+            }),
+            Why::Cancel(_) => why,
+        };
+        // A visit that a limit cuts off goes on when the execution is reopened, under the same idempotency key.
+        let run = run.or_else(|| self.visit_under_way());
         self.emit(Event::EndingBegan { why, stage: Stage::Draining { until }, run });
         match self.execution.activity.clone() {
             Activity::Task(task) => {
@@ -127,21 +138,36 @@ impl Turn<'_> {
                 self.emit(Event::WaitEnded { step: wait.run.step, by: WaitEnd::Abandoned });
                 self.next_stage();
             }
-            Activity::Backoff { task, .. } => {
-                self.unknown_outcome(&task);
+            Activity::Backoff { task, error, .. } => {
+                self.unknown_outcome(&task, &error.code);
                 self.next_stage();
             }
             Activity::Incident(incident) => {
-                self.unknown_outcome(&incident.run);
+                self.unknown_outcome(&incident.run, &incident.error.code);
                 self.next_stage();
             }
             Activity::Ready | Activity::Nothing => self.next_stage(),
         }
     }
 
-    /// Attempts have failed or were lost: whether the step took effect is not known, so it is undone too.
-    fn unknown_outcome(&mut self, run: &StepRun) {
-        if run.task != 0
+    fn visit_under_way(&self) -> Option<StepRun> {
+        match &self.execution.activity {
+            Activity::Task(task) => Some(task.run.clone()),
+            Activity::Backoff { task, .. } => Some(task.clone()),
+            Activity::Wait(wait) => Some(wait.run.clone()),
+            Activity::Children(fan) => Some(fan.run.clone()),
+            Activity::Incident(incident) => Some(incident.run.clone()),
+            Activity::Ready | Activity::Nothing => None,
+        }
+    }
+
+    /// The visit ends by a failure. Where it is not known whether the step took effect, it is undone too: its last
+    /// attempt ran out of time, or a worker was lost with one. A failure that a handler reports says that it did not.
+    pub(super) fn unknown_outcome(&mut self, run: &StepRun, code: &str) {
+        let unknown = run.lost > 0 || code == codes::TIMEOUT || code == codes::WORKER_LOST;
+        if unknown
+            && run.task != 0
+            && !run.compensates
             && let Some(step) = self.step_of(run)
         {
             self.remember_compensation(&step, run, true);
@@ -194,7 +220,7 @@ impl Turn<'_> {
             compensates: true,
         };
         match self.undoing_step() {
-            Some(step) => self.attempt(&step, run),
+            Some(step) => self.attempt_if_wanted(&step, run),
             None => {
                 let message =
                     format!("Step \"{}\", which undoes \"{}\", not found", undoing.with, undoing.step);
@@ -234,17 +260,25 @@ impl Turn<'_> {
             Phase::Ending { .. } => return Err(Rejection::AlreadyCancelling),
             Phase::Running | Phase::Completed | Phase::Failed { .. } | Phase::Cancelled { .. } => {}
         }
-        let held = self.execution.pause.as_ref().and_then(|pause| pause.held.clone());
-        if self.execution.pause.is_some() {
-            self.emit(Event::Unpaused);
-        }
+        let held = self.take_held();
         let cancelled_at = self.now();
         self.begin_ending(Why::Cancel(Cancellation { source, reason, cancelled_at }), None);
-        // A result that was held back counts as if it arrived now: recorded, and undone if it can be.
+        self.apply_held(held);
+        Ok(())
+    }
+
+    /// Ends a pause; gives the report that was held back.
+    pub(super) fn take_held(&mut self) -> Option<Box<TaskReport>> {
+        let pause = self.execution.pause.clone()?;
+        self.emit(Event::Unpaused);
+        pause.held
+    }
+
+    /// A result that was held back counts as if it arrived now: recorded, and undone if it can be.
+    pub(super) fn apply_held(&mut self, held: Option<Box<TaskReport>>) {
         if let (Some(report), Some(task)) = (held, self.execution.task().cloned()) {
             self.apply_report(task, *report);
         }
-        Ok(())
     }
 
     /// Ends it at once.

@@ -1,4 +1,5 @@
 //! From a command to a decision. One file per thing that can happen.
+#![expect(clippy::result_large_err, reason = "an error is stored as it is; a box would only be opened again")]
 
 mod children;
 mod control;
@@ -93,7 +94,7 @@ impl Turn<'_> {
         }
         match self.execution.activity.clone() {
             Activity::Ready => self.go_on(),
-            Activity::Task(task) => self.task_due(&task),
+            Activity::Task(task) => self.task_due(&task)?,
             Activity::Backoff { task, .. } => self.backoff_over(task),
             Activity::Wait(wait) => self.wait_due(wait),
             Activity::Children(fan) => self.fan_timed_out(&fan),

@@ -11,7 +11,7 @@ use super::super::error::ExecutionError;
 use super::super::event::{AttemptOutcome, Event};
 use super::super::state::{Compensation, Incident, StepRun};
 use super::turn::{Next, Turn};
-use crate::flow::definition::{Jitter, OnExhausted, RetryPolicy, Step, StepId, StepKind};
+use crate::flow::definition::{ContextNeeds, Jitter, OnExhausted, RetryPolicy, Step, StepId, StepKind};
 use crate::flow::selector::Needs;
 
 impl Turn<'_> {
@@ -25,6 +25,7 @@ impl Turn<'_> {
     ) {
         if let Err(error) = self.accept_output(step, output.as_ref()) {
             self.note_outcome(step, &run, AttemptOutcome::Failure, Some(error.clone()));
+            self.run_pipes(step, &run, None, false);
             return self.step_failed(step, run, error, false, None, NextStep::Transition);
         }
         self.note_outcome(step, &run, AttemptOutcome::Success, None);
@@ -37,6 +38,12 @@ impl Turn<'_> {
         step: &Step,
         output: Option<&Value>,
     ) -> Result<(), ExecutionError> {
+        self.check_output(step, output)?;
+        output.map_or(Ok(()), |output| self.write_output(step, output))
+    }
+
+    /// Checks the output against the step's `outputSchema`.
+    pub(super) fn check_output(&self, step: &Step, output: Option<&Value>) -> Result<(), ExecutionError> {
         if let Some(schema) = &step.output_schema
             && let Err(violations) = schema.check(output.unwrap_or(&Value::Null))
         {
@@ -44,11 +51,7 @@ impl Turn<'_> {
             let message = format!("the output does not match outputSchema: {}", places.join("; "));
             return Err(self.error(codes::OUTPUT_INVALID, message, Some(step)));
         }
-        match output {
-            // While undoing, the context stays as it was.
-            Some(output) if self.execution.undoing.is_none() => self.write_output(step, output),
-            Some(_) | None => Ok(()),
-        }
+        Ok(())
     }
 
     /// The outcome is noted and the output written: what else a success means.
@@ -73,16 +76,16 @@ impl Turn<'_> {
     pub(super) fn remember_compensation(&mut self, step: &Step, run: &StepRun, uncertain: bool) {
         let Some(with) = &step.compensate_with else { return };
         let needs = self.step(with).map_or(Needs::Roots(Default::default()), |with| undo_needs(&with));
-        let context = match needs {
-            Needs::All => self.execution.context.clone(),
-            Needs::Roots(roots) => self
-                .execution
-                .context
+        // A body's own context is not all that it sees: what it inherits is kept too, for the undoing may run in its
+        // parent, or in its parent's parent.
+        let context = self.with_scope(None, |scope| match &needs {
+            Needs::All => scope.visible(),
+            Needs::Roots(roots) => roots
                 .iter()
-                .filter(|(key, _)| roots.contains(*key))
-                .map(|(key, value)| (key.clone(), value.clone()))
+                .filter(|root| !OF_THE_MOMENT.contains(&root.as_str()) || scope.context.contains_key(*root))
+                .filter_map(|root| Some((root.clone(), scope.key(root)?.into_owned())))
                 .collect(),
-        };
+        });
         self.emit(Event::CompensationAdded(Box::new(Compensation {
             step: step.id.clone(),
             visit: run.visit,
@@ -111,7 +114,7 @@ impl Turn<'_> {
         }
     }
 
-    fn known_step(&self, id: &str) -> Option<StepId> {
+    pub(super) fn known_step(&self, id: &str) -> Option<StepId> {
         self.graph()?.steps.get_key_value(id).map(|(id, _)| id.clone())
     }
 
@@ -146,6 +149,7 @@ impl Turn<'_> {
         if run.compensates || step.on_exhausted == OnExhausted::Incident {
             return self.raise_incident(step, run, error);
         }
+        self.unknown_outcome(&run, &error.code);
         let target = match next {
             NextStep::Transition => step.transitions.on_failure.clone(),
             NextStep::To(target) => match self.known_step(&target) {
@@ -225,23 +229,50 @@ impl Turn<'_> {
     }
 }
 
+/// Keys whose value is that of the undoing, not of the visit that is undone.
+const OF_THE_MOMENT: [&str; 3] = ["_error", "_resume", "_resumeUrl"];
+
 /// The top-level keys that undoing by `with` reads.
 fn undo_needs(with: &Step) -> Needs {
     let mut needs = with.input.as_ref().map_or(Needs::Roots(Default::default()), |input| input.needs());
-    if let StepKind::Task(task) = &with.kind {
-        match &task.context {
-            crate::flow::definition::ContextNeeds::Paths(paths) => {
-                if let Needs::Roots(roots) = &mut needs {
-                    roots.extend(paths.iter().map(|path| path.root().to_owned()));
-                }
-            }
-            crate::flow::definition::ContextNeeds::Full | crate::flow::definition::ContextNeeds::None => {}
-        }
+    if let Some(condition) = &with.when {
+        needs = needs.union(condition.needs());
     }
-    needs
+    match &with.kind {
+        StepKind::Task(task) => {
+            if let Some(key) = &task.idempotency_key {
+                needs = needs.union(key.needs());
+            }
+            match &task.context {
+                ContextNeeds::Paths(paths) => {
+                    needs = needs.union(Needs::roots(paths.iter().map(|path| path.root())));
+                }
+                ContextNeeds::Full | ContextNeeds::None => {}
+            }
+            needs
+        }
+        StepKind::Set(_) | StepKind::Echo | StepKind::Fail(_) | StepKind::Succeed | StepKind::SubFlow(_) => {
+            needs
+        }
+        StepKind::WaitSignal(_) | StepKind::Approval(_) => needs,
+        // These read the context by selectors and expressions of their own, or in their bodies.
+        StepKind::Delay(_)
+        | StepKind::WaitEvent(_)
+        | StepKind::Conditional(_)
+        | StepKind::Switch(_)
+        | StepKind::Branch(_)
+        | StepKind::Parallel(_)
+        | StepKind::Map(_)
+        | StepKind::Loop(_)
+        | StepKind::Emit(_) => Needs::All,
+    }
 }
 
 fn jittered(policy: &RetryPolicy, retry: u32, chance: u64) -> u64 {
+    if policy.backoff_ms == 0 {
+        // Not left to the arithmetic: 0 times a power that has become infinite is not a number.
+        return 0;
+    }
     let exponent = i32::try_from(retry).unwrap_or(i32::MAX);
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of a back-off are far below 2^52")]
     let grown = policy.backoff_ms as f64 * policy.backoff_multiplier.powi(exponent);

@@ -7,7 +7,7 @@ use super::super::command::{NextStep, ReportedOutcome, TaskAttempt, TaskReport};
 use super::super::decision::{Effect, Record};
 use super::super::error::{ExecutionError, Rejection};
 use super::super::event::{AttemptEnded, AttemptOutcome, Event};
-use super::super::state::{Cost, Phase, Stage, StepRun, TaskRun, Wait, WaitOn};
+use super::super::state::{Cost, Pause, Phase, Stage, StepRun, TaskRun, Wait, WaitOn};
 use super::turn::Turn;
 use crate::flow::definition::Step;
 
@@ -22,7 +22,41 @@ impl Turn<'_> {
         }
     }
 
-    fn is_draining(&self) -> bool {
+    /// As [`Self::fenced`]; an attempt whose end is held back by a pause has ended.
+    fn unheld(&self, attempt: TaskAttempt) -> Result<TaskRun, Rejection> {
+        match &self.execution.pause {
+            Some(Pause { held: Some(_), .. }) => Err(Rejection::StaleAttempt),
+            Some(Pause { held: None, .. }) | None => self.fenced(attempt),
+        }
+    }
+
+    /// A pause moves nothing: what the engine itself finds out about an attempt is held back like a worker's report.
+    fn hold_failure(&mut self, task: &TaskRun, code: &str, message: String) {
+        let (task, attempt) = (task.run.task, task.run.attempt);
+        self.wish(Effect::CancelTask { task, attempt });
+        self.wish(Effect::DropTask { task, attempt });
+        self.emit(Event::ReportHeld(Box::new(TaskReport {
+            task,
+            attempt,
+            outcome: ReportedOutcome::Failure {
+                code: Some(code.into()),
+                message,
+                retryable: true,
+                details: None,
+                retry_after_ms: None,
+                next: NextStep::Transition,
+            },
+            context_changes: Vec::new(),
+            emitted: Vec::new(),
+            rows: Vec::new(),
+            cost: Cost::default(),
+            started_at: None,
+            duration_ms: 0,
+            worker: None,
+        })));
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
         matches!(self.execution.phase, Phase::Ending { stage: Stage::Draining { .. }, .. })
     }
 
@@ -66,6 +100,7 @@ impl Turn<'_> {
                     }
                     Err(error) => {
                         self.note_report(&step, &run, &report, AttemptOutcome::Failure, Some(error.clone()));
+                        self.run_pipes(&step, &run, None, false);
                         self.step_failed(&step, run, error, false, None, NextStep::Transition);
                     }
                 }
@@ -78,7 +113,7 @@ impl Turn<'_> {
                 self.run_pipes(&step, &run, None, false);
                 self.step_failed(&step, run, error, retryable, retry_after_ms, next);
             }
-            ReportedOutcome::Wait { output, until, reason, token } => {
+            ReportedOutcome::Wait { output, until, reason, token, again } => {
                 let accepted = self.change(&step, &report).and_then(|()| match &output {
                     Some(output) if !run.compensates => self.write_output(&step, output),
                     Some(_) | None => Ok(()),
@@ -91,7 +126,7 @@ impl Turn<'_> {
                 self.run_pipes(&step, &run, output.as_ref(), false);
                 self.begin_wait(Wait {
                     run,
-                    on: WaitOn::Handler { until, token },
+                    on: WaitOn::Handler { until, token, again },
                     since: self.now(),
                     deadline: self.wait_deadline(None),
                     reason,
@@ -166,7 +201,7 @@ impl Turn<'_> {
 
     /// The heartbeats stopped: another delivery, or an incident after `maxLost`. Free of the retry budget.
     pub(super) fn lease_lost(&mut self, attempt: TaskAttempt) -> Result<(), Rejection> {
-        let TaskRun { mut run, .. } = self.fenced(attempt)?;
+        let TaskRun { mut run, .. } = self.unheld(attempt)?;
         let Some(step) = self.step_of(&run) else {
             self.step_is_gone(run);
             return Ok(());
@@ -190,19 +225,27 @@ impl Turn<'_> {
 
     /// The attempt ran past its hard end.
     pub(super) fn timed_out(&mut self, attempt: TaskAttempt) -> Result<(), Rejection> {
-        let task = self.fenced(attempt)?;
+        let task = self.unheld(attempt)?;
         let message = "the attempt ran past its time limit".to_owned();
+        if self.execution.pause.is_some() {
+            self.hold_failure(&task, codes::TIMEOUT, message);
+            return Ok(());
+        }
         self.fail_attempt(task.run, codes::TIMEOUT, message, true);
         Ok(())
     }
 
     /// No worker took the attempt in time.
     pub(super) fn not_started(&mut self, attempt: TaskAttempt) -> Result<(), Rejection> {
-        let task = self.fenced(attempt)?;
+        let task = self.unheld(attempt)?;
         if task.start_by.is_none_or(|due| due > self.now()) {
             return Err(Rejection::NothingDue);
         }
         let message = format!("no worker of pool {} took the task in time", task.pool);
+        if self.execution.pause.is_some() {
+            self.hold_failure(&task, codes::SCHEDULE_TO_START_TIMEOUT, message);
+            return Ok(());
+        }
         self.fail_attempt(task.run, codes::SCHEDULE_TO_START_TIMEOUT, message, true);
         Ok(())
     }
@@ -225,7 +268,12 @@ impl Turn<'_> {
         self.note_outcome(&step, &run, AttemptOutcome::Failure, Some(error.clone()));
         if self.is_draining() {
             self.emit(Event::TaskFenced { task: run.task, attempt: run.attempt });
-            self.remember_compensation(&step, &run, true);
+            if code == codes::SCHEDULE_TO_START_TIMEOUT {
+                // Nobody began it; only an earlier attempt can have taken effect.
+                self.unknown_outcome(&run, code);
+            } else {
+                self.remember_compensation(&step, &run, true);
+            }
             return self.next_stage();
         }
         self.run_pipes(&step, &run, None, false);
@@ -234,7 +282,11 @@ impl Turn<'_> {
 
     /// The attempt is in no queue: it is delivered anew, without touching budgets.
     pub(super) fn republish(&mut self, attempt: TaskAttempt) -> Result<(), Rejection> {
-        let TaskRun { run, .. } = self.fenced(attempt)?;
+        let TaskRun { run, .. } = self.unheld(attempt)?;
+        if self.execution.pause.is_some() {
+            // Unpausing publishes what is out.
+            return Err(Rejection::Paused);
+        }
         if self.is_draining() {
             // Nobody has it and nobody shall: it does not have to be waited for.
             let Some(step) = self.step_of(&run) else {
@@ -251,19 +303,21 @@ impl Turn<'_> {
     }
 
     /// Another delivery of the same task.
-    fn reschedule(&mut self, mut run: StepRun) {
+    pub(super) fn reschedule(&mut self, mut run: StepRun) {
         let Some(step) = self.step_of(&run) else { return self.step_is_gone(run) };
         run.attempt += 1;
         self.attempt(&step, run);
     }
 
-    /// A limit of the task that is out has come.
-    pub(super) fn task_due(&mut self, task: &TaskRun) {
-        if task.total_by.is_some_and(|due| due <= self.now()) {
-            let message = "all attempts of the step together ran past totalTimeoutMs".to_owned();
-            self.fail_attempt(task.run.clone(), codes::TIMEOUT, message, false);
+    /// A limit of the task that is out has come. `start_by` needs to know whether a worker has it: the timer asks the
+    /// queue and sends `NotStarted` or `Started`.
+    pub(super) fn task_due(&mut self, task: &TaskRun) -> Result<(), Rejection> {
+        if task.total_by.is_none_or(|due| due > self.now()) {
+            return Err(Rejection::NothingDue);
         }
-        // `start_by` needs to know whether a worker has it: the timer asks the queue and sends NotStarted or Started.
+        let message = "all attempts of the step together ran past totalTimeoutMs".to_owned();
+        self.fail_attempt(task.run.clone(), codes::TIMEOUT, message, false);
+        Ok(())
     }
 
     /// Counts a delivery against the root's budget.

@@ -33,6 +33,9 @@ impl Turn<'_> {
         if !matches!(self.execution.activity, Activity::Ready) || self.execution.step_count > 0 {
             return Err(Rejection::NothingDue);
         }
+        if self.execution.pause.is_some() {
+            return Err(Rejection::Paused);
+        }
         self.go_on();
         Ok(())
     }
@@ -56,7 +59,8 @@ impl Turn<'_> {
     pub(super) fn run(&mut self) {
         let mut steps = 0;
         while let Some(next) = self.next.take() {
-            if steps >= self.limits().max_inline_steps {
+            // At least one, or no decision would ever get on.
+            if steps >= self.limits().max_inline_steps.max(1) {
                 // A retry or an undoing that is due stays due in the state; only an entry has to be noted.
                 if let Next::Enter(step) = next {
                     self.emit(Event::Yielded { step });
@@ -74,7 +78,14 @@ impl Turn<'_> {
 
     fn enter_now(&mut self, id: StepId) {
         let max_steps = encode::max_steps(self.world.flow, self.limits());
-        if self.execution.step_count >= max_steps {
+        // The clean-up of an execution that used up its steps still has to run; there, the limit holds for each step's
+        // visits, so that a clean-up that goes in circles ends too.
+        let used = if self.is_ending() {
+            self.execution.visits.get(&id).copied().unwrap_or(0)
+        } else {
+            self.execution.step_count
+        };
+        if used >= max_steps {
             let error = self.error(codes::MAX_STEPS, format!("Exceeded {max_steps} steps"), None);
             return self.fail_execution(ExecutionError { step_id: Some(id), ..error }, None);
         }
@@ -93,20 +104,30 @@ impl Turn<'_> {
             began_at: self.now(),
             compensates: false,
         };
+        self.attempt_if_wanted(&step, run);
+    }
+
+    /// The first attempt of a visit, unless the step's `when` does not hold.
+    pub(super) fn attempt_if_wanted(&mut self, step: &Arc<Step>, run: StepRun) {
         if let Some(condition) = &step.when {
             match self.with_scope(None, |scope| condition.holds(scope)) {
                 Ok(true) => {}
                 Ok(false) => {
-                    self.note_outcome(&step, &run, AttemptOutcome::Skipped, None);
-                    return self.follow(&step, &run, NextStep::Transition);
+                    self.note_outcome(step, &run, AttemptOutcome::Skipped, None);
+                    if run.compensates {
+                        return self.compensation_done();
+                    }
+                    return self.follow(step, &run, NextStep::Transition);
                 }
                 Err(error) => {
-                    let error = self.error(codes::EXPRESSION_ERROR, format!("`when`: {error}"), Some(&step));
-                    return self.step_failed(&step, run, error, false, None, NextStep::Transition);
+                    let error = self.error(codes::EXPRESSION_ERROR, format!("`when`: {error}"), Some(step));
+                    self.note_outcome(step, &run, AttemptOutcome::Failure, Some(error.clone()));
+                    self.run_pipes(step, &run, None, false);
+                    return self.step_failed(step, run, error, false, None, NextStep::Transition);
                 }
             }
         }
-        self.attempt(&step, run);
+        self.attempt(step, run);
     }
 
     /// Carries out one attempt of `step`; of a task, by scheduling it.
@@ -159,7 +180,10 @@ impl Turn<'_> {
             Ok(draft) => {
                 self.emit(Event::TaskScheduled { task: task_run });
                 self.spend_attempt();
-                self.wish(Effect::PublishTask(Box::new(draft)));
+                // While paused nothing goes out; unpausing publishes what is out.
+                if self.execution.pause.is_none() {
+                    self.wish(Effect::PublishTask(Box::new(draft)));
+                }
             }
             Err(error) => {
                 let error = self.error(codes::INPUT_ERROR, error.to_string(), Some(step));

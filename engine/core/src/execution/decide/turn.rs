@@ -174,7 +174,10 @@ impl<'a> Turn<'a> {
 
     /// Writes a step's output at its `outputKey`.
     pub(super) fn write_output(&mut self, step: &Step, output: &Value) -> Result<(), ExecutionError> {
-        let Some(key) = &step.output_key else { return Ok(()) };
+        // While undoing, the context stays as it was.
+        let Some(key) = step.output_key.as_ref().filter(|_| self.execution.undoing.is_none()) else {
+            return Ok(());
+        };
         let change = ContextChange::Set { path: key.as_str().into(), value: output.clone() };
         self.change_context(vec![change])
             .map_err(|error| self.error(error.code(), error.to_string(), Some(step)))

@@ -9,7 +9,7 @@ use super::super::command::{NextStep, Signal};
 use super::super::decision::Effect;
 use super::super::error::Rejection;
 use super::super::event::{AttemptOutcome, Event, WaitEnd};
-use super::super::state::{Activity, BufferedSignal, Phase, StepRun, Wait, WaitOn};
+use super::super::state::{Activity, BufferedSignal, StepRun, Wait, WaitOn};
 use super::step::Done;
 use super::turn::Turn;
 use crate::flow::definition::{Approval, Delay, Step, StepKind, WaitEvent, WaitSignal};
@@ -24,26 +24,28 @@ impl Turn<'_> {
             .map(|millis| self.now().plus(millis))
     }
 
+    /// Begins the wait; unless what it waits for is there already.
     pub(super) fn begin_wait(&mut self, wait: Wait) {
-        self.emit(Event::WaitBegan(wait));
+        self.emit(Event::WaitBegan(wait.clone()));
+        self.take_early(&wait);
     }
 
     fn wait_of(&self, run: &StepRun, on: WaitOn, deadline: Option<Timestamp>) -> Wait {
         Wait { run: run.clone(), on, since: self.now(), deadline, reason: None }
     }
 
-    /// Notes the wait in the history that people read, and begins it; unless what it waits for is there already.
-    fn wait_on_signal(&mut self, step: &Arc<Step>, wait: Wait, signal: &str) -> Done {
+    /// Notes the wait in the history that people read, and begins it.
+    fn note_and_wait(&mut self, step: &Arc<Step>, wait: Wait) -> Done {
         self.note_outcome(step, &wait.run, AttemptOutcome::Wait, None);
         self.run_pipes(step, &wait.run, None, false);
-        let resume = resume_name(&wait.run.step, wait.run.visit);
-        let early =
-            self.execution.signals.iter().position(|early| early.name == signal || early.name == resume);
-        self.begin_wait(wait.clone());
-        if let Some(index) = early {
-            self.take_early(&wait, index);
-        }
+        self.begin_wait(wait);
         Done::UnderWay
+    }
+
+    /// As [`Self::wait_deadline`], with the step's own limit of a whole visit.
+    fn step_deadline(&self, step: &Step, run: &StepRun, timeout_ms: Option<u64>) -> Option<Timestamp> {
+        let total = step.total_timeout_ms.map(|millis| run.began_at.plus(millis));
+        [self.wait_deadline(timeout_ms), total].into_iter().flatten().min()
     }
 
     pub(super) fn begin_delay(&mut self, step: &Arc<Step>, run: &StepRun, delay: &Delay) -> Done {
@@ -62,27 +64,24 @@ impl Turn<'_> {
                 Err(error) => return Done::Failure(error),
             },
         };
-        self.note_outcome(step, run, AttemptOutcome::Wait, None);
-        self.run_pipes(step, run, None, false);
         let wait = self.wait_of(run, WaitOn::Timer { until }, None);
-        self.begin_wait(wait);
-        Done::UnderWay
+        self.note_and_wait(step, wait)
     }
 
     pub(super) fn begin_signal_wait(&mut self, step: &Arc<Step>, run: &StepRun, config: &WaitSignal) -> Done {
         let on = WaitOn::Signal { signal: config.signal.clone() };
-        let wait = self.wait_of(run, on, self.wait_deadline(config.timeout_ms));
-        self.wait_on_signal(step, wait, &config.signal)
+        let wait = self.wait_of(run, on, self.step_deadline(step, run, config.timeout_ms));
+        self.note_and_wait(step, wait)
     }
 
     pub(super) fn begin_event_wait(&mut self, step: &Arc<Step>, run: &StepRun, config: &WaitEvent) -> Done {
-        self.note_outcome(step, run, AttemptOutcome::Wait, None);
-        self.run_pipes(step, run, None, false);
         let on = WaitOn::Event { event: config.event.clone() };
-        let wait = self.wait_of(run, on, self.wait_deadline(config.timeout_ms));
-        self.begin_wait(wait);
-        self.wish(Effect::Subscribe { event: config.event.clone() });
-        Done::UnderWay
+        let wait = self.wait_of(run, on, self.step_deadline(step, run, config.timeout_ms));
+        let done = self.note_and_wait(step, wait);
+        if matches!(self.execution.activity, Activity::Wait(_)) {
+            self.wish(Effect::Subscribe { event: config.event.clone() });
+        }
+        done
     }
 
     pub(super) fn begin_approval(&mut self, step: &Arc<Step>, run: &StepRun, config: &Approval) -> Done {
@@ -91,13 +90,13 @@ impl Turn<'_> {
             assignees: config.assignees.clone(),
             escalate_at: config.escalation.as_ref().map(|escalation| self.now().plus(escalation.after_ms)),
         };
-        let wait = self.wait_of(run, on, self.wait_deadline(config.timeout_ms));
-        self.wait_on_signal(step, wait, &config.signal)
+        let wait = self.wait_of(run, on, self.step_deadline(step, run, config.timeout_ms));
+        self.note_and_wait(step, wait)
     }
 
     /// A signal: for the wait of that name, or for later.
     pub(super) fn signal(&mut self, signal: Signal) -> Result<(), Rejection> {
-        if !matches!(self.execution.phase, Phase::Running) {
+        if self.is_draining() {
             return Err(Rejection::NotWaiting(format!("signal {}", signal.name)));
         }
         if let Some(id) = &signal.id
@@ -106,7 +105,7 @@ impl Turn<'_> {
             return Err(Rejection::DuplicateSignal);
         }
         let waiting = match &self.execution.activity {
-            Activity::Wait(wait) if self.execution.pause.is_none() => match &wait.on {
+            Activity::Wait(wait) => match &wait.on {
                 WaitOn::Signal { signal: name } | WaitOn::Approval { signal: name, .. }
                     if *name == signal.name =>
                 {
@@ -121,7 +120,6 @@ impl Turn<'_> {
             Activity::Ready
             | Activity::Task(_)
             | Activity::Backoff { .. }
-            | Activity::Wait(_)
             | Activity::Children(_)
             | Activity::Incident(_)
             | Activity::Nothing => None,
@@ -130,6 +128,9 @@ impl Turn<'_> {
             Some(wait) => {
                 if let Some(step) = self.step_of(&wait.run) {
                     self.check_answer(&step, signal.data.as_ref())?;
+                }
+                if self.execution.pause.is_some() {
+                    return self.buffer(signal);
                 }
                 self.accept_signal_id(signal.id);
                 self.end_wait(&wait, signal.data);
@@ -158,7 +159,7 @@ impl Turn<'_> {
 
     /// A verified resume token: for the wait of that visit, or for later.
     pub(super) fn resume(&mut self, step: &str, visit: u32, data: Option<Value>) -> Result<(), Rejection> {
-        if !matches!(self.execution.phase, Phase::Running) {
+        if self.is_draining() {
             return Err(Rejection::NotWaiting("a resume".into()));
         }
         let name = resume_name(step, visit);
@@ -166,30 +167,36 @@ impl Turn<'_> {
         if self.execution.signal_ids.contains(&name) {
             return Err(Rejection::DuplicateSignal);
         }
-        match self.execution.activity.clone() {
-            Activity::Wait(wait)
-                if &*wait.run.step == step && wait.run.visit == visit && self.execution.pause.is_none() =>
-            {
-                if let Some(step) = self.step_of(&wait.run) {
-                    self.check_answer(&step, data.as_ref())?;
-                }
-                self.accept_signal_id(Some(name));
-                self.end_wait(&wait, data);
-                Ok(())
+        if let Activity::Wait(wait) = self.execution.activity.clone()
+            && &*wait.run.step == step
+            && wait.run.visit == visit
+        {
+            if let Some(step) = self.step_of(&wait.run) {
+                self.check_answer(&step, data.as_ref())?;
             }
-            Activity::Ready
-            | Activity::Task(_)
-            | Activity::Backoff { .. }
-            | Activity::Wait(_)
-            | Activity::Children(_)
-            | Activity::Incident(_)
-            | Activity::Nothing => {
-                if self.execution.visits.get(step).copied().unwrap_or(0) > visit {
-                    return Err(Rejection::NotWaiting(format!("a resume of step {step}")));
-                }
-                self.buffer(Signal { name: name.clone(), data, id: Some(name) })
+            if self.execution.pause.is_some() {
+                return self.buffer(Signal { name: name.clone(), data, id: Some(name) });
             }
+            self.accept_signal_id(Some(name));
+            self.end_wait(&wait, data);
+            return Ok(());
         }
+        // Early: kept for the visit to come, when that may still wait. It can be used once, so a wrong answer is refused
+        // now, while someone can be told.
+        let over =
+            self.execution.visits.get(step).copied().unwrap_or(0) > visit || self.visit_is_over(step, visit);
+        let Some(step_of_token) = self.step(step).filter(|_| !over) else {
+            return Err(Rejection::NotWaiting(format!("a resume of step {step}")));
+        };
+        self.check_answer(&step_of_token, data.as_ref())?;
+        self.buffer(Signal { name: name.clone(), data, id: Some(name) })
+    }
+
+    /// Whether the execution is past that visit of the step, so that nothing will ever take a resume of it.
+    fn visit_is_over(&self, step: &str, visit: u32) -> bool {
+        let visited = self.execution.visits.get(step).copied().unwrap_or(0) >= visit;
+        // Between visits the cursor is at the next step already.
+        visited && *self.execution.cursor != *step
     }
 
     /// A token that a worker chose.
@@ -269,7 +276,7 @@ impl Turn<'_> {
         match &wait.on {
             WaitOn::Timer { until } | WaitOn::Handler { until: Some(until), .. } if *until <= now => {
                 self.emit(Event::WaitEnded { step: wait.run.step.clone(), by: WaitEnd::Time });
-                self.wait_over(&wait, None);
+                self.wait_over(&wait, false, None);
             }
             WaitOn::Approval { escalate_at: Some(due), .. }
                 if *due <= now && wait.deadline.is_none_or(|end| end > now) =>
@@ -304,31 +311,27 @@ impl Turn<'_> {
 
     /// After a pause: what the wait is for may have come meanwhile.
     pub(super) fn wait_again(&mut self, wait: Wait) {
-        match &wait.on {
-            WaitOn::Signal { signal } | WaitOn::Approval { signal, .. } => {
-                let resume = resume_name(&wait.run.step, wait.run.visit);
-                let early = self
-                    .execution
-                    .signals
-                    .iter()
-                    .position(|early| early.name == *signal || early.name == resume);
-                if let Some(index) = early {
-                    self.take_early(&wait, index);
-                }
-            }
-            WaitOn::Event { event } => self.wish(Effect::Subscribe { event: event.clone() }),
-            WaitOn::Timer { .. } | WaitOn::Handler { .. } => {}
+        self.take_early(&wait);
+        if let (WaitOn::Event { event }, Activity::Wait(_)) = (&wait.on, &self.execution.activity) {
+            self.wish(Effect::Subscribe { event: event.clone() });
         }
     }
 
-    /// Uses a signal that was kept. An answer that does not fit the form is dropped: nobody can be told any more.
-    fn take_early(&mut self, wait: &Wait, index: usize) {
-        let data = self.execution.signals[index].data.clone();
-        self.emit(Event::SignalTaken { index });
-        let fits =
-            self.step_of(&wait.run).is_some_and(|step| self.check_answer(&step, data.as_ref()).is_ok());
-        if fits {
-            self.end_wait(wait, data);
+    /// Uses the first signal kept for this wait, if there is one. An answer that does not fit the approval's form is
+    /// dropped (nobody can be told any more), and the next one is looked at.
+    fn take_early(&mut self, wait: &Wait) {
+        let resume = resume_name(&wait.run.step, wait.run.visit);
+        let signal = match &wait.on {
+            WaitOn::Signal { signal } | WaitOn::Approval { signal, .. } => Some(signal),
+            WaitOn::Timer { .. } | WaitOn::Event { .. } | WaitOn::Handler { .. } => None,
+        };
+        let wanted = |early: &BufferedSignal| early.name == resume || signal == Some(&early.name);
+        while let Some(index) = self.execution.signals.iter().position(wanted) {
+            let data = self.execution.signals[index].data.clone();
+            self.emit(Event::SignalTaken { index });
+            if self.step_of(&wait.run).is_some_and(|step| self.check_answer(&step, data.as_ref()).is_ok()) {
+                return self.end_wait(wait, data);
+            }
         }
     }
 
@@ -351,7 +354,7 @@ impl Turn<'_> {
             }
             return self.fail_wait(wait.clone(), codes::APPROVAL_REJECTED, message);
         }
-        self.wait_over(wait, data);
+        self.wait_over(wait, true, data);
     }
 
     fn fail_wait(&mut self, wait: Wait, code: &str, message: String) {
@@ -359,20 +362,25 @@ impl Turn<'_> {
         let error = self.error(code, message, Some(&step));
         self.emit(Event::WaitEnded { step: step.id.clone(), by: WaitEnd::Failed });
         self.note_outcome(&step, &wait.run, AttemptOutcome::Failure, Some(error.clone()));
-        self.step_failed(&step, wait.run, error, true, None, NextStep::Transition);
+        // Nobody answered: asking again may help. A person's no is an answer.
+        let retryable = code == codes::WAIT_TIMEOUT;
+        self.step_failed(&step, wait.run, error, retryable, None, NextStep::Transition);
     }
 
     /// A wait ended well: its data is written, and the cursor goes on. No history entry: the wait had its own.
-    fn wait_over(&mut self, wait: &Wait, data: Option<Value>) {
+    /// What a resume brings is the output of the step.
+    fn wait_over(&mut self, wait: &Wait, resumed: bool, data: Option<Value>) {
         let Some(step) = self.step_of(&wait.run) else { return self.step_is_gone(wait.run.clone()) };
+        if matches!(wait.on, WaitOn::Handler { again: true, .. }) {
+            return self.reschedule(wait.run.clone());
+        }
+        if resumed && let Err(error) = self.accept_output(&step, data.as_ref()) {
+            self.note_outcome(&step, &wait.run, AttemptOutcome::Failure, Some(error.clone()));
+            self.run_pipes(&step, &wait.run, None, false);
+            return self.step_failed(&step, wait.run.clone(), error, false, None, NextStep::Transition);
+        }
         if wait.run.compensates {
             return self.compensation_done();
-        }
-        if let Some(data) = &data
-            && let Err(error) = self.write_output(&step, data)
-        {
-            self.note_outcome(&step, &wait.run, AttemptOutcome::Failure, Some(error.clone()));
-            return self.step_failed(&step, wait.run.clone(), error, false, None, NextStep::Transition);
         }
         self.remember_compensation(&step, &wait.run, false);
         let keep = if self.runs_whole_flow() { None } else { data };

@@ -218,13 +218,13 @@ fn range<'b, 'v>(args: Arguments<'b, 'v>) -> Result<CowVal<'b, 'v>, ExecutionErr
     Ok(CowVal::owned(CelList::from(keys.into_iter().map(|(_, key)| key).collect::<Vec<_>>())))
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "maps of CEL have no other keys")]
 fn sortable(key: &dyn Val) -> Result<Key, ExecutionError> {
     match cel::Value::try_from(key)? {
         cel::Value::Int(integer) => Ok(Key::Int(integer)),
         cel::Value::UInt(integer) => Ok(Key::Uint(integer)),
         cel::Value::Bool(truth) => Ok(Key::Bool(truth)),
         cel::Value::String(text) => Ok(Key::String(text)),
-        // CEL's maps have no other keys.
         other => Err(ExecutionError::unsupported_key_type(other)),
     }
 }

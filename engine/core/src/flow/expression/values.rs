@@ -162,6 +162,10 @@ fn to_json_at(value: &cel::Value, room: usize) -> Result<Value, Unconvertible> {
 }
 
 /// Why an evaluation failed. Values are not shown: they may be large or secret, and maps print in any order.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the enum is open; what is left, and what comes, is about operands"
+)]
 pub(super) fn explain(error: &ExecutionError) -> String {
     match error {
         ExecutionError::NoSuchKey(key) => format!("there is no key `{}`", super::quoted(key)),
@@ -183,7 +187,6 @@ pub(super) fn explain(error: &ExecutionError) -> String {
         ExecutionError::IndexOutOfBounds(_) => "the index is outside the list".into(),
         ExecutionError::DuplicateKey(_) => "a key is repeated".into(),
         ExecutionError::UnsupportedIndex(..) => "the value has no element of that index".into(),
-        // The enum is open: what is left, and what comes, is about operands.
         _ => "the operands do not fit".into(),
     }
 }

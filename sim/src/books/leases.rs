@@ -1,0 +1,87 @@
+//! Who was granted what, and who handed in what.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use flowmonkey_plumbing::queue::Delivery;
+use flowmonkey_plumbing::wire::TaskMessage;
+
+/// One attempt in a worker's hands.
+#[derive(Clone, Debug)]
+struct Grant {
+    worker: String,
+    ends_ms: i64,
+    hard_end_ms: i64,
+    /// Whether there was an instant at which the lease had ended.
+    ended: bool,
+}
+
+/// Grants and results.
+#[derive(Debug, Default)]
+pub struct Leases {
+    grants: BTreeMap<Delivery, Vec<Grant>>,
+    results: BTreeSet<(Delivery, String)>,
+    keys: BTreeMap<String, String>,
+    tasks: BTreeMap<String, String>,
+}
+
+impl Leases {
+    /// A worker was given a task. What is wrong with it, if anything is.
+    pub fn granted(&mut self, task: &TaskMessage, worker: &str, now_ms: i64) -> Result<(), String> {
+        let hard_end_ms = now_ms.saturating_add_unsigned(task.remaining_ms);
+        let ends_ms = now_ms.saturating_add_unsigned(task.lease_ms).min(hard_end_ms);
+        let delivery = task.delivery();
+        let grant = Grant { worker: worker.into(), ends_ms, hard_end_ms, ended: false };
+        self.grants.entry(delivery).or_default().push(grant);
+        let key = self.keys.entry(task.task_id.clone()).or_insert_with(|| task.idempotency_key.clone());
+        if *key != task.idempotency_key {
+            return Err(format!("{} had the key {key} and now has {}", task.task_id, task.idempotency_key));
+        }
+        let owner = self.tasks.entry(task.idempotency_key.clone()).or_insert_with(|| task.task_id.clone());
+        if *owner != task.task_id {
+            return Err(format!("{} and {owner} have the same key {}", task.task_id, task.idempotency_key));
+        }
+        Ok(())
+    }
+
+    /// The queue renewed a lease.
+    pub fn extended(&mut self, delivery: &Delivery, worker: &str, lease_ms: u64, now_ms: i64) {
+        for grant in self.grants.entry(delivery.clone()).or_default() {
+            if grant.worker == worker {
+                grant.ended |= grant.ends_ms <= now_ms;
+                grant.ends_ms = now_ms.saturating_add_unsigned(lease_ms).min(grant.hard_end_ms);
+            }
+        }
+    }
+
+    /// A worker reports an attempt.
+    pub fn handed_in(&mut self, delivery: &Delivery, worker: &str) {
+        self.results.insert((delivery.clone(), worker.into()));
+    }
+
+    /// Whether any worker reported the attempt.
+    pub(super) fn was_handed_in(&self, delivery: &Delivery) -> bool {
+        let from = (delivery.clone(), String::new());
+        self.results.range(from..).next().is_some_and(|(found, _)| found == delivery)
+    }
+
+    /// Whether an accepted result is one that this worker was entitled to and gave.
+    pub(super) fn may_be_accepted(&self, delivery: &Delivery, worker: &str) -> Result<(), String> {
+        let grants = self.grants.get(delivery).map_or(&[][..], Vec::as_slice);
+        if !grants.iter().any(|grant| grant.worker == worker) {
+            return Err(format!("{delivery} of {worker} was accepted and never granted to it"));
+        }
+        if !self.results.contains(&(delivery.clone(), worker.into())) {
+            return Err(format!("{delivery} of {worker} was accepted and never handed in"));
+        }
+        Ok(())
+    }
+
+    /// Whether the lease of an attempt that is taken to be lost has ended.
+    pub(super) fn may_be_lost(&self, delivery: &Delivery, now_ms: i64) -> Result<(), String> {
+        let grants = self.grants.get(delivery).map_or(&[][..], Vec::as_slice);
+        if grants.iter().any(|grant| grant.ended || grant.ends_ms <= now_ms) {
+            return Ok(());
+        }
+        Err(format!("the lease of {delivery} was taken from its worker before its end: {grants:?}"))
+    }
+}
