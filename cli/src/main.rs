@@ -31,7 +31,11 @@ fn main() -> ExitCode {
     match start(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("flowmonkey: {error:#}");
+            // Issues of a file start with its name, so that editors and terminals find the place.
+            match error.downcast_ref() {
+                Some(issues @ CliError::Issues { .. }) => eprintln!("{issues}"),
+                Some(_) | None => eprintln!("flowmonkey: {error:#}"),
+            }
             ExitCode::from(error.downcast_ref().map_or(4, CliError::exit_code))
         }
     }
