@@ -67,6 +67,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Run an engine with workers and the HTTP API in this directory
     Dev(DevArgs),
+    /// Audit the packages that this program is built from, and write a report
+    Demo(DemoArgs),
     /// Check, draw and describe flows
     #[command(subcommand)]
     Flow(FlowCommand),
@@ -85,7 +87,9 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  flowmonkey restore flowmonkey-2026-02-03.db .flowmonkey")]
     Restore(RestoreArgs),
     /// Print a completion script for a shell
-    #[command(after_help = "Example:\n  flowmonkey completions bash > ~/.local/share/bash-completion/completions/flowmonkey")]
+    #[command(
+        after_help = "Example:\n  flowmonkey completions bash > ~/.local/share/bash-completion/completions/flowmonkey"
+    )]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
@@ -197,11 +201,36 @@ pub(crate) struct DevArgs {
     pub(crate) handlers: HandlerArgs,
 }
 
+/// `flowmonkey demo`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  flowmonkey demo                          audit-report/index.html and packages.csv
+  flowmonkey demo --project ../mine        the same for another Rust project
+
+Needs cargo and the sources that cargo has downloaded; no network.")]
+pub(crate) struct DemoArgs {
+    /// Directory with the Cargo.toml of the project to audit [default: the source tree of this program]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) project: Option<PathBuf>,
+    /// Directory that the report is written to
+    #[arg(long, value_name = "DIR", default_value = "audit-report")]
+    pub(crate) report: PathBuf,
+    /// Tasks at a time [default: twice the cores, at least 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) concurrency: Option<u32>,
+    /// How the summary is printed
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
 /// `flowmonkey flow …`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum FlowCommand {
     /// Report all problems of flow files as `file:line:column: severity: reason`
-    #[command(after_help = "Examples:\n  flowmonkey flow validate flows/*.yaml\n  flowmonkey flow validate order.json --output json")]
+    #[command(
+        after_help = "Examples:\n  flowmonkey flow validate flows/*.yaml\n  flowmonkey flow validate order.json --output json"
+    )]
     Validate {
         /// Flow files, or `-` for standard input
         #[arg(required = true, value_name = "FILE")]
@@ -362,7 +391,9 @@ pub(crate) enum TableCommand {
         place: Place,
     },
     /// Define a table, or replace its columns; rows stay
-    #[command(after_help = "Example:\n  flowmonkey table define '{\"id\": \"orders\", \"columns\": [{\"id\": \"total\", \"type\": \"number\"}]}'")]
+    #[command(
+        after_help = "Example:\n  flowmonkey table define '{\"id\": \"orders\", \"columns\": [{\"id\": \"total\", \"type\": \"number\"}]}'"
+    )]
     Define {
         /// Definition: JSON text, @FILE, or `-` for standard input
         #[arg(value_name = "JSON|@FILE|-")]
@@ -374,7 +405,9 @@ pub(crate) enum TableCommand {
 
 /// `flowmonkey doctor`.
 #[derive(Debug, Args)]
-#[command(after_help = "Exits with 0 when all is well (warnings included), with 1 when something must be mended.")]
+#[command(
+    after_help = "Exits with 0 when all is well (warnings included), with 1 when something must be mended."
+)]
 pub(crate) struct DoctorArgs {
     /// The data directory to check
     #[arg(long, value_name = "DIR", default_value = DEV_DATA_DIR, env = "FLOWMONKEY_DATA_DIR")]

@@ -1,1 +1,82 @@
-fn main() {}
+//! `flowmonkey`: the one binary. Parses, hands over, and turns what comes back into an exit code.
+
+mod args;
+mod client;
+mod commands;
+mod demo;
+mod embedded;
+mod errors;
+mod panics;
+mod show;
+mod source;
+mod tree;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use args::{Cli, Command, Global};
+use embedded::handlers::JQ_EVALUATOR;
+use errors::CliError;
+
+fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|first| first == JQ_EVALUATOR) {
+        return flowmonkey_handlers::jq::serve();
+    }
+    let cli = Cli::parse();
+    panics::install();
+    match start(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("flowmonkey: {error:#}");
+            ExitCode::from(error.downcast_ref().map_or(4, CliError::exit_code))
+        }
+    }
+}
+
+fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+    log_to_stderr(&cli)?;
+    flowmonkey_handlers::install_crypto();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the threads that do the work")?;
+    let exit = runtime.block_on(commands::run(cli))?;
+    // A handler that blocks its thread must not hold up the end.
+    runtime.shutdown_background();
+    Ok(exit.into())
+}
+
+/// Sends log lines to standard error: standard output is for results only.
+fn log_to_stderr(cli: &Cli) -> Result<(), CliError> {
+    let Global { log, verbose, .. } = &cli.global;
+    let default = match &cli.command {
+        Command::Dev(_) => 1,
+        Command::Run(_)
+        | Command::Demo(_)
+        | Command::Flow(_)
+        | Command::Execution(_)
+        | Command::Table(_)
+        | Command::Doctor(_)
+        | Command::Backup(_)
+        | Command::Restore(_)
+        | Command::Completions { .. } => 0,
+    };
+    let level = match default + *verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        3.. => "trace",
+    };
+    let filter = log.as_deref().filter(|filter| !filter.is_empty()).unwrap_or(level);
+    let filter = EnvFilter::builder().parse(filter).map_err(|error| {
+        CliError::Usage(format!("the log filter `{filter}` cannot be understood: {error}"))
+    })?;
+    let colours =
+        std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(tree::above).init();
+    Ok(())
+}

@@ -3,11 +3,13 @@
 //! Architecture invariant: this crate knows the queue and the plumbing APIs, never the engine or its store.
 
 mod backoff;
+pub mod child;
 mod claim;
 pub mod config;
 pub mod handler;
 mod heartbeat;
 mod journal;
+pub mod manifest_file;
 mod metrics;
 pub mod registry;
 mod report;
@@ -16,8 +18,10 @@ mod running;
 mod runtime;
 mod testing;
 
+pub use child::{ChildHandler, ChildHandlerError};
 pub use config::{WorkerConfig, WorkerConfigError};
 pub use handler::{Completion, Failure, Handler, Task, Wait};
+pub use manifest_file::{ManifestError, load_manifests};
 pub use metrics::{Counter, WorkerMetrics};
 pub use registry::{Registry, RegistryError};
 pub use runtime::{DrainReport, Worker, WorkerHandle};

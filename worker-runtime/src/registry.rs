@@ -42,6 +42,12 @@ pub enum RegistryError {
     },
 }
 
+/// Whether a handler type can name a queue.
+pub(crate) fn is_valid_type(handler_type: &str) -> bool {
+    let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
+    !handler_type.is_empty() && handler_type.bytes().all(allowed)
+}
+
 /// Handlers by their type.
 #[derive(Clone, Default)]
 pub struct Registry {
@@ -94,8 +100,7 @@ impl Registry {
         if self.reserved.contains(&handler_type) {
             return Err(RegistryError::Reserved { handler_type });
         }
-        let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
-        if handler_type.is_empty() || !handler_type.bytes().all(allowed) {
+        if !is_valid_type(&handler_type) {
             return Err(RegistryError::InvalidType { handler_type });
         }
         let version = Version::parse(version).map_err(|source| RegistryError::InvalidVersion {

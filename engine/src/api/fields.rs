@@ -67,10 +67,8 @@ impl Fields {
 
     /// A text.
     pub(super) fn text(&mut self, field: &'static str) -> Option<String> {
-        match self.value(field)? {
-            Value::String(text) => Some(text),
-            other => self.wrong(field, "a text", &other),
-        }
+        let value = self.value(field)?;
+        if let Value::String(text) = value { Some(text) } else { self.wrong(field, "a text", &value) }
     }
 
     /// A text that must be there and not be empty.
@@ -132,27 +130,25 @@ impl Fields {
 
     /// The fields of an object within; none when it is absent or no object. Give it back with [`Self::done_with`].
     pub(super) fn object(&mut self, field: &'static str) -> Option<Self> {
-        match self.value(field)? {
-            Value::Object(map) => Some(Self::new(format!("{}/{field}", self.pointer), map)),
-            other => self.wrong(field, "an object", &other),
+        let value = self.value(field)?;
+        if let Value::Object(map) = value {
+            return Some(Self::new(format!("{}/{field}", self.pointer), map));
         }
+        self.wrong(field, "an object", &value)
     }
 
     /// The fields of each object of a list within.
     pub(super) fn objects(&mut self, field: &'static str) -> Option<Vec<Self>> {
-        let items = match self.value(field)? {
-            Value::Array(items) => items,
-            other => return self.wrong(field, "a list of objects", &other),
-        };
+        let value = self.value(field)?;
+        let Value::Array(items) = value else { return self.wrong(field, "a list of objects", &value) };
         let mut objects = Vec::with_capacity(items.len());
         for (index, item) in items.into_iter().enumerate() {
             let pointer = format!("{}/{field}/{index}", self.pointer);
-            match item {
-                Value::Object(map) => objects.push(Self::new(pointer, map)),
-                other => {
-                    let message = format!("entry {index} must be an object, not {}", kind(&other));
-                    self.errors.push(Detail::at(pointer, message, None));
-                }
+            if let Value::Object(map) = item {
+                objects.push(Self::new(pointer, map));
+            } else {
+                let message = format!("entry {index} must be an object, not {}", kind(&item));
+                self.errors.push(Detail::at(pointer, message, None));
             }
         }
         Some(objects)

@@ -70,13 +70,10 @@ impl Guard {
 
     fn is_ours(&self, host: &str) -> bool {
         let name = without_port(host);
+        let address = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
         let is_loopback = name == "localhost"
             || name.ends_with(".localhost")
-            || name
-                .trim_start_matches('[')
-                .trim_end_matches(']')
-                .parse::<IpAddr>()
-                .is_ok_and(|address| address.is_loopback());
+            || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
         is_loopback || self.allowed.iter().any(|allowed| allowed == "*" || allowed == host || allowed == name)
     }
 

@@ -4,9 +4,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use flowmonkey_core::execution::Execution;
 use flowmonkey_core::execution::command::{Command, Signal};
 use flowmonkey_core::execution::state::CancelSource;
+use flowmonkey_core::execution::{Execution, Rejection};
 use flowmonkey_core::ids::ExecutionId;
 use serde_json::{Value, json};
 
@@ -15,6 +15,7 @@ use super::fields::Fields;
 use super::problem::{ErrorClass, Problem};
 use super::request::{JsonBody, Parameters, Segment, execution_id};
 use super::start::{location, shown};
+use crate::apply::CommandError;
 
 /// What `POST /v1/executions/{id}:{verb}` understands.
 const VERBS: &str = "cancel, signal, pause, resume, retry, rerun, terminate";
@@ -72,7 +73,14 @@ pub(super) async fn resume(
     };
     let resumed = api.engine.tokens().check(&token).ok_or_else(unknown)?;
     let command = Command::Resume { step: resumed.step, visit: resumed.visit, data };
-    Ok(answer(&*api.engine.command(resumed.execution, command).await?))
+    match api.engine.command(resumed.execution, command).await {
+        Ok(execution) => Ok(answer(&execution)),
+        Err(CommandError::Rejected(Rejection::DuplicateSignal)) => {
+            let detail = "this token has been used";
+            Err(Problem::new(ErrorClass::Conflict, "RESUME_TOKEN_USED", detail))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn rerun(api: &Api, id: ExecutionId, body: Option<Value>) -> Result<Response, Problem> {

@@ -123,6 +123,11 @@ pub fn parse_flow_value(value: &Value) -> Result<(Arc<Flow>, Vec<Issue>), Vec<Is
     }
 }
 
+/// The step types that the engine carries out itself: no handler can have such a type.
+pub fn orchestrated_types() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().map(|kind| kind.name)
+}
+
 /// The latest of `versions` by the order of SemVer (not of text: 10.0.0 is after 9.0.0).
 pub fn latest<'a>(versions: impl IntoIterator<Item = &'a Version>) -> Option<&'a Version> {
     versions.into_iter().max()

@@ -1,0 +1,143 @@
+//! A client of the HTTP API.
+
+use std::time::Duration;
+
+use reqwest::{Method, Url};
+use serde_json::Value;
+
+use crate::errors::CliError;
+
+/// How long a connection may take.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// How long an answer may take; longer than the longest wait that is asked for.
+const ANSWER_MAX: Duration = Duration::from_secs(90);
+/// Problems of a request that are printed.
+const PROBLEMS_MAX: usize = 20;
+
+/// Talks to one server.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    base: Url,
+    http: reqwest::Client,
+}
+
+impl Client {
+    /// Of the server at `base`, `http://HOST:PORT` or `https://…`.
+    ///
+    /// # Errors
+    /// When that is not a URL of a server.
+    pub(crate) fn new(base: &str) -> Result<Self, CliError> {
+        let wrong = |reason: String| CliError::Usage(format!("the server `{base}` is not a URL: {reason}"));
+        let mut url = Url::parse(base).map_err(|error| wrong(error.to_string()))?;
+        if !["http", "https"].contains(&url.scheme()) || url.host().is_none() {
+            return Err(wrong("give http://HOST:PORT".into()));
+        }
+        url.set_query(None);
+        url.set_fragment(None);
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_MAX)
+            .timeout(ANSWER_MAX)
+            // A server on this machine is never behind a proxy.
+            .no_proxy()
+            .user_agent(concat!("flowmonkey/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| CliError::Unreachable(chain(&error)))?;
+        Ok(Self { base: url, http })
+    }
+
+    /// `GET path`.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, CliError> {
+        self.ask(Method::GET, path, None).await
+    }
+
+    /// `POST path` with a JSON body.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, CliError> {
+        self.ask(Method::POST, path, Some(body)).await
+    }
+
+    /// `PUT path` with a JSON body.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Result<Value, CliError> {
+        self.ask(Method::PUT, path, Some(body)).await
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, CliError> {
+        let url = format!("{}{path}", self.base.as_str().trim_end_matches('/'));
+        let mut request = self.http.request(method, url);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let unreachable = |error: reqwest::Error| {
+            CliError::Unreachable(format!("{} does not answer: {}", self.base, chain(&error)))
+        };
+        let answer = request.send().await.map_err(unreachable)?;
+        let status = answer.status();
+        let bytes = answer.bytes().await.map_err(unreachable)?;
+        let value: Option<Value> = serde_json::from_slice(&bytes).ok();
+        match value {
+            Some(value) if status.is_success() => Ok(value),
+            Some(problem) => Err(refused(status.as_u16(), &problem)),
+            None => Err(CliError::Unreachable(format!(
+                "{} answered {status}, but not as FlowMonkey does",
+                self.base
+            ))),
+        }
+    }
+}
+
+/// What a problem document says.
+fn refused(status: u16, problem: &Value) -> CliError {
+    let text = |key: &str| problem[key].as_str().unwrap_or_default().to_owned();
+    let mut detail = text("detail");
+    let errors = problem["errors"].as_array().map_or(&[][..], Vec::as_slice);
+    if errors.len() > 1 || errors.iter().any(|error| !error["hint"].is_null()) {
+        for error in errors.iter().take(PROBLEMS_MAX) {
+            let place = error["pointer"].as_str().or(error["parameter"].as_str()).unwrap_or_default();
+            let message = error["message"].as_str().unwrap_or_default();
+            let hint = error["hint"].as_str().map_or_else(String::new, |hint| format!(" ({hint})"));
+            detail.push_str(&format!("\n  {place}: {message}{hint}"));
+        }
+    }
+    CliError::Refused { status, code: text("code"), detail }
+}
+
+/// A query string with `pairs`, percent-encoded; empty without any.
+pub(crate) fn query<'a>(pairs: impl IntoIterator<Item = (&'a str, String)>) -> String {
+    let Ok(mut url) = Url::parse("http://localhost/") else { return String::new() };
+    for (key, value) in pairs {
+        url.query_pairs_mut().append_pair(key, &value);
+    }
+    url.query().map_or_else(String::new, |query| format!("?{query}"))
+}
+
+/// `text` as one segment of a path.
+pub(crate) fn segment(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,86 @@
+//! `flowmonkey backup` and `flowmonkey restore`.
+
+use std::path::{Path, PathBuf};
+
+use flowmonkey_engine::store::{SqliteOptions, SqliteStore, verify};
+
+use super::tell;
+use crate::args::{BackupArgs, RestoreArgs};
+use crate::embedded::data_dir::{self, DataDir, Ownership, owned};
+use crate::errors::{CliError, Exit};
+
+pub(crate) async fn backup(args: BackupArgs) -> Result<Exit, CliError> {
+    let BackupArgs { data_dir, file } = args;
+    let database = data_dir::database(&data_dir);
+    if !database.is_file() {
+        return Err(CliError::Usage(format!("{} holds no record", data_dir.display())));
+    }
+    refuse_existing(&file)?;
+    // The owner may go on meanwhile: the copy is one moment of the record.
+    let store = SqliteStore::open(&database, SqliteOptions::default()).await?;
+    let copied = store.backup(&file).await;
+    store.close().await;
+    copied?;
+    verify(&file).await?;
+    tell(&format!("{} is backed up in {}", data_dir.display(), file.display()));
+    Ok(Exit::Done)
+}
+
+pub(crate) async fn restore(args: RestoreArgs) -> Result<Exit, CliError> {
+    let RestoreArgs { file, data_dir } = args;
+    if !file.is_file() {
+        return Err(CliError::Usage(format!("{} is no file", file.display())));
+    }
+    let version = verify(&file).await?;
+    let dir = match DataDir::take(&data_dir)? {
+        Ownership::Ours(dir) => dir,
+        Ownership::Theirs(owner) => return Err(owned(&data_dir, &owner, "stop it first")),
+    };
+    let database = data_dir::database(&data_dir);
+    for part in [database.clone(), beside(&database, "-wal"), beside(&database, "-shm")] {
+        refuse_existing(&part)?;
+    }
+    let fresh = beside(&database, ".restoring");
+    let copied = copy(&file, &fresh).await;
+    let checked = match copied {
+        Ok(()) => verify(&fresh).await.map(|_| ()).map_err(CliError::from),
+        Err(error) => Err(error),
+    };
+    // It gets its name only once it is whole and on the disk.
+    let renamed = match checked {
+        Ok(()) => std::fs::rename(&fresh, &database)
+            .and_then(|()| std::fs::File::open(&data_dir)?.sync_all())
+            .map_err(CliError::io(format!("cannot make {}", database.display()))),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = renamed {
+        if let Err(left) = std::fs::remove_file(&fresh) {
+            tracing::debug!(%left, "nothing to remove");
+        }
+        return Err(error);
+    }
+    drop(dir);
+    tell(&format!("{} is restored from {} (schema {version})", data_dir.display(), file.display()));
+    Ok(Exit::Done)
+}
+
+/// Copies a file and waits until the copy is on the disk.
+async fn copy(from: &Path, to: &Path) -> Result<(), CliError> {
+    let failed = || format!("cannot copy {} to {}", from.display(), to.display());
+    tokio::fs::copy(from, to).await.map_err(CliError::io(failed()))?;
+    let copied = tokio::fs::File::open(to).await.map_err(CliError::io(failed()))?;
+    copied.sync_all().await.map_err(CliError::io(failed()))
+}
+
+fn refuse_existing(path: &Path) -> Result<(), CliError> {
+    if path.exists() {
+        return Err(CliError::Usage(format!("{} exists already; nothing is overwritten", path.display())));
+    }
+    Ok(())
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
+}

@@ -1,0 +1,350 @@
+//! `flowmonkey run`: one flow from start to end, in this process or on a server.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use flowmonkey_core::execution::command::Command;
+use flowmonkey_core::execution::state::CancelSource;
+use flowmonkey_core::execution::{Execution, Status};
+use flowmonkey_core::flow::Flow;
+use flowmonkey_core::ids::ExecutionId;
+use flowmonkey_engine::CommandError;
+use flowmonkey_engine::config::UnknownHandler;
+use flowmonkey_engine::start::{Start, StartFlow};
+use flowmonkey_engine::store::ExecutionFilter;
+use flowmonkey_engine::view;
+use serde_json::{Value, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{print, print_json, tell};
+use crate::args::{Output, RunArgs};
+use crate::client::Client;
+use crate::embedded::data_dir::{DataDir, Ownership, owned};
+use crate::embedded::rest::Next;
+use crate::embedded::{ANY_PORT, Embedded, Options, handlers};
+use crate::errors::{CliError, Exit};
+use crate::tree::Tree;
+use crate::{show, source};
+
+/// How often it is looked whether anything moves.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The same in virtual time, where each look may move it.
+const SKIP_EVERY: Duration = Duration::from_millis(2);
+/// How long handlers may take to end once the execution has ended.
+const GRACE: Duration = Duration::from_secs(1);
+/// Executions that are read at a time.
+const PAGE: usize = 1000;
+
+pub(crate) async fn run(args: RunArgs, server: Option<&str>) -> Result<Exit, CliError> {
+    if args.file == "-" && args.input.as_deref() == Some("-") {
+        return Err(CliError::Usage("standard input can be the flow or the input, not both".into()));
+    }
+    let mut interrupts = Interrupts::listen()?;
+    match server {
+        Some(server) => on_server(&args, &Client::new(server)?, &mut interrupts).await,
+        None => here(&args, &mut interrupts).await,
+    }
+}
+
+/// Ctrl-C and SIGTERM.
+struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupts {
+    fn listen() -> Result<Self, CliError> {
+        let listen = |kind| signal(kind).map_err(CliError::io("cannot listen for signals"));
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// The flow of the file, and the others of the file.
+fn flow_of(args: &RunArgs) -> Result<(Arc<Flow>, Vec<Arc<Flow>>), CliError> {
+    let document = source::read_document(&args.file)?;
+    for line in source::lines(&args.file, &document.warnings) {
+        tell(&line);
+    }
+    source::choose(&args.file, document.flows, args.flow.as_deref())
+}
+
+/// Where the record of a run is.
+enum Place {
+    Given(PathBuf),
+    Temporary(tempfile::TempDir),
+}
+
+impl Place {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Given(path) => path,
+            Self::Temporary(dir) => dir.path(),
+        }
+    }
+
+    /// Removes a temporary directory, unless somebody may want to look at it.
+    fn end(self, keep: bool) {
+        match self {
+            Self::Given(_) => {}
+            Self::Temporary(dir) if keep => {
+                let path = dir.keep();
+                tell(&format!("the record is kept in {}", path.display()));
+            }
+            Self::Temporary(dir) => {
+                let path = dir.path().to_owned();
+                if let Err(error) = dir.close() {
+                    tell(&format!("{} cannot be removed: {error}", path.display()));
+                }
+            }
+        }
+    }
+}
+
+async fn here(args: &RunArgs, interrupts: &mut Interrupts) -> Result<Exit, CliError> {
+    let (flow, bundle) = flow_of(args)?;
+    let input = source::read_input(args.input.as_deref())?;
+    let registry = handlers::registry(&args.handlers)?;
+    let place = match &args.data_dir {
+        Some(path) => Place::Given(path.clone()),
+        None => {
+            let made = tempfile::Builder::new().prefix("flowmonkey-").tempdir();
+            Place::Temporary(made.map_err(CliError::io("cannot make a temporary directory"))?)
+        }
+    };
+    let dir = match DataDir::take(place.path())? {
+        Ownership::Ours(dir) => dir,
+        Ownership::Theirs(owner) => {
+            let advice = "start the flow there with --server URL, or run it elsewhere";
+            return Err(owned(place.path(), &owner, advice));
+        }
+    };
+    let options = Options {
+        durability: args.handlers.durability,
+        listen: ANY_PORT,
+        moves: true,
+        registry: Some(registry),
+        concurrency: args.handlers.concurrency,
+        unknown_handler: UnknownHandler::Fail,
+    };
+    let embedded = Embedded::open(dir, options).await?;
+    let tree = Tree::new(&embedded.engine, &flow);
+    let ended = walk(args, &embedded, StartFlow::Inline { flow, bundle }, input, &tree, interrupts).await;
+    tree.end().await;
+    let result = match ended {
+        Ok(Ended::Exit(exit)) => Ok((exit, None)),
+        Ok(Ended::At(execution, waits)) => {
+            let history = embedded.engine.whole_history(execution.id()).await?;
+            Ok((exit_of(execution.status(), waits), Some(view::execution(&execution, Some(&history)))))
+        }
+        Err(error) => Err(error),
+    };
+    embedded.close(GRACE).await;
+    let keep = !matches!(result, Ok((Exit::Done, _)));
+    if let Ok((_, Some(record))) = &result {
+        print_record(record, args.output)?;
+        if keep {
+            advise(record, place.path());
+        }
+    }
+    place.end(keep);
+    result.map(|(exit, _)| exit)
+}
+
+/// How a walk ended.
+enum Ended {
+    /// The execution as it is; true: only somebody else can move it.
+    At(Arc<Execution>, bool),
+    /// Without a result.
+    Exit(Exit),
+}
+
+async fn walk(
+    args: &RunArgs,
+    embedded: &Embedded,
+    flow: StartFlow,
+    input: Value,
+    tree: &Tree,
+    interrupts: &mut Interrupts,
+) -> Result<Ended, CliError> {
+    let engine = &embedded.engine;
+    let id = engine.start(Start::new(flow, input)).await?.id;
+    tree.root(id);
+    let asks = std::io::stdin().is_terminal();
+    let every = if args.skip_time { SKIP_EVERY } else { LOOK_EVERY };
+    let mut end = engine.watchers.end_of(id);
+    let mut is_cancelling = false;
+    let mut has_told = false;
+    let root = loop {
+        let execution = engine.execution(id).await?;
+        if execution.is_terminal() {
+            break Arc::new(execution);
+        }
+        let next = if args.skip_time { embedded.skip().await? } else { embedded.next().await? };
+        if next == Next::Never {
+            let execution = engine.execution(id).await?;
+            if execution.is_terminal() {
+                break Arc::new(execution);
+            }
+            if !asks {
+                return Ok(Ended::At(Arc::new(execution), true));
+            }
+            if !has_told {
+                has_told = true;
+                tell(&format!(
+                    "only a signal or a person can move it now; see: flowmonkey execution explain {id} --server {}",
+                    embedded.url
+                ));
+            }
+        }
+        tokio::select! {
+            _ = &mut end => end = engine.watchers.end_of(id),
+            () = tokio::time::sleep(every) => {}
+            () = interrupts.next() => {
+                if is_cancelling {
+                    return Ok(Ended::Exit(Exit::Interrupted));
+                }
+                is_cancelling = true;
+                tell("cancelling; once more to leave at once");
+                let cancel = Command::Cancel { source: CancelSource::User, reason: Some("interrupted".into()) };
+                match engine.command(id, cancel).await {
+                    // It has ended, or is on its way to its end.
+                    Ok(_) | Err(CommandError::Rejected(_)) => {}
+                    Err(error @ CommandError::Engine(_)) => return Err(error.into()),
+                }
+            }
+        }
+    };
+    // Children that were left to themselves belong to the run all the same.
+    while has_live_descendants(embedded, id).await? {
+        let next = if args.skip_time { embedded.skip().await? } else { embedded.next().await? };
+        if next == Next::Never {
+            tell("children that were left to themselves wait for a signal; they are not waited for");
+            break;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = interrupts.next() => return Ok(Ended::Exit(Exit::Interrupted)),
+        }
+    }
+    Ok(Ended::At(root, false))
+}
+
+/// Whether anything of the tree below `root` has not ended.
+async fn has_live_descendants(embedded: &Embedded, root: ExecutionId) -> Result<bool, CliError> {
+    let store = embedded.engine.store();
+    let statuses = Status::ALL.into_iter().filter(|status| !status.is_terminal()).collect();
+    let mut filter =
+        ExecutionFilter { statuses, include_children: true, max: PAGE, ..ExecutionFilter::default() };
+    loop {
+        let page = store.list(&filter).await?;
+        let ids: Vec<ExecutionId> = page.items.iter().map(|item| item.id).collect();
+        let live = store.load(&ids).await?;
+        if live.iter().any(|execution| execution.identity.root == root && !execution.is_terminal()) {
+            return Ok(true);
+        }
+        let Some(next) = page.next else { return Ok(false) };
+        filter.before = Some(next);
+    }
+}
+
+const fn exit_of(status: Status, waits: bool) -> Exit {
+    match status {
+        Status::Completed => Exit::Done,
+        Status::Failed | Status::Cancelled => Exit::Failed,
+        Status::Pending
+        | Status::WaitingForWorker
+        | Status::Waiting
+        | Status::Paused
+        | Status::Incident
+        | Status::Cancelling
+        | Status::Compensating => {
+            if waits {
+                Exit::Waits
+            } else {
+                Exit::Failed
+            }
+        }
+    }
+}
+
+fn print_record(record: &Value, output: Output) -> Result<(), CliError> {
+    match output {
+        Output::Json => print_json(record),
+        Output::Table => print(&show::record(record)),
+    }
+}
+
+/// What can be done about an execution that did not complete.
+fn advise(record: &Value, data_dir: &Path) {
+    let id = record["id"].as_str().unwrap_or_default();
+    let dir = data_dir.display();
+    if let Some(reason) = record["waitingReason"].as_str() {
+        tell(&format!("it waits for: {reason}"));
+        tell(&format!("  flowmonkey execution explain {id} --data-dir {dir}"));
+        tell(&format!("  flowmonkey dev --data-dir {dir}"));
+    }
+}
+
+/// Starts the flow on a server and waits for its end.
+async fn on_server(args: &RunArgs, client: &Client, interrupts: &mut Interrupts) -> Result<Exit, CliError> {
+    let is_file = args.file == "-" || Path::new(&args.file).exists() || args.file.contains(['/', '.']);
+    let input = source::read_input(args.input.as_deref());
+    let mut request = if is_file {
+        let (flow, bundle) = flow_of(args)?;
+        let definitions: Vec<&Value> =
+            std::iter::once(&flow).chain(&bundle).map(|flow| &*flow.source).collect();
+        json!({ "flowId": flow.id, "version": flow.version.to_string(), "definition": definitions })
+    } else {
+        json!({ "flowId": args.file })
+    };
+    request["input"] = input?;
+    if args.skip_time || args.data_dir.is_some() {
+        return Err(CliError::Usage("--skip-time and --data-dir are of no use with --server".into()));
+    }
+    let started = client.post("/v1/executions", &request).await?;
+    let id = started["id"].as_str().unwrap_or_default().to_owned();
+    let path = format!("/v1/executions/{id}");
+    tell(&format!("started {id}"));
+    let asks = std::io::stdin().is_terminal();
+    let mut is_cancelling = false;
+    loop {
+        let wait = format!("{path}?wait=2");
+        let record = tokio::select! {
+            record = client.get(&wait) => record?,
+            () = interrupts.next() => {
+                if is_cancelling {
+                    return Ok(Exit::Interrupted);
+                }
+                is_cancelling = true;
+                tell("cancelling; once more to leave at once");
+                match client.post(&format!("{path}:cancel"), &json!({ "reason": "interrupted" })).await {
+                    Ok(_) | Err(CliError::Refused { status: 409, .. }) => continue,
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        let status = record["status"].as_str().and_then(Status::parse);
+        let has_ended = status.is_some_and(Status::is_terminal);
+        if has_ended || (!asks && only_others_move(client, &path).await?) {
+            print_record(&record, args.output)?;
+            return Ok(exit_of(status.unwrap_or(Status::Failed), !has_ended));
+        }
+    }
+}
+
+/// Whether the server says that only somebody else can move the execution.
+async fn only_others_move(client: &Client, path: &str) -> Result<bool, CliError> {
+    let why = client.get(&format!("{path}:explain")).await?;
+    let kind = why["liveCause"]["kind"].as_str().unwrap_or_default();
+    let by_others = ["signal", "event", "approval", "resume", "incident", "paused"].contains(&kind);
+    Ok(by_others && why["nextWakeAt"].is_null())
+}
