@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use flowmonkey_core::flow::parse::{Format, parse_document};
 use serde_json::{Value, json};
 
 /// Kills before the last process is left alone.
@@ -46,7 +47,7 @@ impl Server {
         let data = folder.join("data");
         // What a killed owner left must not be taken for the new one's.
         fs::remove_file(data.join("address")).unwrap_or_default();
-        let child = Command::new(env!("CARGO_BIN_EXE_flowmonkey"))
+        let mut child = Command::new(env!("CARGO_BIN_EXE_flowmonkey"))
             .args(["dev", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(&data)
             .arg("--handlers")
@@ -57,6 +58,12 @@ impl Server {
             .spawn()
             .unwrap();
         let address = wait_until("the server tells its address", || {
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!(
+                    "the server ended ({status}): {}",
+                    fs::read_to_string(folder.join("stderr.log")).unwrap()
+                );
+            }
             let text = fs::read_to_string(data.join("address")).ok()?;
             let (_, rest) = text.split_once("http://")?;
             let address: String =
@@ -139,9 +146,7 @@ fn nothing_is_lost_or_doubled_when_the_process_is_killed_at_random_moments() {
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kill/flow.yaml")).unwrap();
 
     let server = Server::start(&folder);
-    let published = Command::new(env!("CARGO_BIN_EXE_flowmonkey")).arg("--version").output().unwrap();
-    assert!(published.status.success());
-    let (status, answer) = server.call("POST", "/v1/flows", Some(&json!(yaml_as_json(&folder, &flow))));
+    let (status, answer) = server.call("POST", "/v1/flows", Some(&as_json(&flow)));
     assert_eq!(status, 201, "{answer}");
     server.kill();
 
@@ -184,13 +189,8 @@ fn nothing_is_lost_or_doubled_when_the_process_is_killed_at_random_moments() {
     check_work(&folder);
 }
 
-/// Flows are published as JSON here; the binary turns the YAML into it.
-fn yaml_as_json(folder: &Path, yaml: &str) -> Value {
-    let file = folder.join("flow.yaml");
-    fs::write(&file, yaml).unwrap();
-    let document =
-        flowmonkey_core::flow::parse::parse_document(yaml, flowmonkey_core::flow::parse::Format::Yaml)
-            .unwrap();
+fn as_json(yaml: &str) -> Value {
+    let document = parse_document(yaml, Format::Yaml).unwrap();
     (*document.flows[0].source).clone()
 }
 

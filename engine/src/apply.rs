@@ -12,7 +12,7 @@ use flowmonkey_core::execution::{children, decide};
 use flowmonkey_core::flow::Flow;
 use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash};
-use flowmonkey_core::time::Timestamp;
+use flowmonkey_core::time::{Moment, Timestamp};
 
 use crate::config::{COMMIT_BATCH_MAX, CONFLICTS_MAX};
 use crate::effects::Aftermath;
@@ -144,12 +144,27 @@ impl Engine {
         }
         let mut decided = Vec::new();
         let mut repeatable = Vec::new();
+        let mut refused = BTreeMap::new();
         for (id, commands) in by_execution {
             let Some(around) = loaded.get(&id) else { continue };
-            if let Some(one) = self.decide_all(around, &commands, outcomes) {
+            match self.decide_all(around, &commands, outcomes) {
+                Some(one) => {
+                    repeatable.push(commands);
+                    decided.push(one);
+                }
+                None => {
+                    refused.insert(id, commands);
+                }
+            }
+        }
+        for around in self.moved_on(&loaded, refused.keys()).await? {
+            let id = around.execution.id();
+            let Some(commands) = refused.remove(&id) else { continue };
+            if let Some(one) = self.decide_all(&around, &commands, outcomes) {
                 repeatable.push(commands);
                 decided.push(one);
             }
+            loaded.insert(id, around);
         }
         if decided.is_empty() {
             return Ok(Vec::new());
@@ -163,7 +178,8 @@ impl Engine {
                 expected_version: one.before.version,
                 wake_before: one.before.next_wake(),
                 awaited_before: awaited_event(&one.before).map(ToOwned::to_owned),
-                events: number(&one.after, one.events.clone(), now),
+                // As decided, whatever the time is by now: a replay has to give the same state.
+                events: number(&one.after, one.events.clone(), one.after.updated_at),
                 records: std::mem::take(&mut one.records),
             });
         }
@@ -201,6 +217,28 @@ impl Engine {
         }
         self.note_shared(&committed, aftermath);
         Ok(conflicted)
+    }
+
+    /// Those of `ids` that have changed in the record since they were loaded. The version guard makes an old copy in
+    /// memory harmless for what is accepted; nothing guards a refusal, so that one counts only on the latest state.
+    async fn moved_on(
+        &self,
+        loaded: &BTreeMap<ExecutionId, Loaded>,
+        ids: impl Iterator<Item = &ExecutionId>,
+    ) -> Result<Vec<Loaded>, EngineError> {
+        let ids: Vec<ExecutionId> = ids.copied().collect();
+        let mut moved = Vec::new();
+        if ids.is_empty() {
+            return Ok(moved);
+        }
+        for current in self.store.load(&ids).await? {
+            let id = current.id();
+            if loaded.get(&id).is_some_and(|known| known.execution.version != current.version) {
+                self.forget_hot(id);
+                moved.push(self.load_around(Arc::new(current)).await?);
+            }
+        }
+        Ok(moved)
     }
 
     /// Watchers, timers and caches after a commit.
@@ -267,10 +305,11 @@ impl Engine {
         outcomes: &mut [CommandOutcome],
     ) -> Option<Decided> {
         let mut decided: Option<Decided> = None;
+        let now = self.now();
         self.with_world(around, |world| {
             for (place, command) in commands {
                 let current = decided.as_ref().map_or(&*around.execution, |decided| &decided.after);
-                match decide(current, world, command.clone(), self.moment()) {
+                match decide(current, world, command.clone(), Moment { now, ..self.moment() }) {
                     Ok(Decision { execution, events, records, effects }) => match &mut decided {
                         None => {
                             decided = Some(Decided {

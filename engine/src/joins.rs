@@ -88,9 +88,10 @@ impl Engine {
     /// A new execution with its first decision taken, so that both are one row to write.
     pub(crate) async fn begun(&self, creation: Creation) -> Result<(Create, Vec<Effect>), EngineError> {
         let around = self.load_around(Arc::new(creation.execution.clone())).await?;
-        let decided = self
-            .with_world(&around, |world| decide(&creation.execution, world, Command::Begin, self.moment()));
-        let now = self.now();
+        let moment = self.moment();
+        let decided =
+            self.with_world(&around, |world| decide(&creation.execution, world, Command::Begin, moment));
+        let now = moment.now;
         // A refusal is impossible for a new execution; unbegun, the timer begins it.
         let Ok(decision) = decided else { return Ok((create_row(creation, now), Vec::new())) };
         let mut events = vec![creation.event];

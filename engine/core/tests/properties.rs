@@ -417,7 +417,7 @@ impl Player {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_flow_and_any_commands(
@@ -438,7 +438,6 @@ proptest! {
             player.play(at, poke);
         }
         player.heal();
-        if std::env::var("STATS").is_ok() { println!("D {} E {} J {} {:?}", player.bench.decisions, player.bench.executions.len(), player.bench.joins.len(), player.bench.executions.values().map(|s| s.execution.compensated).filter(|c| *c).count()); }
         for slot in player.bench.executions.values() {
             prop_assert!(matches!(
                 slot.execution.status(), Status::Completed | Status::Failed | Status::Cancelled

@@ -4,6 +4,8 @@
 //! conflict drops that execution's changes only, never the batch. Repeating a batch whose answer was lost changes nothing.
 
 mod child;
+#[doc(hidden)]
+pub mod conformance;
 mod error;
 mod flows;
 mod memory;

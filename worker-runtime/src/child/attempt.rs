@@ -11,16 +11,14 @@ use flowmonkey_plumbing::manifest::{ChildLimits, Manifest};
 use flowmonkey_plumbing::wire::LogLevel;
 use rustix::process::Signal;
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
-use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio::time::{Instant, Sleep};
 
+use super::conversation::Conversation;
 use super::launch::HANDLER_ERROR;
-use super::output::{Budget, Exceeded, Lines, Overlong};
-use super::process::{DRAIN, Group, tail};
+use super::output::{Budget, Exceeded};
+use super::process::{DRAIN, tail};
 use super::protocol::{self, ChildResult, Malformed, Said};
 use crate::handler::{Completion, Failure, Task};
-use crate::journal::LOG_MESSAGE_BYTES_MAX;
 
 /// A limit of the manifest was passed.
 const LIMIT_EXCEEDED: &str = "LIMIT_EXCEEDED";
@@ -58,63 +56,6 @@ pub(super) fn leave_behind(task: &Task, result: ChildResult) -> Box<Result<Compl
         task.add_cost(cost);
     }
     Box::new(ended)
-}
-
-/// A running child and its pipes.
-#[derive(Debug)]
-pub(super) struct Conversation {
-    group: Group,
-    feed: Feed,
-    stdout: Lines<ChildStdout>,
-    stderr: Lines<ChildStderr>,
-}
-
-impl Conversation {
-    /// None: the child was started without pipes.
-    pub(super) fn new(mut group: Group, limits: &ChildLimits) -> Option<Self> {
-        let feed = Feed { pipe: Some(group.child.stdin.take()?), bytes: Vec::new(), sent: 0 };
-        let stdout = Lines::new(group.child.stdout.take()?, limits.line_bytes, Overlong::Refuse);
-        let stderr = Lines::new(group.child.stderr.take()?, LOG_MESSAGE_BYTES_MAX, Overlong::Split);
-        Some(Self { group, feed, stdout, stderr })
-    }
-
-    pub(super) fn is_alive(&mut self) -> bool {
-        matches!(self.group.child.try_wait(), Ok(None))
-    }
-}
-
-/// What is written to a child, as far as it reads.
-#[derive(Debug)]
-struct Feed {
-    /// None: closed.
-    pipe: Option<ChildStdin>,
-    bytes: Vec<u8>,
-    sent: usize,
-}
-
-impl Feed {
-    fn push(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    fn has_more(&self) -> bool {
-        self.pipe.is_some() && self.sent < self.bytes.len()
-    }
-
-    /// Writes all of it. Safe to drop and to repeat.
-    async fn flush(&mut self) {
-        while let Some(pipe) = self.pipe.as_mut()
-            && self.sent < self.bytes.len()
-        {
-            match pipe.write(&self.bytes[self.sent..]).await {
-                Ok(sent @ 1..) => self.sent += sent,
-                // A child need not read: then the pipe breaks, and its output says how it ended.
-                Ok(0) | Err(_) => self.pipe = None,
-            }
-        }
-        self.bytes = Vec::new();
-        self.sent = 0;
-    }
 }
 
 /// How an attempt ended.

@@ -276,11 +276,10 @@ mod tests {
         parse(line.to_string().as_bytes(), "t")
     }
 
-    fn ended(line: &Value) -> Result<Completion, Failure> {
-        match read(line).unwrap() {
-            Said::Result(result) => result.ended,
-            other => panic!("not a result: {other:?}"),
-        }
+    fn result_of(line: &Value) -> Box<ChildResult> {
+        let said = read(line).unwrap();
+        let Said::Result(result) = said else { panic!("not a result: {said:?}") };
+        result
     }
 
     #[test]
@@ -288,29 +287,29 @@ mod tests {
         let result = |fields: Value| {
             let mut line = json!({ "type": "result", "id": "t", "outcome": "success" });
             line.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-            ended(&line)
+            result_of(&line)
         };
-        assert_eq!(result(json!({})), Ok(Completion::Success(None)));
-        assert_eq!(result(json!({ "output": null })), Ok(Completion::output(Value::Null)));
+        assert_eq!(result(json!({})).ended, Ok(Completion::Success(None)));
+        assert_eq!(result(json!({ "output": null })).ended, Ok(Completion::output(Value::Null)));
         let jump = |next: Option<&str>| Completion::Override { output: None, next: next.map(Into::into) };
-        assert_eq!(result(json!({ "nextStepOverride": null })), Ok(jump(None)));
-        assert_eq!(result(json!({ "nextStepOverride": "b" })), Ok(jump(Some("b"))));
+        assert_eq!(result(json!({ "nextStepOverride": null })).ended, Ok(jump(None)));
+        assert_eq!(result(json!({ "nextStepOverride": "b" })).ended, Ok(jump(Some("b"))));
         // Every other field may be null, as many serialisers write it.
         let nulls =
             json!({ "error": null, "contextUpdates": null, "cost": null, "events": null, "id": null });
-        assert_eq!(result(nulls), Ok(Completion::Success(None)));
+        assert_eq!(result(nulls).ended, Ok(Completion::Success(None)));
     }
 
     #[test]
     fn waits_are_read_with_all_their_fields() {
         let line = json!({ "type": "result", "outcome": "waiting", "waitUntil": "2030-01-01T00:00:00Z",
             "waitReason": "approval", "resumeToken": "r", "metadata": { "a": 1 }, "nextStepOverride": null });
-        let Ok(Completion::Wait(wait)) = ended(&line) else { panic!("not a wait") };
+        let Ok(Completion::Wait(wait)) = result_of(&line).ended else { panic!("not a wait") };
         assert_eq!(wait.until.as_deref(), Some("2030-01-01T00:00:00Z"));
         assert_eq!((wait.reason.as_deref(), wait.resume_token.as_deref()), (Some("approval"), Some("r")));
         assert_eq!((wait.output, wait.metadata["a"].clone()), (Some(Value::Null), json!(1)));
         let line = json!({ "type": "result", "outcome": "wait", "output": null });
-        assert_eq!(ended(&line), Ok(Completion::Wait(Wait::default())));
+        assert_eq!(result_of(&line).ended, Ok(Completion::Wait(Wait::default())));
     }
 
     #[test]
@@ -345,10 +344,7 @@ mod tests {
     fn changes_of_the_context_are_paths_or_operations_in_order() {
         let line =
             |updates: Value| json!({ "type": "result", "outcome": "success", "contextUpdates": updates });
-        let context = |updates| match read(&line(updates)).unwrap() {
-            Said::Result(result) => result.context,
-            other => panic!("not a result: {other:?}"),
-        };
+        let context = |updates| result_of(&line(updates)).context;
         let set = |path: &str, value| ContextOperation::Set { path: path.into(), value };
         assert_eq!(context(json!({ "b.c": 1, "a": null })), [set("b.c", json!(1)), set("a", Value::Null)]);
         let operations = json!([{ "op": "delete", "path": "a" }, { "op": "set", "path": "b", "value": 2 }]);

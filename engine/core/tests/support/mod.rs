@@ -573,7 +573,6 @@ impl Bench {
             let late = execution.task().filter(|task| {
                 task.start_by.is_some_and(|due| due <= self.now)
                     && task.total_by.is_none_or(|due| due > self.now)
-                    && execution.deadline.is_none_or(|due| due > self.now)
             });
             let command = match late {
                 Some(task) => {

@@ -159,7 +159,13 @@ impl Store for MemoryStore {
     ) -> Result<Vec<JoinState>, StoreError> {
         let rows = self.rows();
         let joins = rows.joins.range(beyond(after)).map(|(_, state)| state);
-        Ok(joins.filter(|state| state.needs_attention()).take(max).cloned().collect())
+        // Once parent and children have all ended, nobody takes the result: it goes with the parent.
+        let is_over = |state: &JoinState| {
+            let parent = rows.executions.get(&state.parent);
+            state.ended() >= state.spawned && parent.is_none_or(Execution::is_terminal)
+        };
+        let tend = joins.filter(|state| state.needs_attention() && !is_over(state));
+        Ok(tend.take(max).cloned().collect())
     }
 
     async fn children(
