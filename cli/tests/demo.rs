@@ -20,12 +20,28 @@ const LOCK: &str = "version = 4\n\n[[package]]\nname = \"free\"\nversion = \"0.1
 fn project() -> tempfile::TempDir {
     let project = tempfile::tempdir().unwrap();
     let root = project.path();
-    write(root, "Cargo.toml", "[workspace]\nresolver = \"3\"\nmembers = [\"free\", \"strict\"]\n[workspace.package]\nlicense = \"MIT\"\n");
+    write(
+        root,
+        "Cargo.toml",
+        "[workspace]\nresolver = \"3\"\nmembers = [\"free\", \"strict\"]\n[workspace.package]\nlicense = \"MIT\"\n",
+    );
     write(root, "Cargo.lock", LOCK);
     write(root, "LICENSE-MIT", "Permission is hereby granted, free of charge, to any person");
-    write(root, "free/Cargo.toml", "[package]\nname = \"free\"\nversion = \"0.1.0\"\nedition = \"2024\"\nlicense.workspace = true\n");
-    write(root, "free/src/lib.rs", "//! unsafe { }\npub fn f() {\n    unsafe { g() };\n    unsafe { g() };\n}\nunsafe fn g() {}\n");
-    write(root, "strict/Cargo.toml", "[package]\nname = \"strict\"\nversion = \"0.2.0\"\nedition = \"2024\"\nlicense = \"GPL-3.0-only\"\n");
+    write(
+        root,
+        "free/Cargo.toml",
+        "[package]\nname = \"free\"\nversion = \"0.1.0\"\nedition = \"2024\"\nlicense.workspace = true\n",
+    );
+    write(
+        root,
+        "free/src/lib.rs",
+        "//! unsafe { }\npub fn f() {\n    unsafe { g() };\n    unsafe { g() };\n}\nunsafe fn g() {}\n",
+    );
+    write(
+        root,
+        "strict/Cargo.toml",
+        "[package]\nname = \"strict\"\nversion = \"0.2.0\"\nedition = \"2024\"\nlicense = \"GPL-3.0-only\"\n",
+    );
     write(root, "strict/src/lib.rs", "pub fn f() {}\n");
     write(root, "strict/build.rs", "fn main() {}\n");
     write(root, "strict/csrc/a.c", "int a;\nint b;\nint c;\n");
@@ -54,8 +70,15 @@ fn the_report_holds_what_is_in_the_sources() {
     let summary = ended.json();
     let mut totals = summary["totals"].clone();
     totals.as_object_mut().unwrap().remove("durationMs").unwrap();
-    let sizes = ["free/Cargo.toml", "free/src/lib.rs", "strict/Cargo.toml", "strict/src/lib.rs", "strict/build.rs", "strict/csrc/a.c"]
-        .map(|path| fs::metadata(project.path().join(path)).unwrap().len());
+    let sizes = [
+        "free/Cargo.toml",
+        "free/src/lib.rs",
+        "strict/Cargo.toml",
+        "strict/src/lib.rs",
+        "strict/build.rs",
+        "strict/csrc/a.c",
+    ]
+    .map(|path| fs::metadata(project.path().join(path)).unwrap().len());
     let expected = json!({
         "files": 6, "bytes": sizes.iter().sum::<u64>(), "rustLines": 8, "rustCodeLines": 7, "cLines": 3,
         "unsafeBlocks": 2, "unsafeItems": 1,
@@ -65,18 +88,28 @@ fn the_report_holds_what_is_in_the_sources() {
     assert_eq!(summary["failed"], json!([]));
     assert_eq!(summary["notHere"], json!([]));
     assert_eq!(summary["licences"], json!([["GPL-3.0-only", 1], ["MIT", 1]]));
-    assert_eq!(summary["flagged"], json!([{ "name": "strict", "version": "0.2.0", "licence": "GPL-3.0-only" }]));
+    assert_eq!(
+        summary["flagged"],
+        json!([{ "name": "strict", "version": "0.2.0", "licence": "GPL-3.0-only" }])
+    );
     assert_eq!(summary["verdict"], "needs a look");
 
     let html = fs::read_to_string(report.join("index.html")).unwrap();
     assert_eq!(attributes(&html, "data-package"), ["free", "strict"]);
     assert!(html.contains("<tr class=\"flagged\" data-package=\"strict\">"));
-    let shown: Vec<(&str, &str)> =
-        attributes(&html, "data-total").into_iter().zip(html.split("data-total=").skip(1).map(|rest| attributes(rest, "data-value")[0])).collect();
+    let shown: Vec<(&str, &str)> = attributes(&html, "data-total")
+        .into_iter()
+        .zip(html.split("data-total=").skip(1).map(|rest| attributes(rest, "data-value")[0]))
+        .collect();
     let bytes = sizes.iter().sum::<u64>().to_string();
     let expected = [
-        ("packages", "2"), ("files", "6"), ("bytes", bytes.as_str()), ("lines of Rust", "8"), ("lines of C", "3"),
-        ("unsafe blocks", "2"), ("build scripts", "1"),
+        ("packages", "2"),
+        ("files", "6"),
+        ("bytes", bytes.as_str()),
+        ("lines of Rust", "8"),
+        ("lines of C", "3"),
+        ("unsafe blocks", "2"),
+        ("build scripts", "1"),
     ];
     assert_eq!(shown, expected);
     assert!(!html.contains("{{"), "every place is filled in");
@@ -103,7 +136,11 @@ fn packages_that_were_never_downloaded_are_named() {
     let absent = "[[package]]\nname = \"absent\"\nversion = \"1.2.3\"\nsource = \"registry+https://github.com/rust-lang/crates.io-index\"\n\
                   checksum = \"0000000000000000000000000000000000000000000000000000000000000000\"\n\n";
     let lock = LOCK.replacen("[[package]]", &format!("{absent}[[package]]"), 1);
-    let lock = lock.replacen("name = \"free\"\nversion = \"0.1.0\"\n", "name = \"free\"\nversion = \"0.1.0\"\ndependencies = [\n \"absent\",\n]\n", 1);
+    let lock = lock.replacen(
+        "name = \"free\"\nversion = \"0.1.0\"\n",
+        "name = \"free\"\nversion = \"0.1.0\"\ndependencies = [\n \"absent\",\n]\n",
+        1,
+    );
     write(root, "Cargo.lock", &lock);
     let home = tempfile::tempdir().unwrap();
     let ended = demo(root, report.path(), |command| {
@@ -147,7 +184,15 @@ fn the_summary_for_people_names_the_report() {
     let mut command = flowmonkey();
     command.arg("demo").arg("--project").arg(project.path()).arg("--report").arg(report.path());
     let ended: Ended = command.output().unwrap().into();
-    for word in ["2 packages", "8 lines", "2 blocks, 1 items", "GPL-3.0-only", "strict 0.2.0", "index.html", "packages.csv"] {
+    for word in [
+        "2 packages",
+        "8 lines",
+        "2 blocks, 1 items",
+        "GPL-3.0-only",
+        "strict 0.2.0",
+        "index.html",
+        "packages.csv",
+    ] {
         assert!(ended.stdout.contains(word), "{word} in {}", ended.stdout);
     }
 }

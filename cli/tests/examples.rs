@@ -74,16 +74,19 @@ fn ten_thousand_children_join_exactly_once() {
 fn the_nightly_report_fills_a_table_and_a_file() {
     let files = tempfile::tempdir().unwrap();
     let input = format!("@{}", example("nightly-report/input.json").display());
-    let run = Run::of("nightly-report/flow.yaml")
-        .args(&["--input", &input, "--files", files.path().to_str().unwrap()]);
+    let run = Run::of("nightly-report/flow.yaml").args(&[
+        "--input",
+        &input,
+        "--files",
+        files.path().to_str().unwrap(),
+    ]);
     run.ends("completed");
     let csv = fs::read_to_string(files.path().join("nightly-report.csv")).unwrap();
     assert_eq!(csv, "shop,orders,total\n\"Harbour\",3,41.75\n\"Station\",0,0\n\"Market, north\",1,100\n");
-    let rows = call(&["table", "rows", "shop_totals", "--output", "json", "--data-dir", run.data_dir()]).json();
+    let rows =
+        call(&["table", "rows", "shop_totals", "--output", "json", "--data-dir", run.data_dir()]).json();
     let rows: Vec<&Value> = rows["items"].as_array().unwrap().iter().map(|item| &item["row"]).collect();
-    let row = |shop: &str, orders: u64, total: Value| {
-        json!({ "shop": shop, "orders": orders, "total": total, "source": "nightly" })
-    };
+    let row = |shop: &str, orders: u64, total: Value| json!({ "shop": shop, "orders": orders, "total": total, "source": "nightly" });
     let expected =
         [row("Harbour", 3, json!(41.75)), row("Station", 0, json!(0)), row("Market, north", 1, json!(100))];
     assert_eq!(rows, expected.iter().collect::<Vec<_>>());
@@ -113,7 +116,10 @@ impl Order {
         let requests = log["requests"].as_array().unwrap();
         let asked = |path: &str| {
             let requests: Vec<_> = requests.iter().filter(|request| request["path"] == path).collect();
-            assert!(requests.windows(2).all(|two| two[0]["key"] == two[1]["key"]), "one key in all attempts: {log:#}");
+            assert!(
+                requests.windows(2).all(|two| two[0]["key"] == two[1]["key"]),
+                "one key in all attempts: {log:#}"
+            );
             (path.to_owned(), requests.len())
         };
         let asked = ["/charges", "/refunds", "/shipments"].map(asked).to_vec();
@@ -124,8 +130,10 @@ impl Order {
         let (requests, happened) = self.log();
         let requests: Vec<usize> = requests.into_iter().map(|(_, count)| count).collect();
         assert_eq!(requests, asked, "charges, refunds, shipments: {happened:#?}");
-        let happened: Vec<_> =
-            happened.iter().map(|effect| (effect["path"].as_str().unwrap(), effect["id"].as_str().unwrap())).collect();
+        let happened: Vec<_> = happened
+            .iter()
+            .map(|effect| (effect["path"].as_str().unwrap(), effect["id"].as_str().unwrap()))
+            .collect();
         assert_eq!(happened, effects);
     }
 }
@@ -146,7 +154,10 @@ fn an_order_is_paid_once_although_the_answer_was_lost() {
 fn a_failed_shipment_refunds_the_payment_once() {
     let order = Order::new(&json!({ "address": "nowhere" }));
     let record = order.run.ends("failed");
-    assert_eq!((&record["error"]["code"], &record["error"]["stepId"]), (&json!("HTTP_ERROR"), &json!("ship")));
+    assert_eq!(
+        (&record["error"]["code"], &record["error"]["stepId"]),
+        (&json!("HTTP_ERROR"), &json!("ship"))
+    );
     assert_eq!(record["context"]["apology"], "Sorry, Ada");
     order.assert_log([2, 2, 1], &[("/charges", "charge-1"), ("/refunds", "refund-2")]);
     assert_eq!(order.log().1[1]["charge"], "charge-1");

@@ -146,7 +146,9 @@ fn engine_22_a_flow_without_steps_is_refused() {
 #[test]
 fn engine_23_registry_03_04_13_bad_references_are_refused_by_name() {
     let step = json!({ "id": "a", "type": "echo", "config": {}, "input": { "type": "full" }, "transitions": { "onSuccess": "nowhere" } });
-    let said = refused(&json!({ "id": "bad", "version": "1.0.0", "initialStepId": "start", "steps": { "a": step, "b": { "id": "c", "type": "echo" } } }));
+    let said = refused(
+        &json!({ "id": "bad", "version": "1.0.0", "initialStepId": "start", "steps": { "a": step, "b": { "id": "c", "type": "echo" } } }),
+    );
     for name in ["\"nowhere\"", "\"start\"", "\"c\""] {
         assert!(said.contains(name), "{name} in {said}");
     }
@@ -155,7 +157,10 @@ fn engine_23_registry_03_04_13_bad_references_are_refused_by_name() {
 #[test]
 fn engine_33_a_lone_failing_step_fails_the_execution() {
     let record = Run::of(RETRY).flow("lone").ends("failed");
-    assert_eq!((&record["error"]["code"], &record["error"]["stepId"]), (&json!("TEST_ERROR"), &json!("call")));
+    assert_eq!(
+        (&record["error"]["code"], &record["error"]["stepId"]),
+        (&json!("TEST_ERROR"), &json!("call"))
+    );
 }
 
 #[test]
@@ -173,7 +178,8 @@ fn retry_01_06_two_failures_then_success() {
     let record = Run::of(RETRY).flow("twice-then-success").handlers(HANDLERS).ends("completed");
     assert_eq!(record["context"]["result"], json!({ "attempts": 3 }));
     assert_eq!(history(&record), [("call", "failure"), ("call", "failure"), ("call", "success")]);
-    let attempts: Vec<_> = record["history"].as_array().unwrap().iter().map(|entry| entry["attempt"].clone()).collect();
+    let attempts: Vec<_> =
+        record["history"].as_array().unwrap().iter().map(|entry| entry["attempt"].clone()).collect();
     assert_eq!(attempts, [1, 2, 3]);
 }
 
@@ -181,7 +187,10 @@ fn retry_01_06_two_failures_then_success() {
 fn retry_02_the_fallback_follows_the_last_retry() {
     let record = Run::of(RETRY).flow("fallback").ends("completed");
     assert_eq!(record["context"]["result"], "fallback");
-    assert_eq!(history(&record), [("call", "failure"), ("call", "failure"), ("call", "failure"), ("fallback", "success")]);
+    assert_eq!(
+        history(&record),
+        [("call", "failure"), ("call", "failure"), ("call", "failure"), ("fallback", "success")]
+    );
 }
 
 #[test]
@@ -278,8 +287,10 @@ fn retry_20_a_failed_sub_flow_fails_its_parent() {
 
 #[test]
 fn example_01_basic() {
-    let record =
-        Run::of("flowmonkey/01-basic.json").handlers(HANDLERS).input(&json!({ "name": "FlowMonkey" })).ends("completed");
+    let record = Run::of("flowmonkey/01-basic.json")
+        .handlers(HANDLERS)
+        .input(&json!({ "name": "FlowMonkey" }))
+        .ends("completed");
     let expected = json!({
         "name": "FlowMonkey", "greetResult": { "greeting": "Hello, FlowMonkey!" }, "result": "HELLO, FLOWMONKEY!",
     });
@@ -290,8 +301,9 @@ fn example_01_basic() {
 #[test]
 fn example_02_engine_34_35_36_selectors() {
     let user = json!({ "name": "Alice", "email": "alice@example.com" });
-    let record =
-        Run::of("flowmonkey/02-selectors.json").input(&json!({ "user": user, "score": 95 })).ends("completed");
+    let record = Run::of("flowmonkey/02-selectors.json")
+        .input(&json!({ "user": user, "score": 95 }))
+        .ends("completed");
     let context = &record["context"];
     assert_eq!(context["from_key"], user);
     assert_eq!(context["from_keys"], json!({ "user": user, "score": 95 }));
@@ -308,7 +320,10 @@ fn example_04_retry_04_back_offs_double() {
     let record = Run::of("flowmonkey/04-retry.json").handlers(HANDLERS).ends("completed");
     assert_eq!(record["context"]["response"], json!({ "data": "API response", "attemptsTaken": 4 }));
     assert_eq!(record["stepCount"], 4);
-    assert_eq!(history(&record), [("call", "failure"), ("call", "failure"), ("call", "failure"), ("call", "success")]);
+    assert_eq!(
+        history(&record),
+        [("call", "failure"), ("call", "failure"), ("call", "failure"), ("call", "success")]
+    );
     let entries = record["history"].as_array().unwrap();
     for (index, back_off) in [100, 200, 400].into_iter().enumerate() {
         let pause = millis(&entries[index + 1], "startedAt") - millis(&entries[index], "completedAt");
@@ -333,10 +348,15 @@ fn example_08_events_with_a_handler_in_place_of_a_stock_one() {
 #[test]
 fn example_09_pipes_fill_the_table() {
     let dev = Dev::with_flows("flowmonkey/09-pipes.json", &["order-pipeline"], HANDLERS);
-    let orders = [("ORD-001", 3, 29.99, 89.97), ("ORD-002", 1, 149.99, 149.99), ("ORD-003", 10, 4.99, 49.900_000_000_000_006)];
+    let orders = [
+        ("ORD-001", 3, 29.99, 89.97),
+        ("ORD-002", 1, 149.99, 149.99),
+        ("ORD-003", 10, 4.99, 49.900_000_000_000_006),
+    ];
     for (id, quantity, price, _) in orders {
         let input = json!({ "id": id, "qty": quantity, "price": price });
-        let (status, started) = dev.call("POST", "/v1/executions", Some(&json!({ "flowId": "order-pipeline", "input": input })));
+        let (status, started) =
+            dev.call("POST", "/v1/executions", Some(&json!({ "flowId": "order-pipeline", "input": input })));
         assert_eq!(status, 202, "{started}");
         dev.ends(started["id"].as_str().unwrap(), "completed");
     }
@@ -345,7 +365,10 @@ fn example_09_pipes_fill_the_table() {
     assert_eq!(rows.len(), 3);
     for ((id, _, _, total), row) in orders.into_iter().zip(rows) {
         let row = &row["row"];
-        assert_eq!((row["order_id"].as_str(), row["total"].as_f64(), row["status"].as_str()), (Some(id), Some(total), Some("confirmed")));
+        assert_eq!(
+            (row["order_id"].as_str(), row["total"].as_f64(), row["status"].as_str()),
+            (Some(id), Some(total), Some("confirmed"))
+        );
         assert!(!row["processed_at"].is_null());
     }
 }
@@ -392,4 +415,34 @@ fn every_flow_of_these_examples_is_valid() {
         let ended = call(&["flow", "validate", example(file).to_str().unwrap()]);
         assert_eq!(ended.code, 0, "{}{}", ended.stdout, ended.stderr);
     }
+}
+
+/// The sources of all tests, in one text.
+fn sources(directory: &std::path::Path, text: &mut String) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            if path.file_name().is_none_or(|name| name != "target" && name != ".git") {
+                sources(&path, text);
+            }
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            text.push_str(&std::fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_test_that_the_page_on_compatibility_names_exists() {
+    let root = example("..");
+    let page = std::fs::read_to_string(root.join("docs/flowmonkey-compat.md")).unwrap();
+    let mut text = String::new();
+    sources(&root, &mut text);
+    let is_test = |name: &&str| {
+        name.matches('_').count() >= 2
+            && name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    };
+    let named: Vec<&str> = page.split('`').skip(1).step_by(2).filter(is_test).collect();
+    assert!(named.len() > 60, "only {} names were found", named.len());
+    let missing: Vec<_> = named.iter().filter(|name| !text.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty(), "{missing:#?}");
 }

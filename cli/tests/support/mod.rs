@@ -119,7 +119,8 @@ impl Run {
     pub fn starts(&self, is_there: impl Fn(&Value) -> bool) -> Started {
         let mut command = self.command();
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut started = Started { child: command.spawn().unwrap(), id: String::new(), data_dir: self.data_dir().into() };
+        let mut started =
+            Started { child: command.spawn().unwrap(), id: String::new(), data_dir: self.data_dir().into() };
         wait_for("the execution to be there", || {
             assert!(started.child.try_wait().unwrap().is_none(), "it ended early: {}", started.complaint());
             // Until the record has been made, there is nobody to ask.
@@ -232,7 +233,8 @@ impl Dev {
             let note: Value = serde_json::from_str(&note).unwrap();
             note["address"].as_str().unwrap_or_default().clone_into(&mut dev.url);
             // The flows are published once it serves.
-            !dev.url.is_empty() && ids.iter().all(|id| dev.call("GET", &format!("/v1/flows/{id}"), None).0 == 200)
+            !dev.url.is_empty()
+                && ids.iter().all(|id| dev.call("GET", &format!("/v1/flows/{id}"), None).0 == 200)
         });
         dev
     }
@@ -296,5 +298,8 @@ pub fn history(record: &Value) -> Vec<(&str, &str)> {
     let text = |entry: &'_ Value, key: &str| entry[key].as_str().map(ToOwned::to_owned);
     let entries = record["history"].as_array().unwrap();
     assert!(entries.iter().all(|entry| text(entry, "stepId").is_some() && text(entry, "outcome").is_some()));
-    entries.iter().map(|entry| (entry["stepId"].as_str().unwrap(), entry["outcome"].as_str().unwrap())).collect()
+    entries
+        .iter()
+        .map(|entry| (entry["stepId"].as_str().unwrap(), entry["outcome"].as_str().unwrap()))
+        .collect()
 }
