@@ -4,8 +4,8 @@
 #[expect(dead_code, unreachable_pub, reason = "shared by several tests")]
 mod bench;
 
-use serde_json::Value;
 use bench::{Bench, HELLO};
+use serde_json::Value;
 
 /// The subcommands that the help of `args` lists.
 fn listed(args: &[&str]) -> Vec<String> {

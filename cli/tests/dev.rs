@@ -4,8 +4,8 @@
 #[expect(dead_code, unreachable_pub, reason = "shared by several tests")]
 mod bench;
 
-use serde_json::{Value, json};
 use bench::{Bench, HELLO, MONTH, Running, SIGNAL, http, names, wait_for};
+use serde_json::{Value, json};
 
 fn dev(bench: &Bench, more: &[&str]) -> (Running, String) {
     let args = ["dev", "--data-dir", "data", "--listen", "127.0.0.1:0"];

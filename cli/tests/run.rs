@@ -4,8 +4,8 @@
 #[expect(dead_code, unreachable_pub, reason = "shared by several tests")]
 mod bench;
 
-use serde_json::{Value, json};
 use bench::{Bench, FAILING, HELLO, MONTH, SIGNAL, names};
+use serde_json::{Value, json};
 
 #[test]
 fn a_flow_runs_to_its_end_and_leaves_nothing_behind() {
