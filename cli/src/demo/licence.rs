@@ -136,7 +136,8 @@ mod tests {
 
     #[test]
     fn expressions_that_cannot_be_read_are_not_met() {
-        for expression in ["", "MIT OR", "OR MIT", "(MIT", "MIT)", "MIT MIT", "MIT WITH", "()", "MIT AND AND MIT"]
+        for expression in
+            ["", "MIT OR", "OR MIT", "(MIT", "MIT)", "MIT MIT", "MIT WITH", "()", "MIT AND AND MIT"]
         {
             assert!(!met(expression), "{expression}");
         }
@@ -148,6 +149,8 @@ mod tests {
         assert_eq!(looks_like("Permission is hereby\n  granted, free of charge, to any"), "MIT");
         assert_eq!(looks_like("Apache License\nVersion 2.0"), "Apache-2.0");
         assert_eq!(looks_like("do what you want"), "unknown");
-        assert!(is_licence_file("LICENSE-MIT") && is_licence_file("Copying.txt") && !is_licence_file("README.md"));
+        assert!(
+            is_licence_file("LICENSE-MIT") && is_licence_file("Copying.txt") && !is_licence_file("README.md")
+        );
     }
 }

@@ -46,7 +46,8 @@ const GRACE: Duration = Duration::from_secs(1);
 
 pub(crate) async fn demo(args: DemoArgs) -> Result<Exit, CliError> {
     let flow = flow()?;
-    let input = json!({ "project": project(args.project.as_deref())?, "reportDirectory": absolute(&args.report)? });
+    let input =
+        json!({ "project": project(args.project.as_deref())?, "reportDirectory": absolute(&args.report)? });
     let made = tempfile::Builder::new().prefix("flowmonkey-demo-").tempdir();
     let record = made.map_err(CliError::io("cannot make a temporary directory"))?;
     let dir = match DataDir::take(record.path())? {
@@ -61,10 +62,12 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<Exit, CliError> {
         concurrency: args.concurrency,
         unknown_handler: UnknownHandler::Fail,
     };
-    let embedded = Embedded::open(dir, options).await?;
+    let mut embedded = Embedded::open(dir, options).await?;
+    embedded.serve()?;
     let tree = Tree::new(&embedded.engine, &flow);
     let started = Instant::now();
-    let ended = walk(&embedded, Start::new(StartFlow::Inline { flow, bundle: Vec::new() }, input), &tree).await;
+    let ended =
+        walk(&embedded, Start::new(StartFlow::Inline { flow, bundle: Vec::new() }, input), &tree).await;
     let elapsed = started.elapsed();
     tree.end().await;
     embedded.close(GRACE).await;
@@ -88,7 +91,8 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<Exit, CliError> {
 
 fn flow() -> Result<Arc<Flow>, CliError> {
     let document = parse_document(FLOW, Format::Yaml);
-    let document = document.map_err(|issues| CliError::Usage(format!("the flow of the demo is invalid: {issues:?}")))?;
+    let document =
+        document.map_err(|issues| CliError::Usage(format!("the flow of the demo is invalid: {issues:?}")))?;
     let flow = document.flows.into_iter().next();
     flow.ok_or_else(|| CliError::Usage("the flow of the demo is missing".into()))
 }

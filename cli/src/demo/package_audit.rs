@@ -146,7 +146,8 @@ impl Handler for PackageAudit {
         let stopped = task.cancelled.child_token();
         let _stop = stopped.clone().drop_guard();
         let (sender, mut progress) = watch::channel((0_usize, 0_usize));
-        let mut work = tokio::task::spawn_blocking(move || audit(&package, &allowed_licences, &stopped, &sender));
+        let mut work =
+            tokio::task::spawn_blocking(move || audit(&package, &allowed_licences, &stopped, &sender));
         let mut reporting = true;
         let audit = loop {
             tokio::select! {
@@ -158,7 +159,8 @@ impl Handler for PackageAudit {
                 },
             }
         };
-        let audit = audit.map_err(|error| Failure::new("HANDLER_ERROR", format!("the audit broke off: {error}")))??;
+        let audit = audit
+            .map_err(|error| Failure::new("HANDLER_ERROR", format!("the audit broke off: {error}")))??;
         Ok(Completion::output(json!(audit)))
     }
 }
@@ -337,8 +339,7 @@ mod tests {
         write(root, "inner/src/lib.rs", "unsafe fn f() {}\n");
         write(root, "target/x.rs", "unsafe fn f() {}\n");
         let (sender, progress) = watch::channel((0, 0));
-        let audited =
-            audit(&package(root), &["MIT".into()], &CancellationToken::new(), &sender).unwrap();
+        let audited = audit(&package(root), &["MIT".into()], &CancellationToken::new(), &sender).unwrap();
         let expected = Audit {
             name: "sample".into(),
             version: "1.0.0".into(),

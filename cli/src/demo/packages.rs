@@ -105,18 +105,21 @@ async fn metadata(project: &Path, more: &[&str]) -> Result<Result<Metadata, Stri
             );
             Failure::terminal("CARGO_NOT_FOUND", message)
         })?;
-    let failed = |error: std::io::Error| Failure::new("CARGO_FAILED", format!("cargo cannot be read: {error}"));
+    let failed =
+        |error: std::io::Error| Failure::new("CARGO_FAILED", format!("cargo cannot be read: {error}"));
     let (mut answer, mut complaint) = (Vec::new(), Vec::new());
     if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
         let (mut stdout, mut stderr) = (stdout.take(ANSWER_BYTES_MAX), stderr.take(COMPLAINT_BYTES_MAX));
-        tokio::try_join!(stdout.read_to_end(&mut answer), stderr.read_to_end(&mut complaint)).map_err(failed)?;
+        tokio::try_join!(stdout.read_to_end(&mut answer), stderr.read_to_end(&mut complaint))
+            .map_err(failed)?;
     }
     let status = child.wait().await.map_err(failed)?;
     if !status.success() {
         return Ok(Err(String::from_utf8_lossy(&complaint).trim().to_owned()));
     }
-    let metadata = serde_json::from_slice(&answer)
-        .map_err(|error| Failure::terminal("CARGO_FAILED", format!("cargo's answer cannot be read: {error}")))?;
+    let metadata = serde_json::from_slice(&answer).map_err(|error| {
+        Failure::terminal("CARGO_FAILED", format!("cargo's answer cannot be read: {error}"))
+    })?;
     Ok(Ok(metadata))
 }
 

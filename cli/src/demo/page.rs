@@ -15,7 +15,9 @@ const LABEL_CHARS_MAX: usize = 34;
 type Column = (&'static str, bool, fn(&Audit) -> String);
 
 const COLUMNS: [Column; 10] = [
-    ("Package", false, |audit| format!("{} <small>{}</small>", escaped(&audit.name), escaped(&audit.version))),
+    ("Package", false, |audit| {
+        format!("{} <small>{}</small>", escaped(&audit.name), escaped(&audit.version))
+    }),
     ("Licence", false, |audit| escaped(&audit.licence)),
     ("Licence texts", false, |audit| escaped(&audit.licence_files.join(", "))),
     ("Runs at build", false, |audit| match (audit.build_script, audit.proc_macro) {
@@ -66,7 +68,8 @@ pub(crate) fn html(findings: &Findings) -> String {
 
 /// The template with its places filled in, in one pass: what is filled in is never read as a place.
 fn fill(parts: &[(&str, String)]) -> String {
-    let mut page = String::with_capacity(TEMPLATE.len() + parts.iter().map(|(_, text)| text.len()).sum::<usize>());
+    let mut page =
+        String::with_capacity(TEMPLATE.len() + parts.iter().map(|(_, text)| text.len()).sum::<usize>());
     let mut rest = TEMPLATE;
     while let Some((before, after)) = rest.split_once("{{") {
         page.push_str(before);
@@ -106,7 +109,11 @@ fn totals(findings: &Findings) -> String {
     cards.iter().fold(String::new(), |mut html, (name, value)| {
         let number = if *name == "bytes" { bytes(*value) } else { grouped(*value) };
         // Writing to a String cannot fail.
-        writeln!(html, "<div><dt>{name}</dt><dd data-total=\"{name}\" data-value=\"{value}\">{number}</dd></div>").ok();
+        writeln!(
+            html,
+            "<div><dt>{name}</dt><dd data-total=\"{name}\" data-value=\"{value}\">{number}</dd></div>"
+        )
+        .ok();
         html
     })
 }
@@ -116,7 +123,8 @@ fn problems(findings: &Findings) -> String {
     let mut section = |title: &str, lines: Vec<String>| {
         if !lines.is_empty() {
             let lines = lines.join("</li><li>");
-            writeln!(html, "<section class=\"problem\"><h2>{title}</h2><ul><li>{lines}</li></ul></section>").ok();
+            writeln!(html, "<section class=\"problem\"><h2>{title}</h2><ul><li>{lines}</li></ul></section>")
+                .ok();
         }
     };
     let flagged = findings.audited().filter(|audit| !audit.licence_allowed).map(|audit| {
@@ -277,7 +285,10 @@ mod tests {
     #[test]
     fn the_page_shows_all_packages_and_trusts_none_of_them() {
         let html = html(&findings());
-        assert_eq!(html.matches("<tr data-package=").count() + html.matches("<tr class=\"flagged\"").count(), 2);
+        assert_eq!(
+            html.matches("<tr data-package=").count() + html.matches("<tr class=\"flagged\"").count(),
+            2
+        );
         assert!(html.contains("<tr class=\"flagged\" data-package=\"&lt;large&gt;\">"));
         assert!(html.contains("data-total=\"lines of Rust\" data-value=\"12355\">12\u{202f}355<"));
         assert!(html.contains("<li>lost 1.0.0</li>") && html.contains("<li>absent 2.0.0</li>"));

@@ -71,9 +71,12 @@ impl Findings {
     pub(crate) fn licences(&self) -> Vec<(String, usize)> {
         let mut counts = std::collections::BTreeMap::<&str, usize>::new();
         for audit in self.audited() {
-            *counts.entry(if audit.licence.is_empty() { "none given" } else { &audit.licence }).or_default() += 1;
+            *counts
+                .entry(if audit.licence.is_empty() { "none given" } else { &audit.licence })
+                .or_default() += 1;
         }
-        let mut counts: Vec<_> = counts.into_iter().map(|(licence, count)| (licence.to_owned(), count)).collect();
+        let mut counts: Vec<_> =
+            counts.into_iter().map(|(licence, count)| (licence.to_owned(), count)).collect();
         counts.sort_by(|left, right| right.1.cmp(&left.1).then_with(|| left.0.cmp(&right.0)));
         counts
     }
@@ -107,7 +110,10 @@ impl Handler for AuditReport {
             write(&directory.join(TABLE), &csv).await
         };
         written.await.map_err(|error| {
-            Failure::new("REPORT_NOT_WRITTEN", format!("`{}` cannot be written: {error}", directory.display()))
+            Failure::new(
+                "REPORT_NOT_WRITTEN",
+                format!("`{}` cannot be written: {error}", directory.display()),
+            )
         })?;
         Ok(Completion::output(json!({
             "html": directory.join(PAGE),

@@ -104,14 +104,24 @@ impl Summary {
             // Writing to a String cannot fail.
             writeln!(text, "{name:<10} {value}").ok();
         };
-        line("audited", format!("{} packages in {} s: {}", self.packages, tenths(self.duration_ms), self.verdict));
+        line(
+            "audited",
+            format!("{} packages in {} s: {}", self.packages, tenths(self.duration_ms), self.verdict),
+        );
         line("sources", format!("{} files, {}", grouped(totals.files), bytes(totals.bytes)));
-        line("Rust", format!("{} lines, {} of them code", grouped(totals.rust_lines), grouped(totals.rust_code_lines)));
+        line(
+            "Rust",
+            format!("{} lines, {} of them code", grouped(totals.rust_lines), grouped(totals.rust_code_lines)),
+        );
         line("C", format!("{} lines", grouped(totals.c_lines)));
-        line("unsafe", format!("{} blocks, {} items", grouped(totals.unsafe_blocks), grouped(totals.unsafe_items)));
+        line(
+            "unsafe",
+            format!("{} blocks, {} items", grouped(totals.unsafe_blocks), grouped(totals.unsafe_items)),
+        );
         let most = self.licences.first().map_or(1, |(_, count)| *count).max(1);
         for (index, (licence, count)) in self.licences.iter().take(LICENCES_MAX).enumerate() {
-            let share = usize::try_from(count.saturating_mul(BAR_CHARS_MAX as u64) / most).unwrap_or(BAR_CHARS_MAX);
+            let share =
+                usize::try_from(count.saturating_mul(BAR_CHARS_MAX as u64) / most).unwrap_or(BAR_CHARS_MAX);
             let bar = "█".repeat(share.max(1));
             line(if index == 0 { "licences" } else { "" }, format!("{licence:<40} {count:>4} {bar}"));
         }

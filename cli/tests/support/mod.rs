@@ -98,12 +98,14 @@ impl Bench {
         Running { child, said, reader: Some(reader) }
     }
 
-    /// The address that the owner of a data directory has told.
-    pub fn address(&self, data_dir: &str) -> String {
+    /// The address that `owner` has told in its data directory.
+    pub fn address(&self, data_dir: &str, owner: &Running) -> String {
         let path = self.path(data_dir).join("address");
         wait_for("the address file", || {
             let note: Value = serde_json::from_str(&std::fs::read_to_string(&path).ok()?).ok()?;
-            Some(note["address"].as_str()?.to_owned())
+            // What another owner left behind does not count.
+            let address = note["address"].as_str().filter(|_| note["pid"] == owner.child.id());
+            address.map(str::to_owned)
         })
     }
 }
