@@ -1,5 +1,4 @@
 //! The rules that every store keeps, on each of them; and the same random work on both.
-#![expect(clippy::unwrap_used, reason = "test code")]
 
 use std::sync::Arc;
 

@@ -11,8 +11,8 @@ use flowmonkey_engine::start::{Start, StartFlow, Started};
 use flowmonkey_engine::store::PublishedEvent;
 use serde_json::{Value, json};
 
-use crate::boundary::Boundary;
 use crate::books::NONCE;
+use crate::boundary::Boundary;
 use crate::random::Random;
 use crate::workload::ROOTS;
 

@@ -1,8 +1,8 @@
 //! Engines over one record and one queue, and what they have under way.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
 use flowmonkey_core::execution::Handlers;

@@ -62,7 +62,9 @@ fn main() -> ExitCode {
     let seconds = began.elapsed().as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
     let rate = count as f64 / seconds;
-    println!("{count} seeds, {rate:.1} seeds/s: {started} starts answered, {executions} executions, {ended} ended");
+    println!(
+        "{count} seeds, {rate:.1} seeds/s: {started} starts answered, {executions} executions, {ended} ended"
+    );
     println!("{failed} seeds broke a promise");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -220,9 +220,9 @@ fn rewrite(plant: Option<Plant>, records: &mut Vec<Record>) {
         }
     }
     if plant == Some(Plant::ChildNotCounted) {
-        records.retain(|record| {
-            !matches!(record, Record::ChildEnded { parent, .. } if is_chosen(parent.execution))
-        });
+        records.retain(
+            |record| !matches!(record, Record::ChildEnded { parent, .. } if is_chosen(parent.execution)),
+        );
     }
     records.append(&mut more);
 }
@@ -230,15 +230,15 @@ fn rewrite(plant: Option<Plant>, records: &mut Vec<Record>) {
 /// A second storing of what was stored.
 fn again(plant: Option<Plant>, batch: &Batch, committed: &Committed) -> Option<Batch> {
     let wanted = |update: &flowmonkey_engine::store::Update| match plant {
-        Some(Plant::ResultAppliedTwice) => update
-            .events
-            .iter()
-            .any(|recorded| matches!(&recorded.event, Event::AttemptEnded(ended) if ended.worker_id.is_some())),
+        Some(Plant::ResultAppliedTwice) => update.events.iter().any(
+            |recorded| matches!(&recorded.event, Event::AttemptEnded(ended) if ended.worker_id.is_some()),
+        ),
         Some(Plant::TerminalRewritten) => update.execution.is_terminal(),
         _ => false,
     };
     let updates = batch.updates.iter().zip(&committed.updates);
-    let mut update = updates.filter(|(_, applied)| **applied).map(|(update, _)| update).find(|u| wanted(u))?.clone();
+    let mut update =
+        updates.filter(|(_, applied)| **applied).map(|(update, _)| update).find(|u| wanted(u))?.clone();
     let count = update.events.len() as u64;
     update.expected_version = update.execution.version;
     update.execution.version += 1;

@@ -24,7 +24,10 @@ fn unavailable(when: &str) -> StoreError {
 }
 
 impl SimStore {
-    async fn call<T>(&self, call: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, StoreError> {
+    async fn call<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
         if self.0.before().await {
             return Err(unavailable("before"));
         }

@@ -182,8 +182,7 @@ impl Worker {
             4..6 => {
                 self.boundary.sometimes.hit("result forged");
                 let mut forged = result.clone();
-                forged.attempt =
-                    if forged.attempt > 1 { forged.attempt - 1 } else { forged.attempt + 1_000 };
+                forged.attempt = if forged.attempt > 1 { forged.attempt - 1 } else { forged.attempt + 1_000 };
                 self.report(&job.task.pool, forged);
                 self.hand_in(&job.task.pool, result);
             }

@@ -70,7 +70,8 @@ fn every_planted_fault_is_found() {
             println!("{plant:?}: found by `{}` with SIM_SEED={seed}", violation.checker);
         }
     }
-    let missed: Vec<_> = found.iter().filter(|(_, report)| report.is_none()).map(|(plant, _)| *plant).collect();
+    let missed: Vec<_> =
+        found.iter().filter(|(_, report)| report.is_none()).map(|(plant, _)| *plant).collect();
     assert_eq!(missed, Vec::new(), "these planted faults were not found");
 }
 

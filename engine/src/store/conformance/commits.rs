@@ -34,7 +34,7 @@ pub(super) async fn an_execution_reads_back_as_it_was_written(store: &dyn Store)
         let change = update(
             &flow,
             &execution,
-            success(&execution, json!({ "step": step, "pi": 3.141_592_653_589_793 })),
+            success(&execution, json!({ "step": step, "float": 2.675_000_000_000_000_3 })),
             at(step),
         );
         execution = change.execution.clone();

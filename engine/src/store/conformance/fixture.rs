@@ -219,6 +219,7 @@ fn begun(
         idempotency: creation.idempotency,
         input_hash: "input".into(),
         spawn: None,
+        cause: None,
     }
 }
 
@@ -332,7 +333,7 @@ pub fn task(execution: &Execution) -> TaskId {
 /// When they open none.
 #[must_use]
 pub fn opened(records: &[Record]) -> JoinSpec {
-    let specs = records.iter().filter_map(|record| match record {
+    let mut specs = records.iter().filter_map(|record| match record {
         Record::OpenJoin(spec) => Some((**spec).clone()),
         Record::CloseJoin { .. }
         | Record::EndJoin { .. }
@@ -343,7 +344,7 @@ pub fn opened(records: &[Record]) -> JoinSpec {
         | Record::Spend { .. }
         | Record::FailedTask(_) => None,
     });
-    match specs.last() {
+    match specs.next_back() {
         Some(spec) => spec,
         None => panic!("no fan-out is opened: {records:?}"),
     }

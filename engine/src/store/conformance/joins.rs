@@ -152,7 +152,7 @@ pub(super) async fn children_count_exactly_once(store: &dyn Store) {
     let counted = state(store, &spec).await;
     assert_eq!((counted.succeeded, counted.failed, counted.ended()), (2, 1, 3));
     assert_eq!(counted.cost, Cost { usd: 0.75, tokens: 30, attempts: 3 });
-    assert_eq!(committed.joins, [counted.clone()]);
+    assert_eq!(committed.joins, std::slice::from_ref(&counted));
     let again = commit(store, batch).await;
     assert_eq!(again.updates, [false, false, false]);
     assert!(again.joins.is_empty());

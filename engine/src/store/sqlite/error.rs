@@ -24,6 +24,7 @@ mod code {
 }
 
 /// Classifies `error`, which the database at `path` gave.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the driver's errors may become more")]
 pub(super) fn classify(path: &Path, error: sqlx::Error) -> StoreError {
     let place = path.display();
     let unavailable =

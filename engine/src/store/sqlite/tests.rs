@@ -1,1 +1,165 @@
-//! Tests that look inside.
+//! Tests that look inside: statements, plans, the schema, error codes.
+
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Connection, Row, SqliteConnection};
+
+use super::{SqliteOptions, SqliteStore, error, schema, sql};
+use crate::store::StoreError;
+
+/// Statements that may read a whole table: it is small, or all of it is asked for.
+const MAY_SCAN: &[(&str, &str)] = &[
+    ("flows_list", "fm_flows"),
+    ("tables_list", "fm_tables"),
+    ("joins_page", "fm_joins"),
+    ("failed_tasks_page", "fm_failed_tasks"),
+    // All executions by id, up to the limit.
+    ("executions_list_all", "fm_executions"),
+];
+
+async fn connect(path: &Path) -> SqliteConnection {
+    let options =
+        SqliteConnectOptions::new().filename(path).create_if_missing(true).busy_timeout(Duration::ZERO);
+    SqliteConnection::connect_with(&options).await.unwrap()
+}
+
+async fn migrated(path: &Path) -> SqliteConnection {
+    SqliteStore::open(path, SqliteOptions::default()).await.unwrap().close().await;
+    connect(path).await
+}
+
+#[tokio::test]
+async fn every_statement_prepares_and_none_reads_a_whole_table() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut connection = migrated(&directory.path().join("record")).await;
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/sqlite/queries")).unwrap();
+    assert_eq!(files.count(), sql::ALL.len(), "every file is a statement of ours");
+    for (name, statement) in sql::ALL {
+        let explain = format!("EXPLAIN QUERY PLAN {statement}");
+        let plan = sqlx::query(sqlx::AssertSqlSafe(explain)).fetch_all(&mut connection).await;
+        let plan = plan.unwrap_or_else(|error| panic!("{name}: {error}"));
+        for step in plan {
+            let step: String = step.get("detail");
+            let Some(table) = step.strip_prefix("SCAN fm_").and_then(|rest| rest.split(' ').next()) else {
+                continue;
+            };
+            let by_index = step.contains("USING INDEX") || step.contains("USING COVERING INDEX");
+            let may = MAY_SCAN.contains(&(*name, &format!("fm_{table}")));
+            assert!(by_index || may, "{name} reads all of fm_{table}: {step}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_committed_schema_is_current() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut connection = migrated(&directory.path().join("record")).await;
+    let dump = schema::dump(&mut connection).await.unwrap();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/schema.sql");
+    if std::env::var_os("FLOWMONKEY_BLESS").is_some() {
+        std::fs::write(file, &dump).unwrap();
+    }
+    let committed = std::fs::read_to_string(file).unwrap();
+    assert_eq!(dump, committed, "run the test with FLOWMONKEY_BLESS=1 and look at the difference");
+}
+
+#[tokio::test]
+async fn migrations_are_all_embedded_and_say_why() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite");
+    let mut names: Vec<String> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != "schema.sql")
+        .collect();
+    names.sort();
+    assert_eq!(i64::try_from(names.len()).unwrap(), schema::SCHEMA_VERSION);
+    for (index, name) in names.iter().enumerate() {
+        assert!(name.starts_with(&format!("{:04}_", index + 1)), "{name} is out of order");
+        let text = std::fs::read_to_string(Path::new(directory).join(name)).unwrap();
+        assert!(text.starts_with("-- Why: "), "{name} does not say why");
+    }
+}
+
+#[tokio::test]
+async fn states_that_cannot_be_are_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut connection = migrated(&directory.path().join("record")).await;
+    let good =
+        "INSERT INTO fm_executions (id, version, status, updated_at, task_out, abandon, root_id, created_at,
+        flow_id, flow_version, current_step, labels, state, context)
+        VALUES (zeroblob(16), 1, 'waiting', 0, 0, 0, zeroblob(16), 0, 'f', '1', 's', '{}', '{}', '{}')";
+    sqlx::query(good).execute(&mut connection).await.unwrap();
+    for (change, constraint) in [
+        ("status = 'completed'", "ended_iff_terminal"),
+        ("ended_at = 1", "ended_iff_terminal"),
+        ("status = 'sleeping'", "status_known"),
+        ("status = 'waiting_for_worker'", "task_out_fits_status"),
+        ("task_out = 1", "task_named_iff_out"),
+        ("task_number = 1", "task_named_iff_out"),
+        ("task_out = 1, task_number = 1, task_attempt = 1, task_scheduled_at = 0", "task_out_fits_status"),
+        ("task_out = 2", "task_out_is_bool"),
+        ("parent_id = zeroblob(16)", "child_named_iff_parent"),
+        ("root_id = randomblob(16)", "root_is_itself_iff_no_parent"),
+        ("output = '1'", "output_only_when_completed"),
+        ("id = zeroblob(15)", "id_is_uuid"),
+    ] {
+        let update = format!("UPDATE fm_executions SET {change}");
+        let refused = sqlx::query(sqlx::AssertSqlSafe(update)).execute(&mut connection).await.unwrap_err();
+        let StoreError::Internal { reason } = error::classify(Path::new("record"), refused) else {
+            panic!("{change} is not our mistake");
+        };
+        assert!(reason.contains(constraint), "{change}: {reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_locked_database_is_unavailable() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("record");
+    let mut one = migrated(&path).await;
+    let mut other = connect(&path).await;
+    let writing = one.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let refused = other.begin_with("BEGIN IMMEDIATE").await.err().unwrap();
+    let error = error::classify(&path, refused);
+    assert!(matches!(&error, StoreError::Unavailable { reason, .. } if reason.contains("locked")), "{error}");
+    assert!(error.is_retryable());
+    writing.rollback().await.unwrap();
+    other.begin_with("BEGIN IMMEDIATE").await.unwrap().rollback().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_with_a_cure() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("record");
+    let mut connection = migrated(&path).await;
+    sqlx::query("PRAGMA user_version = 999").execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    for error in [
+        SqliteStore::open(&path, SqliteOptions::default()).await.err().unwrap(),
+        super::verify(&path).await.unwrap_err(),
+    ] {
+        let StoreError::Schema { found: 999, needed, cure } = error else { panic!("{error}") };
+        assert_eq!(needed, schema::SCHEMA_VERSION);
+        assert!(cure.contains("release"));
+    }
+}
+
+#[tokio::test]
+async fn the_database_of_another_program_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("other");
+    let mut connection = connect(&path).await;
+    sqlx::query("CREATE TABLE things (id INTEGER)").execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    let refused = SqliteStore::open(&path, SqliteOptions::default()).await.err().unwrap();
+    assert!(
+        matches!(&refused, StoreError::Corrupt { reason, .. } if reason.contains("another program")),
+        "{refused}"
+    );
+    let mut connection = connect(&path).await;
+    let tables: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM sqlite_schema").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(tables, 1);
+}

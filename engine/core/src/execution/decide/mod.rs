@@ -1,6 +1,4 @@
 //! From a command to a decision. One file per thing that can happen.
-#![expect(clippy::result_large_err, reason = "an error is stored as it is; a box would only be opened again")]
-
 mod children;
 mod control;
 mod ending;

@@ -8,7 +8,7 @@ WHERE flow_id = ?3
   AND (?3 IS NULL OR flow_id = ?3)
   AND (?4 IS NULL OR NOT EXISTS (
       SELECT 1 FROM json_each(?4) AS wanted WHERE NOT EXISTS (
-          SELECT 1 FROM json_each(fm_executions.labels) AS label
+          SELECT 1 FROM json_each(CASE WHEN json_valid(labels) THEN labels ELSE '{}' END) AS label
           WHERE label.key = wanted.key AND label.value = wanted.value)))
   AND (?5 OR parent_id IS NULL)
 ORDER BY id DESC LIMIT ?7

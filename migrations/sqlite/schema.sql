@@ -1,0 +1,219 @@
+CREATE TABLE fm_budgets (
+    root_id       BLOB NOT NULL PRIMARY KEY REFERENCES fm_executions (id) ON DELETE CASCADE,
+    cost_usd      REAL NOT NULL,
+    cost_tokens   INTEGER NOT NULL,
+    cost_attempts INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE fm_checkpoints (
+    execution_id BLOB NOT NULL REFERENCES fm_executions (id) ON DELETE CASCADE,
+    task_number  INTEGER NOT NULL,
+    id           TEXT NOT NULL,
+    saved_at     INTEGER NOT NULL,
+    data         TEXT NOT NULL,
+    PRIMARY KEY (execution_id, task_number)
+) STRICT;
+
+CREATE TABLE fm_definitions (
+    hash       TEXT NOT NULL PRIMARY KEY,
+    flow_id    TEXT NOT NULL,
+    version    TEXT NOT NULL,
+    status     TEXT NOT NULL,
+    definition TEXT NOT NULL,
+    CONSTRAINT status_known CHECK (status IN ('draft', 'published', 'archived'))
+) STRICT;
+
+CREATE TABLE fm_events (
+    sequence     INTEGER PRIMARY KEY,
+    id           TEXT NOT NULL UNIQUE,
+    name         TEXT NOT NULL,
+    source       BLOB,
+    at           INTEGER NOT NULL,
+    delivered    INTEGER NOT NULL DEFAULT 0,
+    data         TEXT NOT NULL,
+    CONSTRAINT delivered_is_bool CHECK (delivered IN (0, 1))
+) STRICT;
+
+CREATE INDEX fm_events_delivered ON fm_events (at) WHERE delivered = 1;
+
+CREATE INDEX fm_events_name ON fm_events (name, at, sequence);
+
+CREATE INDEX fm_events_undelivered ON fm_events (at, sequence) WHERE delivered = 0;
+
+CREATE TABLE fm_executions (
+    id                BLOB NOT NULL PRIMARY KEY,
+    version           INTEGER NOT NULL,
+    status            TEXT NOT NULL,
+    updated_at        INTEGER NOT NULL,
+    ended_at          INTEGER,
+    task_out          INTEGER NOT NULL,
+    task_number       INTEGER,
+    task_attempt      INTEGER,
+    task_scheduled_at INTEGER,
+    parent_id         BLOB,
+    join_no           INTEGER,
+    child_index       INTEGER,
+    abandon           INTEGER NOT NULL,
+    root_id           BLOB NOT NULL,
+    created_at        INTEGER NOT NULL,
+    flow_id           TEXT NOT NULL,
+    flow_version      TEXT NOT NULL,
+    current_step      TEXT NOT NULL,
+    waiting_reason    TEXT,
+    error_code        TEXT,
+    tenant_id         TEXT,
+    labels            TEXT NOT NULL,
+    state             TEXT NOT NULL,
+    output            TEXT,
+    context           TEXT NOT NULL,
+    CONSTRAINT id_is_uuid CHECK (length(id) = 16),
+    CONSTRAINT status_known CHECK (status IN ('pending', 'waiting_for_worker', 'waiting', 'paused', 'incident',
+        'cancelling', 'compensating', 'completed', 'failed', 'cancelled')),
+    CONSTRAINT ended_iff_terminal CHECK ((ended_at IS NOT NULL) = (status IN ('completed', 'failed', 'cancelled'))),
+    CONSTRAINT task_out_is_bool CHECK (task_out IN (0, 1)),
+    CONSTRAINT task_named_iff_out CHECK ((task_out = 1) = (task_number IS NOT NULL)
+        AND (task_out = 1) = (task_attempt IS NOT NULL) AND (task_out = 1) = (task_scheduled_at IS NOT NULL)),
+    CONSTRAINT task_out_fits_status CHECK (CASE status
+        WHEN 'waiting_for_worker' THEN task_out = 1
+        WHEN 'paused' THEN 1
+        WHEN 'cancelling' THEN 1
+        WHEN 'compensating' THEN 1
+        ELSE task_out = 0 END),
+    CONSTRAINT child_named_iff_parent CHECK ((parent_id IS NULL) = (join_no IS NULL)
+        AND (parent_id IS NULL) = (child_index IS NULL)),
+    CONSTRAINT root_is_itself_iff_no_parent CHECK ((parent_id IS NULL) = (root_id = id)),
+    CONSTRAINT abandon_is_bool CHECK (abandon IN (0, 1)),
+    CONSTRAINT output_only_when_completed CHECK (output IS NULL OR status = 'completed')
+) STRICT;
+
+CREATE INDEX fm_executions_children ON fm_executions (parent_id, join_no, child_index) WHERE parent_id IS NOT NULL;
+
+CREATE INDEX fm_executions_ended ON fm_executions (status, id) WHERE ended_at IS NOT NULL;
+
+CREATE INDEX fm_executions_ended_at ON fm_executions (ended_at) WHERE ended_at IS NOT NULL;
+
+CREATE INDEX fm_executions_flow ON fm_executions (flow_id, id);
+
+CREATE INDEX fm_executions_live ON fm_executions (id) WHERE ended_at IS NULL;
+
+CREATE INDEX fm_executions_roots ON fm_executions (id) WHERE parent_id IS NULL;
+
+CREATE INDEX fm_executions_task_out ON fm_executions (id) WHERE task_out = 1;
+
+CREATE INDEX fm_executions_tree ON fm_executions (root_id) WHERE parent_id IS NOT NULL;
+
+CREATE TABLE fm_failed_tasks (
+    sequence     INTEGER PRIMARY KEY,
+    execution_id BLOB NOT NULL REFERENCES fm_executions (id) ON DELETE CASCADE,
+    at           INTEGER NOT NULL,
+    task         TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX fm_failed_tasks_execution ON fm_failed_tasks (execution_id);
+
+CREATE TABLE fm_flows (
+    flow_id      TEXT NOT NULL,
+    version      TEXT NOT NULL,
+    hash         TEXT NOT NULL REFERENCES fm_definitions (hash),
+    status       TEXT NOT NULL,
+    published_at INTEGER NOT NULL,
+    PRIMARY KEY (flow_id, version),
+    CONSTRAINT status_known CHECK (status IN ('draft', 'published', 'archived'))
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE fm_health (
+    id     INTEGER PRIMARY KEY,
+    checks INTEGER NOT NULL,
+    CONSTRAINT one_row CHECK (id = 1)
+) STRICT;
+
+CREATE TABLE fm_history (
+    execution_id   BLOB NOT NULL REFERENCES fm_executions (id) ON DELETE CASCADE,
+    first_sequence INTEGER NOT NULL,
+    at             INTEGER NOT NULL,
+    events         TEXT NOT NULL,
+    PRIMARY KEY (execution_id, first_sequence)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE fm_idempotency (
+    tenant_id    TEXT NOT NULL,
+    flow_id      TEXT NOT NULL,
+    key          TEXT NOT NULL,
+    execution_id BLOB NOT NULL,
+    input_hash   TEXT NOT NULL,
+    expires_at   INTEGER NOT NULL,
+    PRIMARY KEY (tenant_id, flow_id, key)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX fm_idempotency_expires ON fm_idempotency (expires_at);
+
+CREATE TABLE fm_joins (
+    parent_id         BLOB NOT NULL REFERENCES fm_executions (id) ON DELETE CASCADE,
+    join_no           INTEGER NOT NULL,
+    total             INTEGER NOT NULL,
+    max_live          INTEGER NOT NULL,
+    spawned           INTEGER NOT NULL,
+    succeeded         INTEGER NOT NULL,
+    failed            INTEGER NOT NULL,
+    closing           INTEGER NOT NULL,
+    stop_at_failed    INTEGER,
+    stop_at_succeeded INTEGER,
+    cost_usd          REAL NOT NULL,
+    cost_tokens       INTEGER NOT NULL,
+    cost_attempts     INTEGER NOT NULL,
+    PRIMARY KEY (parent_id, join_no),
+    CONSTRAINT closing_is_bool CHECK (closing IN (0, 1)),
+    CONSTRAINT spawned_within_total CHECK (spawned BETWEEN 0 AND total),
+    CONSTRAINT ended_within_spawned CHECK (succeeded >= 0 AND failed >= 0 AND succeeded + failed <= spawned)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE fm_keys (
+    name TEXT NOT NULL PRIMARY KEY,
+    key  BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE fm_snapshots (
+    parent_id    BLOB NOT NULL REFERENCES fm_executions (id) ON DELETE CASCADE,
+    join_no      INTEGER NOT NULL,
+    outer_parent BLOB,
+    outer_join   INTEGER,
+    spec         TEXT NOT NULL,
+    context      TEXT NOT NULL,
+    items        TEXT NOT NULL,
+    PRIMARY KEY (parent_id, join_no),
+    CONSTRAINT outer_is_whole CHECK ((outer_parent IS NULL) = (outer_join IS NULL))
+) STRICT;
+
+CREATE TABLE fm_subscriptions (
+    execution_id BLOB NOT NULL PRIMARY KEY REFERENCES fm_executions (id) ON DELETE CASCADE,
+    name         TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX fm_subscriptions_name ON fm_subscriptions (name, execution_id);
+
+CREATE TABLE fm_table_rows (
+    sequence     INTEGER PRIMARY KEY,
+    table_id     TEXT NOT NULL,
+    id           TEXT NOT NULL,
+    execution_id BLOB NOT NULL,
+    pipe         TEXT,
+    at           INTEGER NOT NULL,
+    row          TEXT NOT NULL,
+    UNIQUE (table_id, id)
+) STRICT;
+
+CREATE INDEX fm_table_rows_order ON fm_table_rows (table_id, sequence);
+
+CREATE TABLE fm_tables (
+    id         TEXT NOT NULL PRIMARY KEY,
+    columns    TEXT NOT NULL,
+    defined_at INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE fm_timers (
+    execution_id BLOB NOT NULL PRIMARY KEY REFERENCES fm_executions (id) ON DELETE CASCADE,
+    due_at       INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX fm_timers_due ON fm_timers (due_at, execution_id);
+
