@@ -23,7 +23,19 @@ fn listed(args: &[&str]) -> Vec<String> {
 fn the_help_names_every_command() {
     assert_eq!(
         listed(&[]),
-        ["run", "dev", "flow", "execution", "table", "doctor", "backup", "restore", "completions", "help"]
+        [
+            "run",
+            "dev",
+            "demo",
+            "flow",
+            "execution",
+            "table",
+            "doctor",
+            "backup",
+            "restore",
+            "completions",
+            "help"
+        ]
     );
     assert_eq!(listed(&["flow"]), ["validate", "graph", "schema", "help"]);
     assert_eq!(

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 fn dev(bench: &Bench, more: &[&str]) -> (Running, String) {
     let args = ["dev", "--data-dir", "data", "--listen", "127.0.0.1:0"];
     let running = bench.start(&[&args[..], more].concat());
-    let base = bench.address("data");
+    let base = bench.address("data", &running);
     wait_for("readiness", || (http(&base, "GET", "/readyz", "").0 == 200).then_some(()));
     (running, base)
 }

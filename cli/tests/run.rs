@@ -58,6 +58,33 @@ steps:
 }
 
 #[test]
+fn handlers_in_python_are_child_processes() {
+    let bench = Bench::new();
+    let handler = "\
+import json, sys
+task = json.loads(sys.stdin.readline())
+output = {'greeting': 'Hello ' + task['params']['input']['name']}
+print(json.dumps({'type': 'result', 'id': task['id'], 'outcome': 'success', 'output': output}))
+";
+    bench.file("handlers/greet.py", handler);
+    bench.file("handlers/greet.yaml", "type: greet\ncommand: [python3, greet.py]\n");
+    let flow = "\
+id: greeting
+version: 1.0.0
+initialStepId: greet
+steps:
+  greet: { type: greet, input: { type: keys, keys: [name] }, outputKey: said, transitions: { onSuccess: null } }
+";
+    bench.file("greeting.yaml", flow);
+    let input = r#"{"name":"Ada"}"#;
+    let args = ["run", "greeting.yaml", "--handlers", "handlers/greet.yaml", "-i", input, "-o", "json"];
+    assert_eq!(bench.run(&args).expect(0).json()["context"]["said"]["greeting"], "Hello Ada");
+    bench.file("handlers/greet.yaml", "type: greet\ncommand: [python3, greet.py]\ncolour: red\n");
+    let refused = bench.run(&args).expect(2);
+    assert!(refused.stderr.contains("colour"), "{}", refused.stderr);
+}
+
+#[test]
 fn what_is_not_allowed_fails_the_step() {
     let bench = Bench::new();
     let flow = "\
@@ -210,7 +237,7 @@ id: parent
 version: 1.0.0
 initialStepId: kick
 steps:
-  kick: { type: sub-flow, config: { flowId: child, waitForCompletion: false, parentClosePolicy: abandon }, transitions: { onSuccess: null } }
+  kick: { type: sub-flow, config: { flowId: child, waitForCompletion: false, onParentClose: abandon }, transitions: { onSuccess: null } }
 ---
 id: child
 version: 1.0.0
@@ -224,7 +251,7 @@ steps:
     bench.run(&["run", "family.yaml", "--data-dir", "data"]).expect(0);
     let list = "/v1/executions?children=true";
     let dev = bench.start(&["dev", "--data-dir", "data", "--listen", "127.0.0.1:0"]);
-    let (_, page) = support::http(&bench.address("data"), "GET", list, "");
+    let (_, page) = bench::http(&bench.address("data", &dev), "GET", list, "");
     let statuses: Vec<&Value> =
         page["items"].as_array().unwrap().iter().map(|item| &item["status"]).collect();
     assert_eq!(statuses, ["completed", "completed"]);
@@ -236,9 +263,9 @@ fn an_interrupt_cancels_and_cleans_up() {
     let bench = Bench::new();
     bench.file("reminder.yaml", MONTH);
     let run = bench.start(&["run", "reminder.yaml", "--data-dir", "data", "-o", "json"]);
-    let base = bench.address("data");
-    support::wait_for("the execution", || {
-        let (_, page) = support::http(&base, "GET", "/v1/executions", "");
+    let base = bench.address("data", &run);
+    bench::wait_for("the execution", || {
+        let (_, page) = bench::http(&base, "GET", "/v1/executions", "");
         (page["items"][0]["status"] == "waiting").then_some(())
     });
     run.signal("INT");

@@ -62,7 +62,8 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<Exit, CliError> {
         concurrency: args.concurrency,
         unknown_handler: UnknownHandler::Fail,
     };
-    let embedded = Embedded::open(dir, options).await?;
+    let mut embedded = Embedded::open(dir, options).await?;
+    embedded.serve()?;
     let tree = Tree::new(&embedded.engine, &flow);
     let started = Instant::now();
     let ended =
