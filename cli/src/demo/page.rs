@@ -184,7 +184,8 @@ fn bars(title: &str, values: &[(String, u64)]) -> String {
     for (row, (label, value)) in values.iter().enumerate() {
         let top = row * ROW;
         let length = (u128::from(TRACK) * u128::from(*value) / u128::from(most)).max(1);
-        let (label, value, end) = (escaped(&shortened(label)), grouped(*value), LABEL + TRACK + 8);
+        let (label, value, end) =
+            (escaped(&shortened(label, LABEL_CHARS_MAX)), grouped(*value), LABEL + TRACK + 8);
         writeln!(
             svg,
             "<text x=\"{}\" y=\"{base}\" text-anchor=\"end\">{label}</text>\
@@ -201,11 +202,12 @@ fn bars(title: &str, values: &[(String, u64)]) -> String {
     svg
 }
 
-fn shortened(text: &str) -> String {
-    if text.chars().count() <= LABEL_CHARS_MAX {
+/// A text of at most so many characters.
+pub(crate) fn shortened(text: &str, chars_max: usize) -> String {
+    if text.chars().count() <= chars_max {
         return text.to_owned();
     }
-    text.chars().take(LABEL_CHARS_MAX - 1).chain(['…']).collect()
+    text.chars().take(chars_max.saturating_sub(1)).chain(['…']).collect()
 }
 
 /// A number with thin spaces between groups of three digits.

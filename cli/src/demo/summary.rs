@@ -8,7 +8,7 @@ use flowmonkey_core::execution::Execution;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::page::{bytes, grouped};
+use super::page::{bytes, grouped, shortened};
 use super::report::Totals;
 use crate::errors::CliError;
 
@@ -16,6 +16,8 @@ use crate::errors::CliError;
 const LICENCES_MAX: usize = 8;
 /// Flagged packages that are printed; the rest is in the report.
 const FLAGGED_MAX: usize = 10;
+/// Characters of a licence.
+const LICENCE_CHARS_MAX: usize = 40;
 /// Characters of the longest bar.
 const BAR_CHARS_MAX: usize = 30;
 
@@ -123,7 +125,10 @@ impl Summary {
             let share =
                 usize::try_from(count.saturating_mul(BAR_CHARS_MAX as u64) / most).unwrap_or(BAR_CHARS_MAX);
             let bar = "█".repeat(share.max(1));
-            line(if index == 0 { "licences" } else { "" }, format!("{licence:<40} {count:>4} {bar}"));
+            line(
+                if index == 0 { "licences" } else { "" },
+                format!("{:<LICENCE_CHARS_MAX$} {count:>4} {bar}", shortened(licence, LICENCE_CHARS_MAX)),
+            );
         }
         if let Some(more) = self.licences.len().checked_sub(LICENCES_MAX).filter(|more| *more > 0) {
             line("", format!("and {more} more"));
