@@ -406,11 +406,17 @@ fn terminate_ends_at_once_without_undoing() {
 }
 
 #[test]
-fn fire_and_forget_children_end_with_their_parent_unless_abandoned() {
-    for (close, status) in [("cancel", Status::Cancelled), ("abandon", Status::Waiting)] {
+fn fire_and_forget_children_go_on_after_their_parent_unless_told_otherwise() {
+    for (close, status) in [
+        (json!({"onParentClose": "cancel"}), Status::Cancelled),
+        (json!({"onParentClose": "abandon"}), Status::Waiting),
+        (json!({}), Status::Waiting),
+    ] {
+        let mut config = json!({"flowId": "c", "waitForCompletion": false});
+        config.as_object_mut().unwrap().extend(close.as_object().unwrap().clone());
         let flows = json!([
             {"id": "t", "version": "1.0.0", "initialStepId": "s", "steps": {"s": {"type": "sub-flow",
-                "config": {"flowId": "c", "waitForCompletion": false, "onParentClose": close}}}},
+                "config": config}}},
             {"id": "c", "version": "1.0.0", "initialStepId": "w", "steps": {"w": {"type": "wait-signal", "config": {}}}}]);
         let mut bench = Bench::new(&flows.to_string());
         let id = bench.start(json!({}));

@@ -610,3 +610,12 @@ fn urls_that_resume_are_in_what_is_sent_and_not_in_what_is_kept() {
     assert!(!kept.contains("https://resume"));
     assert!(matches!(bench.get(id).activity, Activity::Task(_)));
 }
+
+#[test]
+fn iteration_counts_in_the_body_of_a_loop_too() {
+    let body = json!({"type": "set", "config": {}, "input": {"type": "expr", "expr": "iteration * 10"}});
+    let mut bench = bench(json!({"s": {"type": "loop", "outputKey": "last",
+        "config": {"while": "iteration < 3", "body": body}}}));
+    let id = bench.start(json!({}));
+    assert_eq!(bench.context(id)["last"], json!(20));
+}

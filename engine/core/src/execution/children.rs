@@ -14,7 +14,7 @@ use crate::time::Timestamp;
 /// Key of a child's place in its context.
 const INDEX_KEY: &str = "index";
 /// Key of the iterations done, in the context of a loop's child.
-const ITERATION_KEY: &str = "iteration";
+pub(super) const ITERATION_KEY: &str = "iteration";
 
 /// The child with number `index` of `join`. `flow` is the parent's flow, or for a sub-flow the flow to run.
 ///

@@ -12,7 +12,8 @@ use super::super::error::ExecutionError;
 use super::super::event::{AttemptEnded, AttemptOutcome, Event};
 use super::super::state::{Cost, Execution, Phase, StepRun};
 use crate::context::{self, ContextError, ContextSize};
-use crate::flow::definition::{Flow, Graph, PipeOn, Step, StepId};
+use crate::execution::children::ITERATION_KEY;
+use crate::flow::definition::{Flow, Graph, PipeOn, Step, StepId, StepKind};
 use crate::flow::path::Path;
 use crate::flow::scope::{ExecutionFacts, Scope};
 use crate::flow::selector::Selector;
@@ -278,7 +279,7 @@ pub(in crate::execution) fn with_scope<T>(
         resume: execution.resume_data.as_ref(),
         resume_url: None,
         input,
-        iteration: Some(execution.iteration),
+        iteration: Some(iteration_seen(execution, world)),
         event,
         execution: &facts,
     })
@@ -301,4 +302,17 @@ fn write_within(
 
 fn parsed(path: &str) -> Result<Path, ContextError> {
     Path::parse(path).map_err(|_| ContextError::PathBlocked { path: path.into(), place: path.into() })
+}
+
+/// The iterations that expressions see: at a loop its own, in the body of a loop those that were done when the body began.
+fn iteration_seen(execution: &Execution, world: &World<'_>) -> u32 {
+    let graph = world.flow.graph_at(&execution.identity.graph);
+    let at_loop = graph
+        .and_then(|graph| graph.steps.get(&execution.cursor))
+        .is_some_and(|step| matches!(step.kind, StepKind::Loop(_)));
+    if at_loop {
+        return execution.iteration;
+    }
+    let began = execution.context.get(ITERATION_KEY).and_then(Value::as_u64);
+    began.and_then(|began| u32::try_from(began).ok()).unwrap_or(0)
 }

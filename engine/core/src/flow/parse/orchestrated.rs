@@ -152,7 +152,7 @@ const SUB_FLOW: Shape = old(&[
     optional(
         "onParentClose",
         || json!({ "enum": ["cancel", "abandon"], "type": "string" }),
-        "What happens to the child when this execution ends first. Default `cancel`.",
+        "What happens to the child when this execution ends first. Default: `cancel` when it is waited for, else `abandon`.",
     ),
     optional("metadata", fields::object, "Given to the child."),
     optional("tenantId", fields::name, "Replaces the parent's tenant."),
@@ -169,11 +169,14 @@ fn read_sub_flow(object: &Object<'_>, _: Surroundings<'_, '_>, _: &str) -> Optio
     });
     let metadata = read(object, "metadata", |reader| reader.object().map(|_| reader.value().clone()));
     let tenant_id = read(object, "tenantId", |reader| reader.name().map(str::to_owned));
+    let wait_for_completion = wait_for_completion?.unwrap_or(true);
+    // Whoever does not wait for a child means it to go on: a parent usually ends long before such a child does.
+    let usual = if wait_for_completion { ParentClose::Cancel } else { ParentClose::Abandon };
     Some(StepKind::SubFlow(SubFlow {
         flow_id: flow_id?,
         version: version?.flatten(),
-        wait_for_completion: wait_for_completion?.unwrap_or(true),
-        on_parent_close: on_parent_close?.unwrap_or_default(),
+        wait_for_completion,
+        on_parent_close: on_parent_close?.unwrap_or(usual),
         metadata: metadata?,
         tenant_id: tenant_id?,
     }))
