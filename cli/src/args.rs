@@ -67,6 +67,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Run an engine with workers and the HTTP API in this directory
     Dev(DevArgs),
+    /// Audit the packages that this program is built from, and write a report
+    Demo(DemoArgs),
     /// Check, draw and describe flows
     #[command(subcommand)]
     Flow(FlowCommand),
@@ -197,6 +199,29 @@ pub(crate) struct DevArgs {
     pub(crate) flows: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) handlers: HandlerArgs,
+}
+
+/// `flowmonkey demo`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  flowmonkey demo                          audit-report/index.html and packages.csv
+  flowmonkey demo --project ../mine        the same for another Rust project
+
+Needs cargo and the sources that cargo has downloaded; no network.")]
+pub(crate) struct DemoArgs {
+    /// Directory with the Cargo.toml of the project to audit [default: the source tree of this program]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) project: Option<PathBuf>,
+    /// Directory that the report is written to
+    #[arg(long, value_name = "DIR", default_value = "audit-report")]
+    pub(crate) report: PathBuf,
+    /// Tasks at a time [default: twice the cores, at least 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) concurrency: Option<u32>,
+    /// How the summary is printed
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Output,
 }
 
 /// `flowmonkey flow …`.

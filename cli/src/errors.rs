@@ -110,6 +110,7 @@ impl CliError {
                 EngineError::FlowNotFound(_)
                 | EngineError::ExecutionNotFound(_)
                 | EngineError::Start(_)
+                | EngineError::NotEnded(_)
                 | EngineError::IdTaken(_) => USAGE,
                 EngineError::Store(_) | EngineError::Queue(_) | EngineError::Contended(_) => NOT_CARRIED_OUT,
             },

@@ -3,6 +3,7 @@
 mod args;
 mod client;
 mod commands;
+mod demo;
 mod embedded;
 mod errors;
 mod panics;
@@ -30,7 +31,11 @@ fn main() -> ExitCode {
     match start(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("flowmonkey: {error:#}");
+            // Issues of a file start with its name, so that editors and terminals find the place.
+            match error.downcast_ref() {
+                Some(issues @ CliError::Issues { .. }) => eprintln!("{issues}"),
+                Some(_) | None => eprintln!("flowmonkey: {error:#}"),
+            }
             ExitCode::from(error.downcast_ref().map_or(4, CliError::exit_code))
         }
     }
@@ -55,6 +60,7 @@ fn log_to_stderr(cli: &Cli) -> Result<(), CliError> {
     let default = match &cli.command {
         Command::Dev(_) => 1,
         Command::Run(_)
+        | Command::Demo(_)
         | Command::Flow(_)
         | Command::Execution(_)
         | Command::Table(_)

@@ -7,12 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Texts in the sources that look like codes and are none.
-const NOT_CODES: &[&str] = &[
-    "CARGO_PKG_VERSION",
-    "CARGO_MANIFEST_DIR",
-    "CARGO_BIN_EXE_FLOWMONKEY",
-    "NO_COLOR",
-];
+const NOT_CODES: &[&str] =
+    &["CARGO_PKG_VERSION", "CARGO_MANIFEST_DIR", "CARGO_BIN_EXE_FLOWMONKEY", "NO_COLOR"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use flowmonkey_core::flow::parse::{Format, parse_document};
 use serde_json::{Value, json};
 
 /// Kills before the last process is left alone.
@@ -46,7 +47,7 @@ impl Server {
         let data = folder.join("data");
         // What a killed owner left must not be taken for the new one's.
         fs::remove_file(data.join("address")).unwrap_or_default();
-        let child = Command::new(env!("CARGO_BIN_EXE_flowmonkey"))
+        let mut child = Command::new(env!("CARGO_BIN_EXE_flowmonkey"))
             .args(["dev", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(&data)
             .arg("--handlers")
@@ -57,9 +58,16 @@ impl Server {
             .spawn()
             .unwrap();
         let address = wait_until("the server tells its address", || {
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!(
+                    "the server ended ({status}): {}",
+                    fs::read_to_string(folder.join("stderr.log")).unwrap()
+                );
+            }
             let text = fs::read_to_string(data.join("address")).ok()?;
             let (_, rest) = text.split_once("http://")?;
-            let address: String = rest.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect();
+            let address: String =
+                rest.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect();
             (request(&address, "GET", "/readyz", None)?.0 == 200).then_some(address)
         });
         Self { child, address }
@@ -134,12 +142,11 @@ fn nothing_is_lost_or_doubled_when_the_process_is_killed_at_random_moments() {
     let seed = std::env::var("KILL_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_260_203);
     println!("KILL_SEED={seed}");
     let mut chance = Chance(seed);
-    let flow: String = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kill/flow.yaml")).unwrap();
+    let flow: String =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kill/flow.yaml")).unwrap();
 
     let server = Server::start(&folder);
-    let published = Command::new(env!("CARGO_BIN_EXE_flowmonkey")).arg("--version").output().unwrap();
-    assert!(published.status.success());
-    let (status, answer) = server.call("POST", "/v1/flows", Some(&json!(yaml_as_json(&folder, &flow))));
+    let (status, answer) = server.call("POST", "/v1/flows", Some(&as_json(&flow)));
     assert_eq!(status, 201, "{answer}");
     server.kill();
 
@@ -149,7 +156,8 @@ fn nothing_is_lost_or_doubled_when_the_process_is_killed_at_random_moments() {
         // Starts go on while the process is killed; the key makes a start whose answer was lost repeatable.
         for place in (0..EXECUTIONS).filter(|place| place % KILLS <= round) {
             let input = json!({ "items": (0..ITEMS).collect::<Vec<_>>() });
-            let body = json!({ "flowId": "killed", "input": input, "idempotencyKey": format!("start-{place}") });
+            let body =
+                json!({ "flowId": "killed", "input": input, "idempotencyKey": format!("start-{place}") });
             let (status, answer) = server.call("POST", "/v1/executions", Some(&body));
             assert!(status == 202 || status == 200, "{status} {answer}");
             let id = answer["id"].as_str().unwrap().to_owned();
@@ -158,7 +166,8 @@ fn nothing_is_lost_or_doubled_when_the_process_is_killed_at_random_moments() {
         }
         let enough = work_done(&folder) + usize::try_from(chance.below(25)).unwrap();
         wait_until("some work is done, or all", || {
-            let unfinished = server.call("GET", "/v1/executions?status=waiting_for_worker&status=waiting", None);
+            let unfinished =
+                server.call("GET", "/v1/executions?status=waiting_for_worker&status=waiting", None);
             let all_done = unfinished.1["items"].as_array().is_some_and(Vec::is_empty);
             (work_done(&folder) >= enough || all_done).then_some(())
         });
@@ -180,11 +189,8 @@ fn nothing_is_lost_or_doubled_when_the_process_is_killed_at_random_moments() {
     check_work(&folder);
 }
 
-/// Flows are published as JSON here; the binary turns the YAML into it.
-fn yaml_as_json(folder: &Path, yaml: &str) -> Value {
-    let file = folder.join("flow.yaml");
-    fs::write(&file, yaml).unwrap();
-    let document = flowmonkey_core::flow::parse::parse_document(yaml, flowmonkey_core::flow::parse::Format::Yaml).unwrap();
+fn as_json(yaml: &str) -> Value {
+    let document = parse_document(yaml, Format::Yaml).unwrap();
     (*document.flows[0].source).clone()
 }
 
@@ -218,7 +224,9 @@ fn check_work(folder: &Path) {
     let mut deliveries = BTreeSet::new();
     for line in log.lines() {
         let mut parts = line.split(' ');
-        let (Some(task), Some(key), Some(attempt)) = (parts.next(), parts.next(), parts.next()) else { continue };
+        let (Some(task), Some(key), Some(attempt)) = (parts.next(), parts.next(), parts.next()) else {
+            continue;
+        };
         assert_eq!(*keys.entry(task).or_insert(key), key, "task {task} was given two keys");
         assert!(deliveries.insert((task, attempt)), "attempt {attempt} of task {task} was delivered twice");
     }

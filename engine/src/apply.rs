@@ -1,7 +1,7 @@
 //! Commands to decisions to one commit: the hot path of the engine.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, PoisonError};
 
 use flowmonkey_core::execution::command::Command;
 use flowmonkey_core::execution::decision::ChildStart;
@@ -12,12 +12,12 @@ use flowmonkey_core::execution::{children, decide};
 use flowmonkey_core::flow::Flow;
 use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash};
-use flowmonkey_core::time::Timestamp;
+use flowmonkey_core::time::{Moment, Timestamp};
 
 use crate::config::{COMMIT_BATCH_MAX, CONFLICTS_MAX};
 use crate::effects::Aftermath;
 use crate::engine::{Counters, Engine, EngineError};
-use crate::flows::{LoadedFlow, resolve_sub_flows};
+use crate::flows::{LoadedFlow, SubFlows};
 use crate::store::{Batch, Committed, Create, StoreError, Update, awaited_event, number};
 use crate::watch;
 
@@ -30,6 +30,51 @@ pub enum CommandOutcome {
     Rejected(Rejection),
     /// The execution does not exist.
     NotFound,
+    /// It could not be decided or stored, though other commands could.
+    Failed(Fault),
+}
+
+/// What is wrong with one execution, while the record as a whole is well.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// Its row, its flow, or what belongs to it cannot be read.
+    #[error("{what} is corrupt: {reason}")]
+    Corrupt {
+        /// Which row.
+        what: String,
+        /// Why.
+        reason: String,
+    },
+    /// The record refuses what was decided: a bug.
+    #[error("the record refused a statement: {reason}")]
+    Internal {
+        /// In words.
+        reason: String,
+    },
+    /// Too many others change it at the same time; try again.
+    #[error("the execution is being changed by too many at once")]
+    Contended,
+}
+
+impl Fault {
+    fn of(self, id: ExecutionId) -> EngineError {
+        match self {
+            Self::Corrupt { what, reason } => StoreError::Corrupt { what, reason }.into(),
+            Self::Internal { reason } => StoreError::Internal { reason }.into(),
+            Self::Contended => EngineError::Contended(id),
+        }
+    }
+
+    /// What is wrong with the one execution that met `error`; else the error, which all would meet.
+    fn from_store(error: StoreError) -> Result<Self, StoreError> {
+        match error {
+            StoreError::Corrupt { what, reason } => Ok(Self::Corrupt { what, reason }),
+            StoreError::Internal { reason } => Ok(Self::Internal { reason }),
+            StoreError::Unavailable { .. } | StoreError::Full { .. } | StoreError::Schema { .. } => {
+                Err(error)
+            }
+        }
+    }
 }
 
 /// Why a single command did not happen.
@@ -63,6 +108,24 @@ struct Decided {
     accepted: Vec<usize>,
 }
 
+/// A command with the place of its outcome.
+type Placed = (usize, ExecutionId, Command);
+
+/// What came of a try to decide and store commands.
+enum Tried {
+    /// They are stored, but for these, which are to be decided again.
+    Done(Vec<Again>),
+    /// The record refused the commit; nothing is stored.
+    Refused(Vec<Placed>, StoreError),
+}
+
+/// A command that is to be decided again, on the execution as the record has it.
+struct Again {
+    command: Placed,
+    /// Whether that is because the execution had changed meanwhile.
+    conflicted: bool,
+}
+
 impl Engine {
     /// Applies one command and all that follows from it.
     ///
@@ -72,6 +135,7 @@ impl Engine {
         match self.apply(vec![(id, command)]).await?.pop() {
             Some(CommandOutcome::Applied(execution)) => Ok(execution),
             Some(CommandOutcome::Rejected(rejection)) => Err(rejection.into()),
+            Some(CommandOutcome::Failed(fault)) => Err(fault.of(id).into()),
             Some(CommandOutcome::NotFound) | None => Err(EngineError::ExecutionNotFound(id).into()),
         }
     }
@@ -86,73 +150,157 @@ impl Engine {
     ) -> Result<Vec<CommandOutcome>, EngineError> {
         let _work = self.work();
         let mut aftermath = Aftermath::default();
-        let outcomes = self.apply_round(commands, &mut aftermath).await?;
-        self.settle(aftermath).await?;
-        Ok(outcomes)
+        let outcomes = self.apply_round(commands, &mut aftermath).await;
+        // What is stored is stored, even if a later commit failed; what follows from it is left to the chores if it
+        // fails now.
+        if let Err(error) = self.settle(aftermath).await {
+            tracing::warn!(%error, "what follows from a commit is left to the chores");
+        }
+        outcomes
     }
 
-    /// Applies commands; what follows is left in `aftermath`.
+    /// Applies commands; what follows is left in `aftermath`, also of what was stored before an error.
     pub(crate) async fn apply_round(
         &self,
         commands: Vec<(ExecutionId, Command)>,
         aftermath: &mut Aftermath,
     ) -> Result<Vec<CommandOutcome>, EngineError> {
         let mut outcomes = vec![CommandOutcome::NotFound; commands.len()];
-        let mut waiting: Vec<(usize, ExecutionId, Command)> =
-            commands.into_iter().enumerate().map(|(place, (id, command))| (place, id, command)).collect();
-        let mut conflicts = 0;
-        while !waiting.is_empty() {
-            let rest = waiting.split_off(waiting.len().min(COMMIT_BATCH_MAX));
-            let conflicted = self.apply_batch(waiting, &mut outcomes, aftermath).await?;
-            if let Some((_, id, _)) = conflicted.first() {
-                Counters::add(&self.counters.conflicts, conflicted.len());
-                conflicts += 1;
-                if conflicts > CONFLICTS_MAX {
-                    return Err(EngineError::Contended(*id));
+        let mut conflicts: HashMap<ExecutionId, usize> = HashMap::new();
+        // Executions whose copy in memory has proved old.
+        let mut distrusted: BTreeSet<ExecutionId> = BTreeSet::new();
+        let mut waiting: VecDeque<Vec<Placed>> = VecDeque::new();
+        let mut commands =
+            commands.into_iter().enumerate().map(|(place, (id, command))| (place, id, command));
+        loop {
+            let chunk: Vec<Placed> = commands.by_ref().take(COMMIT_BATCH_MAX).collect();
+            if chunk.is_empty() {
+                break;
+            }
+            waiting.push_back(chunk);
+        }
+        while let Some(chunk) = waiting.pop_front() {
+            match self.apply_batch(chunk, &distrusted, &mut outcomes, aftermath).await? {
+                Tried::Done(again) => {
+                    let mut next = Vec::with_capacity(again.len());
+                    for Again { command, conflicted } in again {
+                        let id = command.1;
+                        distrusted.insert(id);
+                        next.push(command);
+                        Counters::add(&self.counters.conflicts, usize::from(conflicted));
+                    }
+                    for id in next.iter().map(|(_, id, _)| *id).collect::<BTreeSet<_>>() {
+                        *conflicts.entry(id).or_default() += 1;
+                    }
+                    next.retain(|(place, id, _)| {
+                        let goes_on = conflicts.get(id).is_none_or(|count| *count <= CONFLICTS_MAX);
+                        if !goes_on {
+                            outcomes[*place] = CommandOutcome::Failed(Fault::Contended);
+                        }
+                        goes_on
+                    });
+                    // Before those that came later, so that each execution's commands keep their order.
+                    if !next.is_empty() {
+                        waiting.push_front(next);
+                    }
+                }
+                Tried::Refused(commands, error) => {
+                    let fault = Fault::from_store(error)?;
+                    let mut ids: Vec<ExecutionId> = commands.iter().map(|(_, id, _)| *id).collect();
+                    ids.sort_unstable();
+                    ids.dedup();
+                    if ids.len() <= 1 {
+                        tracing::error!(execution = ?ids.first(), %fault, "a decision cannot be stored");
+                        for (place, _, _) in commands {
+                            outcomes[place] = CommandOutcome::Failed(fault.clone());
+                        }
+                        continue;
+                    }
+                    // One bad execution must not stop the others: the batch is halved until it is alone.
+                    let middle = ids[ids.len() / 2];
+                    let (first, second) = commands.into_iter().partition(|(_, id, _)| *id < middle);
+                    waiting.push_front(second);
+                    waiting.push_front(first);
                 }
             }
-            waiting = conflicted;
-            waiting.extend(rest);
         }
         Ok(outcomes)
     }
 
-    /// One commit. Returns the commands whose executions had changed meanwhile.
+    /// One commit.
     async fn apply_batch(
         &self,
-        commands: Vec<(usize, ExecutionId, Command)>,
+        commands: Vec<Placed>,
+        distrusted: &BTreeSet<ExecutionId>,
         outcomes: &mut [CommandOutcome],
         aftermath: &mut Aftermath,
-    ) -> Result<Vec<(usize, ExecutionId, Command)>, EngineError> {
-        let ids: BTreeSet<ExecutionId> = commands.iter().map(|(_, id, _)| *id).collect();
-        let mut loaded = BTreeMap::new();
-        for execution in self.hot(&ids).await? {
-            match self.load_around(execution.clone()).await {
-                Ok(around) => {
-                    loaded.insert(execution.id(), around);
-                }
-                // One execution whose flow cannot be read must not stop the others.
-                Err(StoreError::Corrupt { what, reason }) => {
-                    tracing::error!(execution = %execution.id(), what, reason, "an execution cannot be decided");
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+    ) -> Result<Tried, EngineError> {
         let mut by_execution: BTreeMap<ExecutionId, Vec<(usize, Command)>> = BTreeMap::new();
         for (place, id, command) in commands {
             by_execution.entry(id).or_default().push((place, command));
         }
+        let ids: BTreeSet<ExecutionId> = by_execution.keys().copied().collect();
+        let mut loaded = BTreeMap::new();
+        let mut remembered = BTreeSet::new();
+        let mut flows = SubFlows::default();
+        let found = match self.hot(&ids, distrusted).await {
+            // A row that cannot be read, asked for alone.
+            Err(error) if ids.len() == 1 => {
+                let fault = Fault::from_store(error)?;
+                for (place, _) in by_execution.into_values().flatten() {
+                    outcomes[place] = CommandOutcome::Failed(fault.clone());
+                }
+                return Ok(Tried::Done(Vec::new()));
+            }
+            found => found?,
+        };
+        for (execution, fresh) in found {
+            let id = execution.id();
+            if !fresh {
+                remembered.insert(id);
+            }
+            match self.load_around(execution, &mut flows).await {
+                Ok(around) => {
+                    loaded.insert(id, around);
+                }
+                Err(error) => {
+                    // One execution whose flow cannot be read must not stop the others.
+                    let fault = Fault::from_store(error)?;
+                    tracing::error!(execution = %id, %fault, "an execution cannot be decided");
+                    for (place, _) in by_execution.remove(&id).into_iter().flatten() {
+                        outcomes[place] = CommandOutcome::Failed(fault.clone());
+                    }
+                }
+            }
+        }
         let mut decided = Vec::new();
         let mut repeatable = Vec::new();
+        let mut again = Vec::new();
         for (id, commands) in by_execution {
-            let Some(around) = loaded.get(&id) else { continue };
-            if let Some(one) = self.decide_all(around, &commands, outcomes) {
-                repeatable.push(commands);
-                decided.push(one);
+            let Some(around) = loaded.get(&id) else {
+                self.missing(id, ids.len() == 1, &commands, outcomes).await?;
+                continue;
+            };
+            match self.decide_all(around, &commands, outcomes) {
+                Some(one) => {
+                    repeatable.push(commands);
+                    decided.push(one);
+                }
+                // No commit proves that the copy in memory was the record's: an old one must not refuse.
+                None if remembered.contains(&id) => {
+                    self.forget_hot(id);
+                    again.extend(
+                        commands.into_iter().map(|(place, command)| Again {
+                            command: (place, id, command),
+                            conflicted: false,
+                        }),
+                    );
+                }
+                None => {}
             }
         }
         if decided.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Tried::Done(again));
         }
         let now = self.now();
         let mut batch = Batch { now, ..Batch::default() };
@@ -163,7 +311,8 @@ impl Engine {
                 expected_version: one.before.version,
                 wake_before: one.before.next_wake(),
                 awaited_before: awaited_event(&one.before).map(ToOwned::to_owned),
-                events: number(&one.after, one.events.clone(), now),
+                // As decided, whatever the time is by now: a replay has to give the same state.
+                events: number(&one.after, one.events.clone(), one.after.updated_at),
                 records: std::mem::take(&mut one.records),
             });
         }
@@ -175,15 +324,32 @@ impl Engine {
                 (update.events.clone(), join_specs(&update.records), publishes)
             })
             .collect();
-        let committed = self.committer.commit(&*self.store, batch).await?;
-        let mut conflicted = Vec::new();
+        let committed = match self.committer.commit(&*self.store, batch).await {
+            Ok(committed) => committed,
+            Err(error) => {
+                // Nobody knows what was stored: the copies in memory may be old now.
+                for one in &decided {
+                    self.forget_hot(one.before.id());
+                }
+                let commands = decided.iter().zip(repeatable).flat_map(|(one, commands)| {
+                    let id = one.before.id();
+                    commands.into_iter().map(move |(place, command)| (place, id, command))
+                });
+                let commands = commands.chain(again.into_iter().map(|again| again.command));
+                return Ok(Tried::Refused(commands.collect(), error));
+            }
+        };
         for (((one, commands), (events, specs, publishes)), applied) in
             decided.into_iter().zip(repeatable).zip(shown).zip(&committed.updates)
         {
             let id = one.before.id();
             if !*applied {
                 self.forget_hot(id);
-                conflicted.extend(commands.into_iter().map(|(place, command)| (place, id, command)));
+                again.extend(
+                    commands
+                        .into_iter()
+                        .map(|(place, command)| Again { command: (place, id, command), conflicted: true }),
+                );
                 continue;
             }
             let after = Arc::new(one.after);
@@ -200,7 +366,29 @@ impl Engine {
             aftermath.add_effects(self, &after, one.effects, now);
         }
         self.note_shared(&committed, aftermath);
-        Ok(conflicted)
+        Ok(Tried::Done(again))
+    }
+
+    /// An execution that was not found among others is missing, or cannot be read: asked for alone, the record says which.
+    async fn missing(
+        &self,
+        id: ExecutionId,
+        was_alone: bool,
+        commands: &[(usize, Command)],
+        outcomes: &mut [CommandOutcome],
+    ) -> Result<(), EngineError> {
+        let outcome = if was_alone {
+            CommandOutcome::NotFound
+        } else {
+            match self.store.load(&[id]).await {
+                Ok(_) => CommandOutcome::NotFound,
+                Err(error) => CommandOutcome::Failed(Fault::from_store(error)?),
+            }
+        };
+        for (place, _) in commands {
+            outcomes[*place] = outcome.clone();
+        }
+        Ok(())
     }
 
     /// Watchers, timers and caches after a commit.
@@ -211,6 +399,7 @@ impl Engine {
     ) {
         Counters::add(&self.counters.decisions, 1);
         self.keep_hot(after);
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner).forget(after.id());
         if let Some(wake) = after.next_wake() {
             self.timer_hint(wake);
         }
@@ -230,7 +419,11 @@ impl Engine {
     }
 
     /// Everything that decisions on `execution` need.
-    pub(crate) async fn load_around(&self, execution: Arc<Execution>) -> Result<Loaded, StoreError> {
+    pub(crate) async fn load_around(
+        &self,
+        execution: Arc<Execution>,
+        known: &mut SubFlows,
+    ) -> Result<Loaded, StoreError> {
         let flow = self.flows.get(&*self.store, &execution.identity.flow.hash).await?;
         let mut other_flows = HashMap::new();
         let hashes: BTreeSet<FlowHash> = execution.flows_needed().cloned().collect();
@@ -239,7 +432,7 @@ impl Engine {
             other_flows.insert(hash, other.flow.clone());
         }
         let outer = self.outer(&execution).await?;
-        let sub_flows = resolve_sub_flows(&*self.store, &flow, &execution).await?;
+        let sub_flows = known.resolve_all(&*self.store, &flow, &execution).await?;
         Ok(Loaded { execution, flow, other_flows, outer, sub_flows })
     }
 
@@ -267,10 +460,11 @@ impl Engine {
         outcomes: &mut [CommandOutcome],
     ) -> Option<Decided> {
         let mut decided: Option<Decided> = None;
+        let now = self.now();
         self.with_world(around, |world| {
             for (place, command) in commands {
                 let current = decided.as_ref().map_or(&*around.execution, |decided| &decided.after);
-                match decide(current, world, command.clone(), self.moment()) {
+                match decide(current, world, command.clone(), Moment { now, ..self.moment() }) {
                     Ok(Decision { execution, events, records, effects }) => match &mut decided {
                         None => {
                             decided = Some(Decided {
@@ -326,7 +520,10 @@ impl Engine {
             let Some(reference) = around.and_then(|around| around.sub_flows.get(&key)) else { continue };
             let flow = self.flows.get(&*self.store, &reference.hash).await?;
             match children::detached(&start, &flow.flow, &self.config.limits, now) {
-                Ok(creation) => batch.creates.push(create_row(creation, now)),
+                Ok(creation) => {
+                    let cause = Some(batch.updates.len());
+                    batch.creates.push(Create { cause, ..create_row(creation, now) });
+                }
                 // Nobody waits for it: what is left is to say so.
                 Err(error) => {
                     tracing::warn!(execution = %one.before.id(), flow = reference.id, %error, "a sub-flow did not start");
@@ -346,6 +543,7 @@ pub(crate) fn create_row(creation: Creation, now: Timestamp) -> Create {
         idempotency: creation.idempotency,
         input_hash: String::new(),
         spawn: None,
+        cause: None,
     }
 }
 

@@ -1,14 +1,14 @@
 //! Group commit: batches that arrive while a transaction is being written are stored together in the next one. An idle
 //! system stores at once; a busy one shares each disk flush.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use flowmonkey_core::ids::ExecutionId;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::COMMIT_BATCH_MAX;
-use crate::store::{Batch, Committed, Store, StoreError};
+use crate::config::{COMMIT_BATCH_MAX, COMMIT_BYTES_MAX};
+use crate::store::{Batch, Committed, JoinKey, Store, StoreError, touched_budgets, touched_joins};
 
 /// Batches that may wait for the transaction before them.
 const WAITING_MAX: usize = 1024;
@@ -56,18 +56,20 @@ async fn run(store: Arc<dyn Store>, mut receiver: mpsc::Receiver<Waiting>) {
                 None => return,
             },
         };
-        let mut group = vec![first];
         let mut touched = HashSet::new();
-        let mut size = note(&mut touched, &group[0].batch).unwrap_or(0);
-        while size < COMMIT_BATCH_MAX {
+        let mut size = note(&mut touched, &first.batch).unwrap_or(0);
+        let mut bytes = weight(&first.batch);
+        let mut group = vec![first];
+        while size < COMMIT_BATCH_MAX && bytes < COMMIT_BYTES_MAX {
             let Ok(waiting) = receiver.try_recv() else { break };
             match note(&mut touched, &waiting.batch) {
                 Some(more) => {
                     size += more;
+                    bytes = bytes.saturating_add(weight(&waiting.batch));
                     group.push(waiting);
                 }
                 // Two decisions on one execution cannot be in one batch; the second may well conflict, and then its
-                // caller decides again.
+                // caller decides again. It is the first of the next group, so that nobody is overtaken for ever.
                 None => {
                     held = Some(waiting);
                     break;
@@ -76,6 +78,13 @@ async fn run(store: Arc<dyn Store>, mut receiver: mpsc::Receiver<Waiting>) {
         }
         store_group(&*store, group).await;
     }
+}
+
+/// Bytes of context that the batch writes: what its size in memory depends on.
+fn weight(batch: &Batch) -> usize {
+    let updates = batch.updates.iter().map(|update| update.execution.context_bytes);
+    let creates = batch.creates.iter().map(|create| create.execution.context_bytes);
+    updates.chain(creates).fold(0, usize::saturating_add)
 }
 
 /// Notes what the batch touches; none when that is touched already.
@@ -107,48 +116,75 @@ enum Touched {
     Key(Option<String>, String, String),
 }
 
-async fn store_group(store: &dyn Store, mut group: Vec<Waiting>) {
-    if group.len() == 1 {
-        for Waiting { batch, reply } in group {
-            answer(reply, store.commit(batch).await);
+/// Stores a group in one transaction. One bad batch must not fail the others: a group that the record refuses is halved
+/// until only the bad one is left to hear of it. What may have been stored is guarded by versions, so that storing it
+/// again changes nothing.
+async fn store_group(store: &dyn Store, group: Vec<Waiting>) {
+    let mut groups = vec![group];
+    while let Some(mut group) = groups.pop() {
+        if group.len() == 1 {
+            for Waiting { batch, reply } in group {
+                answer(reply, store.commit(batch).await);
+            }
+            continue;
         }
-        return;
+        match store.commit(merge(&group)).await {
+            Ok(committed) => share(group, committed),
+            // Whoever tries next meets the same: it must not be asked once for each batch.
+            Err(StoreError::Unavailable { reason, .. }) => {
+                for Waiting { reply, .. } in group {
+                    answer(reply, Err(StoreError::Unavailable { reason: reason.clone(), source: None }));
+                }
+            }
+            Err(
+                StoreError::Full { .. }
+                | StoreError::Corrupt { .. }
+                | StoreError::Schema { .. }
+                | StoreError::Internal { .. },
+            ) => {
+                let second = group.split_off(group.len() / 2);
+                groups.push(second);
+                groups.push(group);
+            }
+        }
     }
+}
+
+fn merge(group: &[Waiting]) -> Batch {
     let mut merged = Batch {
         now: group.iter().map(|waiting| waiting.batch.now).max().unwrap_or_default(),
         ..Batch::default()
     };
-    for Waiting { batch, .. } in &group {
-        let spawns = merged.spawns.len();
+    for Waiting { batch, .. } in group {
+        let (spawns, updates) = (merged.spawns.len(), merged.updates.len());
         merged.spawns.extend(batch.spawns.iter().copied());
         merged.creates.extend(batch.creates.iter().cloned().map(|mut create| {
             create.spawn = create.spawn.map(|spawn| spawn + spawns);
+            create.cause = create.cause.map(|cause| cause + updates);
             create
         }));
         merged.updates.extend(batch.updates.iter().cloned());
     }
-    match store.commit(merged).await {
-        Ok(committed) => {
-            let mut creates = committed.creates.into_iter();
-            let mut updates = committed.updates.into_iter();
-            for Waiting { batch, reply } in group {
-                let part = Committed {
-                    creates: creates.by_ref().take(batch.creates.len()).collect(),
-                    updates: updates.by_ref().take(batch.updates.len()).collect(),
-                    // What became of shared rows is told to everybody: following up twice is harmless.
-                    joins: committed.joins.clone(),
-                    spent: committed.spent.clone(),
-                };
-                answer(reply, Ok(part));
-            }
+    merged
+}
+
+/// Gives each batch its part of the answer. Of what became of a row that several batches share, one of them is told:
+/// all would do the same about it.
+fn share(group: Vec<Waiting>, committed: Committed) {
+    let Committed { creates, updates, mut joins, mut spent } = committed;
+    let (mut creates, mut updates) = (creates.into_iter(), updates.into_iter());
+    for Waiting { batch, reply } in group {
+        let creates = creates.by_ref().take(batch.creates.len()).collect();
+        let updates = updates.by_ref().take(batch.updates.len()).collect();
+        let mut part = Committed { creates, updates, joins: Vec::new(), spent: Vec::new() };
+        // One who has gone away cannot follow up.
+        if !(reply.is_closed() || joins.is_empty() && spent.is_empty()) {
+            let touched: BTreeSet<JoinKey> = touched_joins(&batch);
+            part.joins = joins.extract_if(.., |join| touched.contains(&(join.parent, join.join))).collect();
+            let budgets = touched_budgets(&batch);
+            part.spent = spent.extract_if(.., |spent| budgets.contains(&spent.root)).collect();
         }
-        // One bad batch must not fail the others: each goes alone, and only the bad one hears of it. What may have been
-        // stored is guarded by versions, so that storing it again changes nothing.
-        Err(_) => {
-            for Waiting { batch, reply } in group.drain(..) {
-                answer(reply, store.commit(batch).await);
-            }
-        }
+        answer(reply, Ok(part));
     }
 }
 

@@ -22,16 +22,32 @@ pub const RECONCILE_BATCH_MAX: usize = 1000;
 pub const SPAWN_CHUNK_MAX: u32 = 1000;
 /// Decisions that are stored in one commit.
 pub const COMMIT_BATCH_MAX: usize = 1000;
+/// Bytes of context above which no more decisions join a commit.
+pub const COMMIT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Times a command is decided anew after a version conflict before the caller is told to come back.
 pub const CONFLICTS_MAX: usize = 16;
 /// Executions kept in memory because they moved lately.
 pub const HOT_EXECUTIONS_MAX: usize = 4096;
 /// Bytes of context above which an execution is not kept in memory.
-pub const HOT_CONTEXT_BYTES_MAX: usize = 64 * 1024;
+pub const HOT_CONTEXT_BYTES_MAX: usize = 32 * 1024;
+/// Steps to undo and early signals above which an execution is not kept in memory.
+pub const HOT_EXTRAS_MAX: usize = 16;
 /// Parsed flows kept in memory.
 pub const FLOWS_CACHED_MAX: usize = 1024;
 /// Fan-outs whose items are kept in memory.
 pub const JOINS_CACHED_MAX: usize = 64;
+/// Due executions that did not move, which the timer remembers, so that they are not in the way of others.
+pub const STUCK_TIMERS_MAX: usize = 10_000;
+/// How long the timer leaves an execution alone that was due and did not move.
+pub const STUCK_TIMER_REST: Duration = Duration::from_secs(5);
+/// Fan-outs that the sweeper remembers from one tick to the next.
+pub const SWEPT_JOINS_MAX: usize = 100_000;
+/// Executions that the sweeper looks at in one tick, whether anything can still move them.
+pub const SWEEP_EXECUTIONS_MAX: usize = 200;
+/// Refused results that are kept as evidence.
+pub const REFUSED_KEPT_MAX: usize = 1000;
+/// Earlier events of a name that are offered to a wait that begins.
+pub const EARLY_EVENTS_MAX: usize = 10_000;
 /// Committed events that a slow watcher may lag behind before it has to read the record.
 pub const WATCH_BUFFER: usize = 4096;
 /// How long a task may be out before the reconciler misses it: a relay may be on its way.

@@ -3,23 +3,27 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use flowmonkey_core::context::json_size;
 use flowmonkey_core::execution::command::{Command, TaskAttempt};
 use flowmonkey_core::execution::state::{CancelSource, Cost};
 use flowmonkey_core::execution::{Effect, Execution};
 use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_plumbing::queue::{Delivery, QueueError};
-use flowmonkey_plumbing::wire::TaskMessage;
+use flowmonkey_plumbing::wire::{CheckpointReference, TaskMessage};
 
+use crate::apply::CommandOutcome;
+use crate::config::EARLY_EVENTS_MAX;
 use crate::engine::{Engine, EngineError};
-use crate::store::{JoinState, Spent};
+use crate::store::{JoinState, Spent, StoreError};
 use crate::wire::{delivery, task_message};
 
 /// Children that are cancelled in one commit.
 const CANCEL_CHUNK_MAX: usize = 500;
-/// Earlier events of a name that are offered to a wait that begins.
-const EARLY_EVENTS_MAX: usize = 1000;
+/// Earlier events that are offered to a wait in one commit.
+const EARLY_EVENTS_PAGE: usize = 500;
 
 /// What is left to be done after commits.
 #[derive(Default)]
@@ -99,42 +103,94 @@ impl Aftermath {
 
 impl Engine {
     /// Does what follows, and what follows from that, until nothing is left. Not recursive, so that a tree of executions
-    /// of any shape needs the same stack.
+    /// of any shape needs the same stack. What cannot be followed up for one execution does not stop the others.
+    ///
+    /// # Errors
+    /// When the record is away; what was not done is left to the chores.
     pub(crate) async fn settle(&self, mut aftermath: Aftermath) -> Result<(), EngineError> {
         while !aftermath.is_empty() {
             let now = std::mem::take(&mut aftermath);
             let mut next = Aftermath::default();
             self.tell_queue(now.publish, now.cancel, now.drop, &mut next).await;
-            for (parent, join) in now.cancel_children {
-                self.cancel_children(parent, join, &mut next).await?;
-            }
-            let mut states = now.joins;
-            for (parent, join) in now.check_joins.into_iter().chain(now.spawn) {
-                states.extend(self.store.join_state(parent, join).await?);
-            }
-            for state in latest(states) {
-                self.tend_join(&state, &mut next).await?;
-            }
-            for (execution, since, event) in now.subscribe {
-                for early in self.store.events_since(&event, since, EARLY_EVENTS_MAX).await? {
-                    next.commands.push((
-                        execution,
-                        Command::Event { id: early.id, name: early.name, data: early.data },
-                    ));
-                }
-            }
-            for spent in now.spent {
-                self.check_budget(spent, &mut next).await?;
-            }
-            let mut commands = now.commands;
-            commands.append(&mut next.commands);
-            if !commands.is_empty() {
-                // Refusals are answers: the execution has moved on by itself.
-                self.apply_round(commands, &mut next).await?;
+            let rest = Rest {
+                cancel_children: now.cancel_children,
+                check_joins: now.check_joins.into_iter().chain(now.spawn).collect(),
+                joins: now.joins,
+                subscribe: now.subscribe,
+                spent: now.spent,
+                commands: now.commands,
+            };
+            if let Err(error) = self.follow_up(rest, &mut next).await {
+                // What was stored on the way is published all the same.
+                self.tell_queue(next.publish, next.cancel, next.drop, &mut Aftermath::default()).await;
+                return Err(error);
             }
             aftermath = next;
         }
         Ok(())
+    }
+
+    async fn follow_up(&self, rest: Rest, next: &mut Aftermath) -> Result<(), EngineError> {
+        for (parent, join) in rest.cancel_children {
+            bear(self.cancel_children(parent, join, next).await.map(drop))?;
+        }
+        let mut states = rest.joins;
+        for (parent, join) in rest.check_joins {
+            match self.store.join_state(parent, join).await {
+                Ok(state) => states.extend(state),
+                Err(error) => bear(Err(error.into()))?,
+            }
+        }
+        for state in latest(states) {
+            bear(self.tend_join(&state, next).await)?;
+        }
+        for (execution, since, event) in rest.subscribe {
+            bear(self.offer_early_events(execution, since, &event, next).await.map(drop))?;
+        }
+        for spent in rest.spent {
+            bear(self.check_budget(spent, next).await)?;
+        }
+        let mut commands = rest.commands;
+        commands.append(&mut next.commands);
+        if !commands.is_empty() {
+            // Refusals are answers: the execution has moved on by itself.
+            self.apply_round(commands, next).await?;
+        }
+        Ok(())
+    }
+
+    /// Offers a wait the events of its name that were published since the execution began, until one is taken. Whether
+    /// one was.
+    pub(crate) async fn offer_early_events(
+        &self,
+        execution: ExecutionId,
+        since: Timestamp,
+        name: &str,
+        next: &mut Aftermath,
+    ) -> Result<bool, EngineError> {
+        let mut since = since;
+        let mut offered = 0;
+        loop {
+            let page = self.store.events_since(name, since, EARLY_EVENTS_PAGE).await?;
+            let Some(last) = page.last().map(|last| last.at) else { return Ok(false) };
+            let is_last = page.len() < EARLY_EVENTS_PAGE;
+            offered += page.len();
+            let commands = page
+                .into_iter()
+                .map(|early| {
+                    let command = Command::Event { id: early.id, name: early.name, data: early.data };
+                    (execution, command)
+                })
+                .collect();
+            let outcomes = self.apply_round(commands, next).await?;
+            // Taken: a wait that begins after this one asks for itself.
+            let taken = outcomes.iter().any(|outcome| matches!(outcome, CommandOutcome::Applied(_)));
+            if taken || is_last || offered >= EARLY_EVENTS_MAX {
+                return Ok(taken);
+            }
+            // The last instant again, as more events may share it; but never the same page twice.
+            since = if last > since { last } else { last.plus(1) };
+        }
     }
 
     /// Tells the queue. What it cannot be told now, the reconciler finds.
@@ -145,11 +201,7 @@ impl Engine {
         drop: Vec<Delivery>,
         next: &mut Aftermath,
     ) {
-        if !publish.is_empty()
-            && let Err(error) = self.queue.push(publish).await
-        {
-            warn_queue(&error, "tasks were not published");
-        }
+        self.push_tasks(publish).await;
         if !cancel.is_empty() {
             let deliveries: Vec<Delivery> =
                 cancel.iter().map(|(task, attempt)| delivery(*task, *attempt)).collect();
@@ -173,18 +225,69 @@ impl Engine {
         }
     }
 
+    /// Makes tasks ready. A queue that has no room for all of them gets as many as it takes.
+    async fn push_tasks(&self, mut tasks: Vec<TaskMessage>) {
+        for task in &mut tasks {
+            self.name_checkpoint(task).await;
+        }
+        let mut parts = vec![tasks];
+        while let Some(mut part) = parts.pop() {
+            if part.is_empty() {
+                continue;
+            }
+            // Halves are pushed again after a refusal, so they are kept; a queue with room is told once.
+            let copy = part.clone();
+            match self.queue.push(copy).await {
+                Ok(()) => self.queue_full.store(false, Ordering::SeqCst),
+                Err(QueueError::Full { .. }) if part.len() > 1 && !self.queue_full.load(Ordering::SeqCst) => {
+                    let second = part.split_off(part.len() / 2);
+                    parts.push(second);
+                    parts.push(part);
+                }
+                Err(error) => {
+                    let full = matches!(error, QueueError::Full { .. });
+                    self.queue_full.store(full, Ordering::SeqCst);
+                    warn_queue(&error, "tasks were not published");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Names the last checkpoint in a task that may have one: a later delivery. The first has none, and costs nothing.
+    async fn name_checkpoint(&self, task: &mut TaskMessage) {
+        if task.attempt <= 1 {
+            return;
+        }
+        let Ok(id) = task.task_id.parse::<TaskId>() else { return };
+        match self.store.load_checkpoint(id).await {
+            Ok(Some(checkpoint)) => {
+                task.checkpoint = Some(CheckpointReference {
+                    size: json_size(&checkpoint.data) as u64,
+                    id: checkpoint.id,
+                    saved_at: checkpoint.saved_at.to_rfc3339(),
+                });
+            }
+            Ok(None) => {}
+            // A later attempt asks for its checkpoint anyway.
+            Err(error) => tracing::warn!(%error, task = task.task_id, "the checkpoint is not named"),
+        }
+    }
+
     /// Cancels the children that have not ended; for `join` 0 the fire-and-forget ones that end with their parent.
+    /// How many were told that were not ending already.
     pub(crate) async fn cancel_children(
         &self,
         parent: ExecutionId,
         join: u32,
         next: &mut Aftermath,
-    ) -> Result<(), EngineError> {
+    ) -> Result<usize, EngineError> {
         let mut from = 0;
+        let mut told = 0;
         loop {
             let children = self.store.live_children(parent, join, from, CANCEL_CHUNK_MAX).await?;
-            let Some((last, _)) = children.last() else { return Ok(()) };
-            let Some(after) = last.checked_add(1) else { return Ok(()) };
+            let Some((last, _)) = children.last() else { return Ok(told) };
+            let after = last.checked_add(1);
             let commands = children
                 .into_iter()
                 .map(|(_, child)| {
@@ -192,7 +295,9 @@ impl Engine {
                     (child, Command::Cancel { source: CancelSource::Parent, reason })
                 })
                 .collect();
-            self.apply_round(commands, next).await?;
+            let outcomes = self.apply_round(commands, next).await?;
+            told += outcomes.iter().filter(|one| matches!(one, CommandOutcome::Applied(_))).count();
+            let Some(after) = after else { return Ok(told) };
             from = after;
         }
     }
@@ -213,6 +318,37 @@ impl Engine {
             next.commands.push((spent.root, Command::BudgetWarning { spent: spent.cost }));
         }
         Ok(())
+    }
+}
+
+/// What is to be followed up in the record.
+struct Rest {
+    cancel_children: BTreeSet<(ExecutionId, u32)>,
+    check_joins: BTreeSet<(ExecutionId, u32)>,
+    joins: Vec<JoinState>,
+    subscribe: Vec<(ExecutionId, Timestamp, String)>,
+    spent: Vec<Spent>,
+    commands: Vec<(ExecutionId, Command)>,
+}
+
+/// What concerns one execution only is logged, and left to the chores.
+pub(crate) fn bear(result: Result<(), EngineError>) -> Result<(), EngineError> {
+    let Err(error) = result else { return Ok(()) };
+    match error {
+        EngineError::Store(StoreError::Corrupt { .. } | StoreError::Internal { .. })
+        | EngineError::Contended(_)
+        | EngineError::ExecutionNotFound(_)
+        | EngineError::FlowNotFound(_)
+        | EngineError::IdTaken(_)
+        | EngineError::NotEnded(_)
+        | EngineError::Start(_) => {
+            tracing::warn!(%error, "what follows from a commit is left to the chores");
+            Ok(())
+        }
+        EngineError::Store(
+            StoreError::Unavailable { .. } | StoreError::Full { .. } | StoreError::Schema { .. },
+        )
+        | EngineError::Queue(_) => Err(error),
     }
 }
 

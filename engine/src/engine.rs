@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flowmonkey_core::execution::state::Status;
@@ -17,8 +17,13 @@ use lru::LruCache;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
+use crate::chores::sweeper::Sweep;
+use crate::chores::timer::Stuck;
 use crate::commit::Committer;
-use crate::config::{EngineConfig, HOT_CONTEXT_BYTES_MAX, HOT_EXECUTIONS_MAX, JOINS_CACHED_MAX};
+use crate::config::{
+    EngineConfig, HOT_CONTEXT_BYTES_MAX, HOT_EXECUTIONS_MAX, HOT_EXTRAS_MAX, JOINS_CACHED_MAX,
+};
+use crate::evidence::Evidence;
 use crate::flows::FlowCache;
 use crate::store::{Store, StoreError};
 use crate::tokens::{RESUME_KEY, ResumeTokens, SIGNING_KEY_BYTES};
@@ -60,6 +65,9 @@ pub enum EngineError {
     /// The id is taken by another execution.
     #[error("execution {0} exists already")]
     IdTaken(ExecutionId),
+    /// The execution has not ended; it can be run again only then.
+    #[error("execution {0} has not ended yet; only one that has can be run again")]
+    NotEnded(ExecutionId),
     /// Too many others change the same execution at the same time.
     #[error("execution {0} is being changed by too many at once; try again")]
     Contended(ExecutionId),
@@ -78,7 +86,7 @@ pub struct Counters {
     pub leases_expired: AtomicU64,
     /// Tasks that were missing from the queue.
     pub republished: AtomicU64,
-    /// Fan-outs and events that nobody had looked after.
+    /// Fan-outs, waits and children that nobody had looked after: the goal is none.
     pub repairs: AtomicU64,
     /// Decisions that were stored.
     pub decisions: AtomicU64,
@@ -105,12 +113,20 @@ pub struct Engine {
     pub watchers: Watchers,
     /// What was done.
     pub counters: Counters,
+    /// Results that did not count.
+    pub evidence: Evidence,
     /// Rung when a wake may be earlier than the timer thinks.
     pub(crate) timer_bell: Notify,
     /// The earliest wake that the timer knows of, as milliseconds.
     pub(crate) timer_next: AtomicI64,
     /// Rung when events were published.
     pub(crate) event_bell: Notify,
+    /// What was due and did not move.
+    pub(crate) stuck: Mutex<Stuck>,
+    /// What the sweeper remembers.
+    pub(crate) sweep: Mutex<Sweep>,
+    /// Whether the queue refused tasks when it was told last.
+    pub(crate) queue_full: AtomicBool,
     /// Commands and starts that are being decided, stored, or followed up at this moment.
     working: AtomicUsize,
     /// How many there have been.
@@ -168,6 +184,10 @@ impl Engine {
             tokens: ResumeTokens::new(&key),
             watchers: Watchers::default(),
             counters: Counters::default(),
+            evidence: Evidence::default(),
+            stuck: Mutex::default(),
+            sweep: Mutex::default(),
+            queue_full: AtomicBool::new(false),
             timer_bell: Notify::new(),
             timer_next: AtomicI64::new(i64::MIN),
             event_bell: Notify::new(),
@@ -235,21 +255,27 @@ impl Engine {
         format!("{}/v1/resume/{}", self.config.public_url, self.tokens.token(execution, step, visit))
     }
 
-    /// The executions with these ids, from memory where they moved lately. The version guard makes an old copy harmless.
-    pub(crate) async fn hot(&self, ids: &BTreeSet<ExecutionId>) -> Result<Vec<Arc<Execution>>, StoreError> {
+    /// The executions with these ids, from memory where they moved lately and are not `distrusted`; with each, whether it
+    /// was read from the record now. The version guard makes an old copy harmless where it leads to a commit.
+    pub(crate) async fn hot(
+        &self,
+        ids: &BTreeSet<ExecutionId>,
+        distrusted: &BTreeSet<ExecutionId>,
+    ) -> Result<Vec<(Arc<Execution>, bool)>, StoreError> {
         let mut found = Vec::with_capacity(ids.len());
         let mut missing = Vec::new();
         {
             let mut hot = self.hot.lock().unwrap_or_else(PoisonError::into_inner);
             for id in ids {
-                match hot.get(id) {
-                    Some(execution) => found.push(execution.clone()),
+                match hot.get(id).filter(|_| !distrusted.contains(id)) {
+                    Some(execution) => found.push((execution.clone(), false)),
                     None => missing.push(*id),
                 }
             }
         }
         if !missing.is_empty() {
-            found.extend(self.store.load(&missing).await?.into_iter().map(Arc::new));
+            let loaded = self.store.load(&missing).await?;
+            found.extend(loaded.into_iter().map(|execution| (Arc::new(execution), true)));
         }
         Ok(found)
     }
@@ -260,6 +286,7 @@ impl Engine {
             // A task's result is on its way; others may rest for days.
             Status::WaitingForWorker | Status::Pending | Status::Cancelling | Status::Compensating => {
                 execution.context_bytes <= HOT_CONTEXT_BYTES_MAX
+                    && execution.compensations.len() + execution.signals.len() <= HOT_EXTRAS_MAX
             }
             Status::Waiting
             | Status::Paused
@@ -268,6 +295,10 @@ impl Engine {
             | Status::Failed
             | Status::Cancelled => false,
         };
+        // Commits of one execution may be noted in another order than they were made in.
+        if hot.peek(&execution.id()).is_some_and(|kept| kept.version > execution.version) {
+            return;
+        }
         if keep {
             hot.put(execution.id(), execution.clone());
         } else {

@@ -82,33 +82,55 @@ pub(crate) async fn resolve(
     id: &str,
     version: Option<&str>,
 ) -> Result<Option<FlowReference>, StoreError> {
-    let bundled = bundle
-        .iter()
-        .filter(|flow| flow.id == id && version.is_none_or(|version| flow.version == version))
-        .max_by_key(|flow| semver_key(&flow.version));
-    match bundled {
+    match bundled(bundle, id, version) {
         Some(flow) => Ok(Some(flow.clone())),
         None => store.find_flow(id, version).await,
     }
+}
+
+fn bundled<'a>(bundle: &'a [FlowReference], id: &str, version: Option<&str>) -> Option<&'a FlowReference> {
+    bundle
+        .iter()
+        .filter(|flow| flow.id == id && version.is_none_or(|version| flow.version == version))
+        .max_by_key(|flow| semver_key(&flow.version))
 }
 
 fn semver_key(version: &str) -> Option<semver::Version> {
     semver::Version::parse(version).ok()
 }
 
-/// The sub-flows of an execution's flow, resolved ahead of a decision.
-pub(crate) async fn resolve_sub_flows(
-    store: &dyn Store,
-    loaded: &LoadedFlow,
-    execution: &Execution,
-) -> Result<HashMap<(String, Option<String>), FlowReference>, StoreError> {
-    let mut found = HashMap::new();
-    for (id, version) in &loaded.sub_flows {
-        if let Some(flow) = resolve(store, &execution.identity.bundle, id, version.as_deref()).await? {
-            found.insert((id.clone(), version.clone()), flow);
+/// Published flows that sub-flow steps name, looked up once for a batch of decisions.
+#[derive(Default)]
+pub(crate) struct SubFlows(HashMap<(String, Option<String>), Option<FlowReference>>);
+
+impl SubFlows {
+    /// The sub-flows of an execution's flow, resolved ahead of a decision.
+    pub(crate) async fn resolve_all(
+        &mut self,
+        store: &dyn Store,
+        loaded: &LoadedFlow,
+        execution: &Execution,
+    ) -> Result<HashMap<(String, Option<String>), FlowReference>, StoreError> {
+        let mut found = HashMap::new();
+        for name in &loaded.sub_flows {
+            let (id, version) = name;
+            let flow = match bundled(&execution.identity.bundle, id, version.as_deref()) {
+                Some(flow) => Some(flow.clone()),
+                None => match self.0.get(name) {
+                    Some(known) => known.clone(),
+                    None => {
+                        let published = store.find_flow(id, version.as_deref()).await?;
+                        self.0.insert(name.clone(), published.clone());
+                        published
+                    }
+                },
+            };
+            if let Some(flow) = flow {
+                found.insert(name.clone(), flow);
+            }
         }
+        Ok(found)
     }
-    Ok(found)
 }
 
 fn collect_sub_flows(graph: &Graph, found: &mut Vec<(String, Option<String>)>) {

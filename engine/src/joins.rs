@@ -15,7 +15,7 @@ use crate::apply::create_row;
 use crate::config::SPAWN_CHUNK_MAX;
 use crate::effects::Aftermath;
 use crate::engine::{Engine, EngineError};
-use crate::flows::{LoadedFlow, resolve};
+use crate::flows::{LoadedFlow, SubFlows, resolve};
 use crate::store::{Batch, Create, CreateOutcome, JoinState, Spawn, number};
 
 /// Children that are read at a time.
@@ -57,6 +57,7 @@ impl Engine {
         let mut batch = Batch { now, ..Batch::default() };
         batch.spawns.push(Spawn { parent: state.parent, join: state.join, from: state.spawned, to });
         let mut effects = Vec::new();
+        let mut flows = SubFlows::default();
         for index in state.spawned..to {
             let creation = match children::child(&spec, index, &flow.flow, &self.config.limits, now) {
                 Ok(creation) => creation,
@@ -65,7 +66,7 @@ impl Engine {
                     return Ok(());
                 }
             };
-            let (create, wishes) = self.begun(creation).await?;
+            let (create, wishes) = self.begun(creation, &mut flows).await?;
             effects.push((Arc::new(create.execution.clone()), wishes));
             batch.creates.push(Create { spawn: Some(0), ..create });
         }
@@ -86,11 +87,16 @@ impl Engine {
     }
 
     /// A new execution with its first decision taken, so that both are one row to write.
-    pub(crate) async fn begun(&self, creation: Creation) -> Result<(Create, Vec<Effect>), EngineError> {
-        let around = self.load_around(Arc::new(creation.execution.clone())).await?;
-        let decided = self
-            .with_world(&around, |world| decide(&creation.execution, world, Command::Begin, self.moment()));
-        let now = self.now();
+    pub(crate) async fn begun(
+        &self,
+        creation: Creation,
+        flows: &mut SubFlows,
+    ) -> Result<(Create, Vec<Effect>), EngineError> {
+        let around = self.load_around(Arc::new(creation.execution.clone()), flows).await?;
+        let moment = self.moment();
+        let decided =
+            self.with_world(&around, |world| decide(&creation.execution, world, Command::Begin, moment));
+        let now = moment.now;
         // A refusal is impossible for a new execution; unbegun, the timer begins it.
         let Ok(decision) = decided else { return Ok((create_row(creation, now), Vec::new())) };
         let mut events = vec![creation.event];
@@ -109,6 +115,7 @@ impl Engine {
                 idempotency: creation.idempotency,
                 input_hash: String::new(),
                 spawn: None,
+                cause: None,
             };
             return Ok((create, vec![Effect::BeginChild { child: id }]));
         }
@@ -119,6 +126,7 @@ impl Engine {
             idempotency: creation.idempotency,
             input_hash: String::new(),
             spawn: None,
+            cause: None,
         };
         Ok((create, effects))
     }

@@ -9,6 +9,7 @@ mod commit;
 pub mod config;
 mod effects;
 pub mod engine;
+pub mod evidence;
 mod flows;
 mod joins;
 pub mod services;
@@ -19,6 +20,6 @@ pub mod view;
 pub mod watch;
 mod wire;
 
-pub use apply::{CommandError, CommandOutcome};
+pub use apply::{CommandError, CommandOutcome, Fault};
 pub use config::EngineConfig;
 pub use engine::{Engine, EngineDeps, EngineError};

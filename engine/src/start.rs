@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flowmonkey_core::execution::rerun::context_at;
 use flowmonkey_core::execution::state::Lineage;
-use flowmonkey_core::execution::{FlowReference, Origin, StartRequest, Status, create};
+use flowmonkey_core::execution::{Execution, FlowReference, Origin, StartRequest, Status, create};
 use flowmonkey_core::flow::Flow;
 use flowmonkey_core::ids::{ExecutionId, FlowHash};
 use flowmonkey_plumbing::ids::new_uuid;
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::effects::Aftermath;
 use crate::engine::{Engine, EngineError};
-use crate::flows::{LoadedFlow, flow_row, resolve};
+use crate::flows::{LoadedFlow, SubFlows, flow_row, resolve};
 use crate::store::{Batch, Create, CreateOutcome, PublishOutcome};
 
 /// Events that are read at a time.
@@ -159,7 +159,7 @@ impl Engine {
     /// unless `input` replaces it.
     ///
     /// # Errors
-    /// When the execution or the step does not exist, or the record fails.
+    /// When the execution or the step does not exist, the execution has not ended, or the record fails.
     pub async fn rerun(
         &self,
         of: ExecutionId,
@@ -167,6 +167,9 @@ impl Engine {
         input: Option<Value>,
     ) -> Result<Started, EngineError> {
         let original = self.execution(of).await?;
+        if !original.is_terminal() {
+            return Err(EngineError::NotEnded(of));
+        }
         let flow = self.flows.get(&*self.store, &original.identity.flow.hash).await?;
         let context = match input {
             Some(input) => input,
@@ -197,17 +200,20 @@ impl Engine {
         let id = request.id;
         let input_hash = FlowHash::of(request.context.to_string().as_bytes()).to_string();
         let creation = create(request, &flow.flow, &self.config.limits, now)?;
-        let (create, effects) = self.begun(creation).await?;
+        let (create, effects) = self.begun(creation, &mut SubFlows::default()).await?;
         let execution = Arc::new(create.execution.clone());
         let events = create.events.clone();
         let batch = Batch { now, creates: vec![Create { input_hash, ..create }], ..Batch::default() };
         let committed = self.committer.commit(&*self.store, batch).await?;
         match committed.creates.first() {
             Some(CreateOutcome::Created) => {}
+            // A commit whose answer was lost, made again: the execution that is there is this one.
+            Some(CreateOutcome::Existing { id: existing, .. }) if *existing == id => {}
             Some(CreateOutcome::Existing { id, input_differs }) => {
                 let status = self.execution(*id).await?.status();
                 return Ok(Started { id: *id, status, created: false, input_differs: *input_differs });
             }
+            Some(CreateOutcome::IdTaken) if self.is_stored(&execution).await? => {}
             Some(CreateOutcome::IdTaken | CreateOutcome::NotSpawned) | None => {
                 return Err(EngineError::IdTaken(id));
             }
@@ -221,6 +227,12 @@ impl Engine {
             tracing::warn!(%error, execution = %id, "what follows from a start is left to the chores");
         }
         Ok(Started { id, status: execution.status(), created: true, input_differs: false })
+    }
+
+    /// Whether the record has this very execution, which may have moved on meanwhile.
+    async fn is_stored(&self, execution: &Execution) -> Result<bool, EngineError> {
+        let stored = self.store.load(&[execution.id()]).await?.pop();
+        Ok(stored.is_some_and(|stored| stored.identity == execution.identity))
     }
 
     async fn flow_to_start(

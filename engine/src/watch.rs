@@ -11,6 +11,9 @@ use tokio::sync::{broadcast, oneshot};
 
 use crate::config::WATCH_BUFFER;
 
+/// Executions waited for, below which nobody looks for those who have given up.
+const SWEEP_AT_MIN: usize = 64;
+
 /// What watchers are told.
 #[derive(Clone, Debug)]
 pub enum Update {
@@ -59,7 +62,15 @@ pub struct CommittedUpdate {
 /// All watchers of this engine process.
 pub struct Watchers {
     updates: broadcast::Sender<Update>,
-    ends: Mutex<HashMap<ExecutionId, Vec<oneshot::Sender<Arc<Execution>>>>>,
+    ends: Mutex<Ends>,
+}
+
+/// Who waits for which end. Those who have given up are swept out whenever their number may have doubled, so that the
+/// map never holds many more than there are.
+#[derive(Default)]
+struct Ends {
+    waiting: HashMap<ExecutionId, Vec<oneshot::Sender<Arc<Execution>>>>,
+    sweep_at: usize,
 }
 
 impl Default for Watchers {
@@ -90,17 +101,47 @@ impl Watchers {
     pub fn end_of(&self, id: ExecutionId) -> oneshot::Receiver<Arc<Execution>> {
         let (sender, receiver) = oneshot::channel();
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = ends.entry(id).or_default();
+        if ends.waiting.len() >= ends.sweep_at {
+            ends.waiting.retain(|_, waiting| {
+                waiting.retain(|sender| !sender.is_closed());
+                !waiting.is_empty()
+            });
+            ends.sweep_at = (ends.waiting.len() * 2).max(SWEEP_AT_MIN);
+        }
+        let waiting = ends.waiting.entry(id).or_default();
         waiting.retain(|sender| !sender.is_closed());
         waiting.push(sender);
         receiver
     }
 
     pub(crate) fn ended(&self, execution: &Arc<Execution>) {
-        let waiting = self.ends.lock().unwrap_or_else(PoisonError::into_inner).remove(&execution.id());
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = ends.waiting.remove(&execution.id());
+        drop(ends);
         for sender in waiting.into_iter().flatten() {
             // The one who waited may have gone.
             drop(sender.send(execution.clone()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn those_who_have_given_up_are_forgotten() {
+        let watchers = Watchers::default();
+        let id = |number: u128| ExecutionId::from_uuid(Uuid::from_u128(number));
+        let patient = watchers.end_of(id(0));
+        for number in 1..10_000 {
+            drop(watchers.end_of(id(number)));
+        }
+        let ends = watchers.ends.lock().unwrap();
+        assert!(ends.waiting.len() <= 2 * SWEEP_AT_MIN, "{}", ends.waiting.len());
+        assert!(ends.waiting.contains_key(&id(0)));
+        drop((ends, patient));
     }
 }

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use flowmonkey_plumbing::manifest::Manifest;
+use flowmonkey_worker::child::process::{Captured, DRAIN, Full, Group, Keep, inherit, tail};
 use flowmonkey_worker::{Completion, Failure, Handler, Task};
-use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, Command as Process};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command as Process;
 
 use crate::config::{ConfigError, Fields};
 
@@ -29,10 +29,6 @@ const STDERR_BYTES: usize = 64 << 10;
 const STDERR_EXCERPT_BYTES: usize = 4 << 10;
 /// Time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
-/// Time to read what is left in the pipes after the program has ended.
-const DRAIN: Duration = Duration::from_secs(2);
-/// Variables that a program inherits.
-const INHERITED: [&str; 3] = ["PATH", "HOME", "LANG"];
 
 const COMMAND_FAILED: &str = "COMMAND_FAILED";
 const FIELDS: [&str; 9] =
@@ -179,12 +175,8 @@ impl Program {
 
     fn start(&self, task: &Task) -> Result<Group, Failure> {
         let mut process = Process::new(&self.program);
-        process.args(&self.arguments).env_clear();
-        for name in INHERITED {
-            if let Some(value) = std::env::var_os(name) {
-                process.env(name, value);
-            }
-        }
+        process.args(&self.arguments);
+        inherit(&mut process, []);
         process
             .env("FLOWMONKEY_EXECUTION_ID", &task.message.execution_id)
             .env("FLOWMONKEY_STEP_ID", &task.message.step_id)
@@ -194,9 +186,9 @@ impl Program {
         if let Some(directory) = &self.directory {
             process.current_dir(directory);
         }
-        process.process_group(0).kill_on_drop(true).stdout(Stdio::piped()).stderr(Stdio::piped());
+        process.stdout(Stdio::piped()).stderr(Stdio::piped());
         process.stdin(if self.input == Input::Json { Stdio::piped() } else { Stdio::null() });
-        let child = process.spawn().map_err(|error| {
+        Group::spawn(&mut process).map_err(|error| {
             let message = format!("`{}` cannot be started: {error}", self.program);
             let kind = error.kind();
             if matches!(kind, std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied) {
@@ -204,8 +196,7 @@ impl Program {
             } else {
                 Failure::new(COMMAND_FAILED, message)
             }
-        })?;
-        Ok(Group::new(child))
+        })
     }
 
     async fn run(&self, task: &Task) -> Result<Ended, Failure> {
@@ -236,7 +227,7 @@ impl Program {
             tokio::pin!(timeout);
             let end = loop {
                 tokio::select! {
-                    status = group.child.wait() => break End::Exited(status),
+                    status = group.wait() => break End::Exited(status),
                     full = &mut reading, if !out_ended => match full {
                         Err(Full) => break End::Full,
                         Ok(()) => out_ended = true,
@@ -247,7 +238,7 @@ impl Program {
                 }
             };
             match end {
-                End::Late | End::Cancelled => group.terminate().await,
+                End::Late | End::Cancelled => group.terminate(GRACE).await,
                 // What it started goes with it; this also closes the pipes that those processes hold.
                 End::Exited(_) | End::Full => group.kill(),
             }
@@ -324,99 +315,6 @@ enum End {
     Full,
     Late,
     Cancelled,
-}
-
-/// A process and all that it starts. Dropping it kills them.
-struct Group {
-    child: Child,
-    id: Option<Pid>,
-}
-
-impl Group {
-    fn new(child: Child) -> Self {
-        let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        Self { child, id }
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Some(id) = self.id {
-            // An error means that nobody is left.
-            kill_process_group(id, signal).ok();
-        }
-    }
-
-    fn kill(&mut self) {
-        self.signal(Signal::KILL);
-        // Once the group is gone its number may go to somebody else.
-        self.id = None;
-    }
-
-    /// Asks the processes to end, and kills them after the grace.
-    async fn terminate(&mut self) {
-        self.signal(Signal::TERM);
-        // Either it has ended or it has not: both end in the kill.
-        drop(tokio::time::timeout(GRACE, self.child.wait()).await);
-        self.kill();
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// What is kept of an output.
-#[derive(Clone, Copy)]
-enum Keep {
-    /// All of it, up to so many bytes; more is an error.
-    First(usize),
-    /// The last bytes.
-    Last(usize),
-}
-
-/// More output than may be kept.
-struct Full;
-
-struct Captured {
-    keep: Keep,
-    bytes: Vec<u8>,
-}
-
-impl Captured {
-    const fn new(keep: Keep) -> Self {
-        Self { keep, bytes: Vec::new() }
-    }
-
-    async fn read(&mut self, source: Option<impl AsyncRead + Unpin>) -> Result<(), Full> {
-        let Some(mut source) = source else { return Ok(()) };
-        let mut buffer = vec![0_u8; 16 << 10];
-        // A pipe that cannot be read has ended.
-        while let Ok(read @ 1..) = source.read(&mut buffer).await {
-            self.bytes.extend_from_slice(&buffer[..read]);
-            match self.keep {
-                Keep::First(limit) if self.bytes.len() > limit => return Err(Full),
-                Keep::Last(limit) if self.bytes.len() > 2 * limit => {
-                    self.bytes.drain(..self.bytes.len() - limit);
-                }
-                Keep::First(_) | Keep::Last(_) => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn text(&self) -> String {
-        let text = String::from_utf8_lossy(&self.bytes);
-        match self.keep {
-            Keep::First(_) => text.into_owned(),
-            Keep::Last(limit) => tail(&text, limit).to_owned(),
-        }
-    }
-}
-
-/// The end of a text, at most so many bytes.
-fn tail(text: &str, bytes: usize) -> &str {
-    &text[text.ceil_char_boundary(text.len().saturating_sub(bytes))..]
 }
 
 #[async_trait]

@@ -50,11 +50,13 @@ pub(crate) async fn dev(args: DevArgs) -> Result<Exit, CliError> {
         concurrency: args.handlers.concurrency,
         unknown_handler: UnknownHandler::Wait,
     };
-    let embedded = Embedded::open(dir, options).await?;
+    let mut embedded = Embedded::open(dir, options).await?;
     let mut files = FlowFiles { seen: BTreeMap::new() };
     if let Some(folder) = &args.flows {
         files.publish_changes(&embedded, &registry, folder).await;
     }
+    // Whoever is answered finds the flows published.
+    embedded.serve()?;
     banner(&args, &embedded, &registry);
     loop {
         tokio::select! {

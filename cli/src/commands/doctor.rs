@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{print, print_json};
 use crate::args::{DoctorArgs, Output};
 use crate::client::Client;
-use crate::embedded::data_dir::{self, DataDir, Ownership};
+use crate::embedded::data_dir::{self, Ownership};
 use crate::embedded::handlers;
 use crate::errors::{CliError, Exit};
 use crate::show;
@@ -134,7 +134,7 @@ fn disk(findings: &mut Findings, path: &Path) {
 
 async fn record(findings: &mut Findings, path: &Path, now: Timestamp) {
     let database = data_dir::database(path);
-    let taken = match DataDir::take_existing(path) {
+    let taken = match data_dir::take_or_ask(path).await {
         Ok(taken) => taken,
         Err(error) => return findings.add("lock", State::Bad, error.to_string()),
     };
@@ -146,7 +146,7 @@ async fn record(findings: &mut Findings, path: &Path, now: Timestamp) {
         Ownership::Theirs(owner) => {
             let pid = owner.pid.map_or_else(|| "a process".to_owned(), |pid| format!("process {pid}"));
             findings.add("lock", State::Good, format!("in use by {pid}"));
-            answers(findings, path).await;
+            answers(findings, owner.address.as_deref()).await;
             None
         }
     };
@@ -173,15 +173,11 @@ async fn record(findings: &mut Findings, path: &Path, now: Timestamp) {
 }
 
 /// Whether the owner says that it is well.
-async fn answers(findings: &mut Findings, path: &Path) {
-    let owner = match data_dir::find_owner(path).await {
-        Ok(owner) => owner,
-        Err(error) => return findings.add("owner", State::Bad, error.to_string()),
-    };
-    let Some(address) = owner.and_then(|owner| owner.address) else {
+async fn answers(findings: &mut Findings, address: Option<&str>) {
+    let Some(address) = address else {
         return findings.add("owner", State::Warning, "it does not say where it can be asked");
     };
-    let ready = match Client::new(&address) {
+    let ready = match Client::new(address) {
         Ok(client) => client.get("/readyz").await,
         Err(error) => Err(error),
     };

@@ -22,6 +22,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, CliError> {
     match command {
         Command::Run(args) => run::run(args, global.server.as_deref()).await,
         Command::Dev(args) => dev::dev(args).await,
+        Command::Demo(args) => crate::demo::demo(args).await,
         Command::Flow(command) => flow::flow(command),
         Command::Execution(command) => execution::execution(command, global.server.as_deref()).await,
         Command::Table(command) => table::table(command, global.server.as_deref()).await,

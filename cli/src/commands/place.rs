@@ -7,7 +7,7 @@ use flowmonkey_engine::config::UnknownHandler;
 use super::tell;
 use crate::args::{Durability, Place};
 use crate::client::Client;
-use crate::embedded::data_dir::{self, DataDir, Ownership, owned};
+use crate::embedded::data_dir::{self, Owner, Ownership, owned};
 use crate::embedded::{ANY_PORT, Embedded, Options};
 use crate::errors::CliError;
 
@@ -42,16 +42,13 @@ impl Session {
             let advice = "name one with --data-dir, or a server with --server";
             return Err(CliError::Usage(format!("{} holds no record; {advice}", path.display())));
         }
-        if let Some(owner) = data_dir::find_owner(path).await? {
-            return match &owner.address {
-                Some(address) => Ok(Self { client: Client::new(address)?, opened: None, access }),
-                None => Err(owned(path, &owner, "it does not say where it can be asked; try again later")),
-            };
-        }
-        let dir = match DataDir::take_existing(path)? {
+        let dir = match data_dir::take_or_ask(path).await? {
             Ownership::Ours(dir) => dir,
+            Ownership::Theirs(Owner { address: Some(address), .. }) => {
+                return Ok(Self { client: Client::new(&address)?, opened: None, access });
+            }
             Ownership::Theirs(owner) => {
-                return Err(owned(path, &owner, "it has just been started; try again"));
+                return Err(owned(path, &owner, "it does not say where it can be asked; try again later"));
             }
         };
         let options = Options {
@@ -62,7 +59,8 @@ impl Session {
             concurrency: None,
             unknown_handler: UnknownHandler::Wait,
         };
-        let embedded = Embedded::open(dir, options).await?;
+        let mut embedded = Embedded::open(dir, options).await?;
+        embedded.serve()?;
         Ok(Self { client: Client::new(&embedded.url)?, opened: Some(embedded), access })
     }
 

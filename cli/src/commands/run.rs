@@ -135,7 +135,8 @@ async fn here(args: &RunArgs, interrupts: &mut Interrupts) -> Result<Exit, CliEr
         concurrency: args.handlers.concurrency,
         unknown_handler: UnknownHandler::Fail,
     };
-    let embedded = Embedded::open(dir, options).await?;
+    let mut embedded = Embedded::open(dir, options).await?;
+    embedded.serve()?;
     let tree = Tree::new(&embedded.engine, &flow);
     let ended = walk(args, &embedded, StartFlow::Inline { flow, bundle }, input, &tree, interrupts).await;
     tree.end().await;

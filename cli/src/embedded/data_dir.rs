@@ -137,30 +137,34 @@ impl Drop for DataDir {
     }
 }
 
-/// Who owns the directory at `path`, with its address, once it has told it; none when nobody owns it any more.
+/// Takes the existing directory at `path`; when somebody else owns it, waits until they have told their address.
 ///
 /// # Errors
 /// When the directory cannot be read.
-pub(crate) async fn find_owner(path: &Path) -> Result<Option<Owner>, CliError> {
+pub(crate) async fn take_or_ask(path: &Path) -> Result<Ownership, CliError> {
     let deadline = Instant::now() + ADDRESS_WAIT;
     loop {
-        let owner = match DataDir::take_existing(path)? {
-            Ownership::Ours(_) => return Ok(None),
+        let mut owner = match DataDir::take_existing(path)? {
+            ours @ Ownership::Ours(_) => return Ok(ours),
             Ownership::Theirs(owner) => owner,
         };
-        let told = read_note(&path.join(ADDRESS)).and_then(|text| serde_json::from_str::<Owner>(&text).ok());
-        match told {
-            Some(told) if told.address.is_some() => return Ok(Some(told)),
-            Some(_) | None if Instant::now() >= deadline => return Ok(Some(owner)),
-            Some(_) | None => tokio::time::sleep(ADDRESS_LOOK_EVERY).await,
+        owner.address = told_address(path, &owner);
+        if owner.address.is_some() || Instant::now() >= deadline {
+            return Ok(Ownership::Theirs(owner));
         }
+        tokio::time::sleep(ADDRESS_LOOK_EVERY).await;
     }
+}
+
+/// The address that `owner` has told; what another process has left behind does not count.
+fn told_address(path: &Path, owner: &Owner) -> Option<String> {
+    let told: Owner = serde_json::from_str(&read_note(&path.join(ADDRESS))?).ok()?;
+    told.address.filter(|_| told.pid.is_some() && told.pid == owner.pid)
 }
 
 /// Why `path` cannot be used here: another process owns it.
 pub(crate) fn owned(path: &Path, owner: &Owner, advice: &str) -> CliError {
-    let told = read_note(&path.join(ADDRESS)).and_then(|text| serde_json::from_str::<Owner>(&text).ok());
-    let address = owner.address.clone().or_else(|| told.and_then(|told| told.address));
+    let address = owner.address.clone().or_else(|| told_address(path, owner));
     let pid = owner.pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
     let place = address.map_or_else(String::new, |address| format!(", which serves {address}"));
     CliError::Owned(format!("{} is in use by {pid}{place}; {advice}", path.display()))

@@ -10,7 +10,7 @@ use flowmonkey_handlers::jq::JqPolicy;
 use flowmonkey_handlers::{
     CommandPolicy, EmailPolicy, FilePolicy, HttpPolicy, Programs, SmtpTls, StockPolicy, stock,
 };
-use flowmonkey_worker::{Handler, Registry};
+use flowmonkey_worker::{ChildHandler, Handler, Registry, load_manifests};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use reqwest::Url;
 
@@ -48,12 +48,38 @@ pub(crate) fn registry(args: &HandlerArgs) -> Result<Registry, CliError> {
     Ok(registry)
 }
 
-/// The handlers of a manifest file, or of all manifest files of a directory.
+/// The handlers of a manifest file, or of all manifest files of a directory, in the order of their names.
 ///
 /// # Errors
 /// Names everything that is wrong with them.
 pub(crate) fn manifests(path: &Path) -> Result<Vec<Arc<dyn Handler>>, CliError> {
-    Err(CliError::Usage(format!("{}: handler manifests cannot be read yet", path.display())))
+    let mut files = vec![path.to_path_buf()];
+    if path.is_dir() {
+        let unreadable = |error: std::io::Error| CliError::Usage(format!("{}: {error}", path.display()));
+        let entries: Result<Vec<_>, _> = std::fs::read_dir(path).map_err(unreadable)?.collect();
+        files = entries.map_err(unreadable)?.into_iter().map(|entry| entry.path()).collect();
+        files.retain(|file| {
+            file.extension().is_some_and(|ending| ["yaml", "yml", "json"].iter().any(|one| ending == *one))
+        });
+        files.sort();
+        if files.is_empty() {
+            return Err(CliError::Usage(format!(
+                "{}: no handler manifests (*.yaml, *.json) here",
+                path.display()
+            )));
+        }
+    }
+    let mut handlers: Vec<Arc<dyn Handler>> = Vec::new();
+    for file in files {
+        for (manifest, directory) in
+            load_manifests(&file).map_err(|error| CliError::Usage(error.to_string()))?
+        {
+            let handler = ChildHandler::new(manifest, directory)
+                .map_err(|error| CliError::Usage(format!("{}: {error}", file.display())))?;
+            handlers.push(Arc::new(handler));
+        }
+    }
+    Ok(handlers)
 }
 
 fn policy(args: &HandlerArgs) -> Result<StockPolicy, CliError> {

@@ -74,6 +74,8 @@ pub(crate) struct Embedded {
     chores_end: CancellationToken,
     api: TaskTracker,
     api_end: CancellationToken,
+    /// Until somebody serves on it.
+    listener: Option<TcpListener>,
     committer: TaskTracker,
     store: Arc<SqliteStore>,
     dir: DataDir,
@@ -84,7 +86,8 @@ pub(crate) const ANY_PORT: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 impl Embedded {
-    /// Opens the record of `dir`, goes on with what was unfinished in it, and serves the HTTP API.
+    /// Opens the record of `dir` and goes on with what was unfinished in it. The address is taken; it answers from
+    /// [`Self::serve`] on.
     ///
     /// # Errors
     /// When the record cannot be opened, or the address cannot be listened on.
@@ -131,6 +134,7 @@ impl Embedded {
             chores_end: CancellationToken::new(),
             api: TaskTracker::new(),
             api_end: CancellationToken::new(),
+            listener: Some(listener),
             committer,
             store,
             dir,
@@ -141,7 +145,6 @@ impl Embedded {
         if let Some(registry) = options.registry {
             embedded.start_worker(registry, options.concurrency, queue, &*entropy)?;
         }
-        embedded.serve(listener)?;
         Ok(embedded)
     }
 
@@ -178,7 +181,12 @@ impl Embedded {
         Ok(())
     }
 
-    fn serve(&self, listener: TcpListener) -> Result<(), CliError> {
+    /// Serves the HTTP API and tells others where.
+    ///
+    /// # Errors
+    /// When the address cannot be told.
+    pub(crate) fn serve(&mut self) -> Result<(), CliError> {
+        let Some(listener) = self.listener.take() else { return Ok(()) };
         let options = ApiOptions { shutdown: self.api_end.clone(), ..ApiOptions::default() };
         let router = api::router(self.engine.clone(), options);
         let end = self.api_end.clone();

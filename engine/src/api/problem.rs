@@ -319,6 +319,7 @@ impl From<EngineError> for Problem {
                 Self::new(ErrorClass::NotFound, "EXECUTION_NOT_FOUND", detail)
             }
             EngineError::IdTaken(_) => Self::new(ErrorClass::Conflict, "EXECUTION_EXISTS", detail),
+            EngineError::NotEnded(_) => Self::new(ErrorClass::Conflict, "EXECUTION_NOT_ENDED", detail),
             EngineError::Contended(_) => Self::new(ErrorClass::Unavailable, "CONTENDED", detail),
         }
     }

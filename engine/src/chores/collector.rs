@@ -3,15 +3,17 @@
 
 use std::time::Duration;
 
+use flowmonkey_core::execution::Rejection;
 use flowmonkey_core::execution::command::Command;
 use flowmonkey_plumbing::queue::Delivery;
 use flowmonkey_plumbing::wire::ResultMessage;
 
 use super::{Backoff, Chore};
-use crate::apply::CommandOutcome;
+use crate::apply::{CommandOutcome, Fault};
 use crate::config::COLLECT_BATCH_MAX;
 use crate::engine::{Counters, Engine, EngineError};
-use crate::wire::task_report;
+use crate::evidence::{RefusedFor, RefusedResult};
+use crate::wire::{task_report, unreadable_report};
 
 /// Longest rest between looks, should a bell be lost.
 const POLL: Duration = Duration::from_secs(1);
@@ -30,27 +32,28 @@ pub struct Collected {
 /// # Errors
 /// When queue or record fail. The results that were taken stay with this engine; see [`apply`].
 pub async fn tick(engine: &Engine) -> Result<Collected, EngineError> {
-    let results = engine.queue.take(&engine.config.engine_id, COLLECT_BATCH_MAX).await?;
-    apply(engine, &results).await
+    let mut results = engine.queue.take(&engine.config.engine_id, COLLECT_BATCH_MAX).await?;
+    apply(engine, &mut results).await
 }
 
-/// Applies results that were taken, and lets the queue forget them after the commit.
+/// Applies results that were taken, and lets the queue forget them after the commit. What is done is taken out of
+/// `results`; left are those of executions that too many others were changing.
 ///
 /// # Errors
-/// When queue or record fail; the caller repeats it with the same results.
-pub async fn apply(engine: &Engine, results: &[ResultMessage]) -> Result<Collected, EngineError> {
+/// When queue or record fail; the caller repeats it with the results that are left.
+pub async fn apply(engine: &Engine, results: &mut Vec<ResultMessage>) -> Result<Collected, EngineError> {
     if results.is_empty() {
         return Ok(Collected::default());
     }
     let mut collected = Collected::default();
-    let deliveries: Vec<Delivery> = results
-        .iter()
-        .map(|result| Delivery { task_id: result.task_id.clone(), attempt: result.attempt })
-        .collect();
     let mut commands = Vec::with_capacity(results.len());
-    for result in results {
+    let mut places = Vec::with_capacity(results.len());
+    for (place, result) in results.iter().enumerate() {
         match task_report(result.clone()) {
-            Ok((task, report)) => commands.push((task.execution, Command::Report(Box::new(report)))),
+            Ok((task, report)) => {
+                commands.push((task.execution, Command::Report(Box::new(report))));
+                places.push(place);
+            }
             Err(reason) => {
                 tracing::warn!(
                     task = result.task_id,
@@ -60,25 +63,81 @@ pub async fn apply(engine: &Engine, results: &[ResultMessage]) -> Result<Collect
                 );
                 Counters::add(&engine.counters.results_invalid, 1);
                 collected.refused += 1;
+                if let Some((task, report)) = unreadable_report(result, &reason) {
+                    commands.push((task.execution, Command::Report(Box::new(report))));
+                    places.push(place);
+                }
+                note(engine, result, RefusedFor::Invalid, reason);
             }
         }
     }
-    for outcome in engine.apply(commands).await? {
-        match outcome {
-            CommandOutcome::Applied(_) => collected.applied += 1,
-            CommandOutcome::Rejected(rejection) => {
-                tracing::debug!(%rejection, "a result was refused");
-                collected.refused += 1;
-                Counters::add(&engine.counters.results_refused, 1);
+    let mut contended = Vec::new();
+    for (place, outcome) in places.into_iter().zip(engine.apply(commands).await?) {
+        let result = &results[place];
+        let (reason, detail) = match outcome {
+            CommandOutcome::Applied(_) => {
+                collected.applied += 1;
+                continue;
             }
+            CommandOutcome::Failed(Fault::Contended) => {
+                contended.push(place);
+                continue;
+            }
+            CommandOutcome::Rejected(rejection) => (refused_for(&rejection), rejection.to_string()),
             CommandOutcome::NotFound => {
-                collected.refused += 1;
-                Counters::add(&engine.counters.results_refused, 1);
+                (RefusedFor::UnknownExecution, "the execution does not exist".to_owned())
             }
-        }
+            // It cannot ever be applied to the execution as it is, and must not be in the way of others.
+            CommandOutcome::Failed(fault) => (RefusedFor::Unusable, fault.to_string()),
+        };
+        tracing::debug!(task = result.task_id, attempt = result.attempt, detail, "a result was refused");
+        collected.refused += 1;
+        Counters::add(&engine.counters.results_refused, 1);
+        note(engine, result, reason, detail);
     }
-    engine.queue.acknowledge(&engine.config.engine_id, &deliveries).await?;
+    let is_left = |place: &usize| contended.binary_search(place).is_ok();
+    let done: Vec<Delivery> = results
+        .iter()
+        .enumerate()
+        .filter(|(place, _)| !is_left(place))
+        .map(|(_, result)| result.delivery())
+        .collect();
+    engine.queue.acknowledge(&engine.config.engine_id, &done).await?;
+    let mut place = 0..;
+    results.retain(|_| place.next().is_some_and(|place| is_left(&place)));
     Ok(collected)
+}
+
+fn note(engine: &Engine, result: &ResultMessage, reason: RefusedFor, detail: String) {
+    engine.evidence.note(RefusedResult {
+        at: engine.now(),
+        task: result.task_id.clone(),
+        attempt: result.attempt,
+        worker: result.metrics.worker_id.clone(),
+        reason,
+        detail,
+    });
+}
+
+fn refused_for(rejection: &Rejection) -> RefusedFor {
+    match rejection {
+        Rejection::Finished(_) => RefusedFor::Finished,
+        Rejection::StaleAttempt => RefusedFor::Stale,
+        Rejection::StaleJoin
+        | Rejection::AlreadyCancelling
+        | Rejection::Compensating
+        | Rejection::NotWaiting(_)
+        | Rejection::InvalidAnswer(_)
+        | Rejection::SignalBufferFull { .. }
+        | Rejection::DuplicateSignal
+        | Rejection::AlreadyPaused
+        | Rejection::NotPaused
+        | Rejection::Paused
+        | Rejection::NotRetryable(_)
+        | Rejection::Compensated
+        | Rejection::CountedChild
+        | Rejection::NothingDue => RefusedFor::Other,
+    }
 }
 
 /// Takes results and applies them, again and again. What was taken stays here until it is stored.
@@ -112,9 +171,7 @@ impl Collector {
             self.taken = engine.queue.take(id, COLLECT_BATCH_MAX).await?;
             self.uncertain = false;
         }
-        let collected = apply(engine, &self.taken).await?;
-        self.taken.clear();
-        Ok(collected)
+        apply(engine, &mut self.taken).await
     }
 }
 

@@ -45,9 +45,9 @@ pub async fn tick(engine: &Engine) -> Result<Delivered, EngineError> {
                 .collect();
             engine.apply(commands).await?;
         }
+        // One by one, so that what is delivered stays delivered when a later one fails.
+        engine.store.mark_delivered(std::slice::from_ref(&event.id)).await?;
     }
-    let ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
-    engine.store.mark_delivered(&ids).await?;
     Ok(Delivered { events: events.len() })
 }
 

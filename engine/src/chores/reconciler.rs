@@ -1,6 +1,7 @@
 //! The reconciler: queue versus record. It is also the relay: a task that was committed and never published is present
 //! nowhere, and is published. The queue can be lost as a whole; this rebuilds it.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use flowmonkey_core::execution::command::{Command, TaskAttempt};
@@ -8,6 +9,7 @@ use flowmonkey_core::time::Timestamp;
 use flowmonkey_plumbing::queue::Delivery;
 
 use super::HasMore;
+use crate::apply::CommandOutcome;
 use crate::config::{RECONCILE_AFTER, RECONCILE_BATCH_MAX};
 use crate::engine::{Counters, Engine, EngineError};
 use crate::wire::delivery;
@@ -61,9 +63,16 @@ pub async fn reconcile(engine: &Engine, after: Duration) -> Result<Reconciled, E
             })
             .collect();
         if !commands.is_empty() {
-            reconciled.republished += commands.len();
-            Counters::add(&engine.counters.republished, commands.len());
-            engine.apply(commands).await?;
+            let outcomes = engine.apply(commands).await?;
+            // Those that moved on by themselves meanwhile were not missing.
+            let missed =
+                outcomes.iter().filter(|outcome| matches!(outcome, CommandOutcome::Applied(_))).count();
+            reconciled.republished += missed;
+            Counters::add(&engine.counters.republished, missed);
+            if engine.queue_full.load(Ordering::SeqCst) {
+                // Each further task would use up an attempt and find no room either. The record holds the backlog.
+                return Ok(reconciled);
+            }
         }
     }
 }

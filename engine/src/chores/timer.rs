@@ -1,72 +1,151 @@
 //! The timer: what is due. Waits cost nothing but a row: one task sleeps until the earliest of all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use flowmonkey_core::execution::Execution;
 use flowmonkey_core::execution::command::{Command, TaskAttempt};
-use flowmonkey_core::ids::ExecutionId;
+use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_core::time::Timestamp;
+use flowmonkey_plumbing::queue::{Delivery, QueueError};
 
 use super::{Backoff, Chore};
 use crate::apply::CommandOutcome;
-use crate::config::TIMER_BATCH_MAX;
+use crate::config::{STUCK_TIMER_REST, STUCK_TIMERS_MAX, TIMER_BATCH_MAX};
 use crate::engine::{Engine, EngineError};
 use crate::wire::delivery;
 
 /// Longest sleep, should a wake have been stored by another engine.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// Rest while the earliest of all is due and does not move.
+const STUCK_SLEEP: Duration = Duration::from_millis(250);
 
 /// What a tick did.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Woken {
-    /// Executions that were due.
+    /// Executions that were due and are not left alone for a while.
     pub due: usize,
     /// Executions that moved.
     pub moved: usize,
 }
 
+/// Executions that were due and did not move. Without this memory a page of them would be in the way of everything that
+/// is due after them. One that does not move twice in a row is left alone for a while; once may be a race.
+#[derive(Debug, Default)]
+pub(crate) struct Stuck(HashMap<ExecutionId, Option<Timestamp>>);
+
+impl Stuck {
+    fn is_left_alone(&self, id: ExecutionId) -> bool {
+        self.0.get(&id).is_some_and(Option::is_some)
+    }
+
+    /// Forgets those whose time has come; how many are left alone still.
+    fn wake_up(&mut self, now: Timestamp) -> usize {
+        self.0.retain(|_, until| until.is_none_or(|until| until > now));
+        self.0.values().filter(|until| until.is_some()).count()
+    }
+
+    fn note(&mut self, id: ExecutionId, now: Timestamp) {
+        let rest = u64::try_from(STUCK_TIMER_REST.as_millis()).unwrap_or(u64::MAX);
+        if let Some(until) = self.0.get_mut(&id) {
+            *until = Some(now.plus(rest));
+        } else if self.0.len() < STUCK_TIMERS_MAX {
+            self.0.insert(id, None);
+        }
+    }
+
+    /// It has moved.
+    pub(crate) fn forget(&mut self, id: ExecutionId) {
+        self.0.remove(&id);
+    }
+}
+
 /// Wakes what is due.
 ///
 /// # Errors
-/// When record or queue fail.
+/// When the record fails.
 pub async fn tick(engine: &Engine) -> Result<Woken, EngineError> {
     let now = engine.now();
-    let due = engine.store.due(now, TIMER_BATCH_MAX).await?;
+    let left_alone = {
+        let mut stuck = engine.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        stuck.wake_up(now)
+    };
+    let mut due = engine.store.due(now, TIMER_BATCH_MAX + left_alone).await?;
+    {
+        let stuck = engine.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        due.retain(|id| !stuck.is_left_alone(*id));
+    }
+    due.truncate(TIMER_BATCH_MAX);
     if due.is_empty() {
         return Ok(Woken { due: 0, moved: 0 });
     }
     let ids: BTreeSet<ExecutionId> = due.iter().copied().collect();
-    let mut commands = Vec::with_capacity(due.len());
-    for execution in engine.hot(&ids).await? {
-        commands.push((execution.id(), wake(engine, &execution, now).await?));
-    }
-    let outcomes = engine.apply(commands).await?;
-    let moved = outcomes.iter().filter(|outcome| matches!(outcome, CommandOutcome::Applied(_))).count();
-    for outcome in &outcomes {
-        if let CommandOutcome::Rejected(rejection) = outcome {
-            tracing::trace!(%rejection, "nothing was due after all");
+    let mut late = Vec::new();
+    let mut commands: Vec<(ExecutionId, Command)> = Vec::with_capacity(due.len());
+    for (execution, _) in engine.hot(&ids, &BTreeSet::new()).await? {
+        match late_start(&execution, now) {
+            Some(attempt) => late.push((execution.task_id(attempt.task), attempt)),
+            None => commands.push((execution.id(), Command::Wake)),
         }
     }
-    Ok(Woken { due: due.len(), moved })
+    match started(engine, &late).await {
+        Ok(found) => commands.extend(found),
+        // Other timers do not need the queue.
+        Err(error) => tracing::warn!(%error, "whether tasks were started in time is looked at later"),
+    }
+    let asked: Vec<ExecutionId> = commands.iter().map(|(id, _)| *id).collect();
+    let outcomes = engine.apply(commands).await?;
+    let mut moved = BTreeSet::new();
+    for (id, outcome) in asked.into_iter().zip(outcomes) {
+        match outcome {
+            CommandOutcome::Applied(_) => {
+                moved.insert(id);
+            }
+            CommandOutcome::Rejected(rejection) => tracing::trace!(%rejection, "nothing was due after all"),
+            CommandOutcome::NotFound | CommandOutcome::Failed(_) => {}
+        }
+    }
+    let mut stuck = engine.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+    for id in ids.difference(&moved) {
+        stuck.note(*id, now);
+    }
+    Ok(Woken { due: due.len(), moved: moved.len() })
 }
 
-/// The command for an execution that is due. Whether a task was started in time only the queue knows.
-async fn wake(engine: &Engine, execution: &Execution, now: Timestamp) -> Result<Command, EngineError> {
-    let late = execution.task().filter(|task| {
+/// The attempt that should have been taken by a worker by now, if no other limit of it has come.
+fn late_start(execution: &Execution, now: Timestamp) -> Option<TaskAttempt> {
+    let task = execution.task().filter(|task| {
         task.start_by.is_some_and(|due| due <= now) && task.total_by.is_none_or(|due| due > now)
-    });
-    let Some(task) = late else { return Ok(Command::Wake) };
-    let attempt = TaskAttempt { task: task.run.task, attempt: task.run.attempt };
-    let delivery = delivery(execution.task_id(task.run.task), task.run.attempt);
-    let untaken = engine.queue.take_back(std::slice::from_ref(&delivery)).await?;
-    let present = engine.queue.present(std::slice::from_ref(&delivery)).await?;
-    Ok(if untaken.is_empty() && present == [true] {
-        Command::Started(attempt)
-    } else {
-        Command::NotStarted(attempt)
-    })
+    })?;
+    Some(TaskAttempt { task: task.run.task, attempt: task.run.attempt })
+}
+
+/// Whether tasks were started in time: only the queue knows.
+async fn started(
+    engine: &Engine,
+    late: &[(TaskId, TaskAttempt)],
+) -> Result<Vec<(ExecutionId, Command)>, QueueError> {
+    if late.is_empty() {
+        return Ok(Vec::new());
+    }
+    let deliveries: Vec<Delivery> =
+        late.iter().map(|(task, attempt)| delivery(*task, attempt.attempt)).collect();
+    let untaken: HashSet<Delivery> = engine.queue.take_back(&deliveries).await?.into_iter().collect();
+    let present = engine.queue.present(&deliveries).await?;
+    Ok(late
+        .iter()
+        .zip(deliveries.iter().zip(present))
+        .map(|((task, attempt), (delivery, present))| {
+            let command = if present && !untaken.contains(delivery) {
+                Command::Started(*attempt)
+            } else {
+                Command::NotStarted(*attempt)
+            };
+            (task.execution, command)
+        })
+        .collect())
 }
 
 impl Engine {
@@ -84,13 +163,14 @@ pub(super) async fn run(chore: Chore) {
     while !chore.shutdown.is_cancelled() {
         // Hints that come while the record is read count for the next round.
         engine.timer_next.store(i64::MAX, Ordering::SeqCst);
+        let began = engine.now();
         let rest = match tick(engine).await {
             // Work that moved something may have left more; work that moved nothing must not spin.
             Ok(Woken { moved, .. }) if moved > 0 => continue,
             Ok(_) => match engine.store.next_due().await {
                 Ok(next) => {
                     backoff = Backoff::default();
-                    sleep_until(engine, next)
+                    sleep_until(engine, next, began)
                 }
                 Err(error) => backoff.failed(chore.name(), &error.into()),
             },
@@ -103,9 +183,13 @@ pub(super) async fn run(chore: Chore) {
     }
 }
 
-fn sleep_until(engine: &Engine, next: Option<Timestamp>) -> Duration {
+fn sleep_until(engine: &Engine, next: Option<Timestamp>, looked_at: Timestamp) -> Duration {
     let Some(next) = next else { return SLEEP_MAX };
+    if next <= looked_at {
+        // It was due already when the tick looked, and did not move. What is due behind it is not known, so the look is
+        // repeated, but not in a busy loop.
+        return STUCK_SLEEP;
+    }
     engine.timer_next.fetch_min(next.as_millis(), Ordering::SeqCst);
-    // At least a millisecond: something due that does not move is looked at again, but not in a busy loop.
     Duration::from_millis(next.since(engine.now()).max(1)).min(SLEEP_MAX)
 }

@@ -29,6 +29,7 @@ pub use model::{
     Spent, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Update, awaited_event,
 };
 pub use sqlite::{Durability, SCHEMA_VERSION, SqliteOptions, SqliteStore, verify};
+pub(crate) use tally::{JoinKey, touched_budgets, touched_joins};
 
 /// The record. All instants are arguments; nothing here reads a clock.
 #[async_trait]

@@ -69,6 +69,8 @@ pub struct Create {
     pub input_hash: String,
     /// Index into [`Batch::spawns`]: it is a child of that fan-out.
     pub spawn: Option<usize>,
+    /// Index into [`Batch::updates`]: that decision starts it, and it is stored only if that decision is.
+    pub cause: Option<usize>,
 }
 
 /// Children for a fan-out. Counts only if the fan-out has `from` children now and is not closing.
@@ -148,7 +150,7 @@ pub enum CreateOutcome {
     },
     /// The id is taken by an execution that was stored before.
     IdTaken,
-    /// The fan-out has moved on.
+    /// The fan-out, or the execution that starts it, has moved on.
     NotSpawned,
 }
 

@@ -12,10 +12,10 @@ use flowmonkey_core::ids::ExecutionId;
 use super::model::{Batch, JoinState, Spawn, Spent};
 
 /// Names a fan-out: the parent and the number of the fan-out in it.
-pub(super) type JoinKey = (ExecutionId, u32);
+pub(crate) type JoinKey = (ExecutionId, u32);
 
 /// Every fan-out that a batch may read or change.
-pub(super) fn touched_joins(batch: &Batch) -> BTreeSet<JoinKey> {
+pub(crate) fn touched_joins(batch: &Batch) -> BTreeSet<JoinKey> {
     let mut keys: BTreeSet<JoinKey> = batch.spawns.iter().map(|spawn| (spawn.parent, spawn.join)).collect();
     for (execution, record) in all_records(batch) {
         match record {
@@ -39,7 +39,7 @@ pub(super) fn touched_joins(batch: &Batch) -> BTreeSet<JoinKey> {
 }
 
 /// Every budget that a batch may spend from.
-pub(super) fn touched_budgets(batch: &Batch) -> BTreeSet<ExecutionId> {
+pub(crate) fn touched_budgets(batch: &Batch) -> BTreeSet<ExecutionId> {
     let mut roots = BTreeSet::new();
     for (_, record) in all_records(batch) {
         if let Record::Spend { root, .. } = record {

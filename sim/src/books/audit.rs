@@ -7,6 +7,7 @@ use flowmonkey_core::execution::{Phase, replay};
 use flowmonkey_engine::store::MemoryRows;
 
 use super::Books;
+use super::execution::difference;
 
 impl Books {
     /// What the record holds is what was committed, no more and no less.
@@ -18,11 +19,15 @@ impl Books {
                 continue;
             };
             if *stored != book.state {
-                found.push(("state", format!("{id}: stored {stored:?}; committed {:?}", book.state)));
+                found.push((
+                    "state",
+                    format!("{id}, stored and committed: {}", difference(stored, &book.state)),
+                ));
             }
             let history: Vec<_> = rows.history.get(id).into_iter().flatten().flatten().cloned().collect();
             if history != book.history {
-                found.push(("history", format!("{id}: the stored history is not the one that was committed")));
+                found
+                    .push(("history", format!("{id}: the stored history is not the one that was committed")));
             }
             let replayed = replay(&history).map(|state| (state.phase, state.context, state.activity));
             let state = (stored.phase.clone(), stored.context.clone(), stored.activity.clone());
@@ -57,7 +62,10 @@ impl Books {
             if !book.state.is_terminal() {
                 let reason = book.state.waiting_reason();
                 let status = book.state.status();
-                found.push(("progress", format!("{id} has not ended: {status:?}, {reason:?}, {:?}", book.state)));
+                found.push((
+                    "progress",
+                    format!("{id} has not ended: {status:?}, {reason:?}, {:?}", book.state),
+                ));
             }
             let is_cancelled = matches!(&book.state.phase, Phase::Cancelled { cancellation }
                 if cancellation.source == CancelSource::User);

@@ -18,7 +18,7 @@ use flowmonkey_plumbing::queue::Delivery;
 use crate::sometimes::Sometimes;
 use crate::workload::StepTable;
 
-pub use execution::ExecutionBook;
+pub use execution::{ExecutionBook, NONCE};
 pub use family::JoinBook;
 pub use leases::Leases;
 
@@ -107,9 +107,9 @@ impl Books {
             let Ok(task) = delivery.task_id.parse::<flowmonkey_core::ids::TaskId>() else { continue };
             let Some(book) = self.executions.get(&task.execution) else { continue };
             let state = &book.state;
-            let counts = state.task().is_some_and(|out| {
-                out.run.task == task.number && out.run.attempt == delivery.attempt
-            });
+            let counts = state
+                .task()
+                .is_some_and(|out| out.run.task == task.number && out.run.attempt == delivery.attempt);
             let held = state.pause.as_ref().is_some_and(|pause| pause.held.is_some());
             if counts && !held && self.leases.was_handed_in(delivery) {
                 self.violate("results", format!("the result of {delivery} was dropped though it counts"));

@@ -11,16 +11,14 @@ use flowmonkey_plumbing::manifest::{ChildLimits, Manifest};
 use flowmonkey_plumbing::wire::LogLevel;
 use rustix::process::Signal;
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
-use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio::time::{Instant, Sleep};
 
+use super::conversation::Conversation;
 use super::launch::HANDLER_ERROR;
-use super::output::{Budget, Exceeded, Lines, Overlong};
-use super::process::{DRAIN, Group, tail};
+use super::output::{Budget, Exceeded};
+use super::process::{DRAIN, tail};
 use super::protocol::{self, ChildResult, Malformed, Said};
 use crate::handler::{Completion, Failure, Task};
-use crate::journal::LOG_MESSAGE_BYTES_MAX;
 
 /// A limit of the manifest was passed.
 const LIMIT_EXCEEDED: &str = "LIMIT_EXCEEDED";
@@ -60,63 +58,6 @@ pub(super) fn leave_behind(task: &Task, result: ChildResult) -> Box<Result<Compl
     Box::new(ended)
 }
 
-/// A running child and its pipes.
-#[derive(Debug)]
-pub(super) struct Conversation {
-    group: Group,
-    feed: Feed,
-    stdout: Lines<ChildStdout>,
-    stderr: Lines<ChildStderr>,
-}
-
-impl Conversation {
-    /// None: the child was started without pipes.
-    pub(super) fn new(mut group: Group, limits: &ChildLimits) -> Option<Self> {
-        let feed = Feed { pipe: Some(group.child.stdin.take()?), bytes: Vec::new(), sent: 0 };
-        let stdout = Lines::new(group.child.stdout.take()?, limits.line_bytes, Overlong::Refuse);
-        let stderr = Lines::new(group.child.stderr.take()?, LOG_MESSAGE_BYTES_MAX, Overlong::Split);
-        Some(Self { group, feed, stdout, stderr })
-    }
-
-    pub(super) fn is_alive(&mut self) -> bool {
-        matches!(self.group.child.try_wait(), Ok(None))
-    }
-}
-
-/// What is written to a child, as far as it reads.
-#[derive(Debug)]
-struct Feed {
-    /// None: closed.
-    pipe: Option<ChildStdin>,
-    bytes: Vec<u8>,
-    sent: usize,
-}
-
-impl Feed {
-    fn push(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    fn has_more(&self) -> bool {
-        self.pipe.is_some() && self.sent < self.bytes.len()
-    }
-
-    /// Writes all of it. Safe to drop and to repeat.
-    async fn flush(&mut self) {
-        while let Some(pipe) = self.pipe.as_mut()
-            && self.sent < self.bytes.len()
-        {
-            match pipe.write(&self.bytes[self.sent..]).await {
-                Ok(sent @ 1..) => self.sent += sent,
-                // A child need not read: then the pipe breaks, and its output says how it ended.
-                Ok(0) | Err(_) => self.pipe = None,
-            }
-        }
-        self.bytes = Vec::new();
-        self.sent = 0;
-    }
-}
-
 /// How an attempt ended.
 pub(super) enum Ended {
     /// With a result; the child can take another task.
@@ -152,6 +93,8 @@ pub(super) struct Attempt<'a> {
     phase: Phase,
     result: Option<Box<ChildResult>>,
     saving: Option<Saving<'a>>,
+    /// Why it was told to stop.
+    stopped: Option<&'static str>,
     heard: bool,
     logs: usize,
     last_stderr: VecDeque<String>,
@@ -175,6 +118,7 @@ impl<'a> Attempt<'a> {
             phase: Phase::Working,
             result: None,
             saving: None,
+            stopped: None,
             heard: false,
             logs: 0,
             last_stderr: VecDeque::new(),
@@ -253,7 +197,7 @@ impl<'a> Attempt<'a> {
                 }
                 () = conversation.feed.flush(), if conversation.feed.has_more() => {}
                 () = task.cancelled.cancelled(), if matches!(self.phase, Phase::Working) => {
-                    self.cancel(deadline.as_mut()).await;
+                    self.cancel("the task was stopped", deadline.as_mut()).await;
                 }
                 () = task.cancelled.cancelled(), if matches!(self.phase, Phase::Leaving) => return Ok(false),
                 status = conversation.group.wait(), if !exited => {
@@ -297,7 +241,8 @@ impl<'a> Attempt<'a> {
         deadline.reset(Instant::now() + self.grace());
     }
 
-    async fn cancel(&mut self, deadline: Pin<&mut Sleep>) {
+    async fn cancel(&mut self, why: &'static str, deadline: Pin<&mut Sleep>) {
+        self.stopped = Some(why);
         self.phase = Phase::Cancelling;
         let Conversation { group, feed, .. } = &mut self.conversation;
         feed.push(protocol::cancel(&self.task.message.task_id).as_bytes());
@@ -313,7 +258,7 @@ impl<'a> Attempt<'a> {
             // Another attempt has taken over.
             Err(PlumbingError::Stale { .. }) => {
                 if matches!(self.phase, Phase::Working) {
-                    self.cancel(deadline.as_mut()).await;
+                    self.cancel("another attempt has taken over", deadline.as_mut()).await;
                 }
             }
             Err(error @ (PlumbingError::TooLarge { .. } | PlumbingError::Unavailable(_))) => {
@@ -385,8 +330,8 @@ impl<'a> Attempt<'a> {
 
     fn without_result(&self) -> Ended {
         let name = self.name;
-        if self.task.cancelled.is_cancelled() {
-            return Ended::Failed(Failure::terminal(CANCELLED, "the task was stopped"));
+        if let Some(why) = self.stopped {
+            return Ended::Failed(Failure::terminal(CANCELLED, why));
         }
         let quoted: Vec<_> = self.last_stderr.iter().map(String::as_str).collect();
         let quoted = if quoted.is_empty() { String::new() } else { format!(": {}", quoted.join("\n")) };
@@ -408,10 +353,7 @@ impl<'a> Attempt<'a> {
                 }));
                 if self.heard { Ended::Failed(failure) } else { Ended::Unheard(failure) }
             }
-            Phase::Cancelling => {
-                Ended::Failed(Failure::terminal(CANCELLED, "another attempt has taken over"))
-            }
-            Phase::Working | Phase::Leaving => {
+            Phase::Working | Phase::Cancelling | Phase::Leaving => {
                 let message = format!("`{name}` closed its standard output without a result{quoted}");
                 let details = json!({ "exitCode": null, "signal": null, "stderr": self.last_stderr });
                 Ended::Failed(Failure::new(HANDLER_ERROR, message).details(details))

@@ -1,6 +1,7 @@
 //! Handlers in any language: each is a child process that speaks the child protocol on its standard input and output.
 
 mod attempt;
+mod conversation;
 mod launch;
 mod output;
 pub mod process;
@@ -13,7 +14,8 @@ use async_trait::async_trait;
 use flowmonkey_plumbing::manifest::Manifest;
 
 use crate::handler::{Completion, Failure, Handler, Task};
-use attempt::{Attempt, Conversation, Ended};
+use attempt::{Attempt, Ended};
+use conversation::Conversation;
 use launch::{HANDLER_ERROR, Launch};
 
 /// Why a manifest cannot be run as a child process.

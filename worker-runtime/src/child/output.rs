@@ -117,3 +117,49 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn all(text: &[u8], line_bytes: usize, overlong: Overlong) -> Vec<String> {
+        let budget = Budget::new(1 << 20);
+        let mut lines = Lines::new(text, line_bytes, overlong);
+        let mut found = Vec::new();
+        while let Some(line) = lines.next(&budget).await.unwrap() {
+            found.push(String::from_utf8(line).unwrap());
+        }
+        found
+    }
+
+    #[tokio::test]
+    async fn lines_end_by_either_kind_of_end_or_with_the_pipe() {
+        assert_eq!(all(b"a\r\n\nb\nc", 100, Overlong::Refuse).await, ["a", "", "b", "c"]);
+        assert_eq!(all(b"", 100, Overlong::Refuse).await, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn long_lines_are_split_or_refused() {
+        assert_eq!(all(b"abcde\nabcd\n", 4, Overlong::Split).await, ["abcd", "e", "abcd"]);
+        let mut lines = Lines::new(&b"abcde\n"[..], 4, Overlong::Refuse);
+        assert_eq!(lines.next(&Budget::new(100)).await, Err(Exceeded::Line(4)));
+    }
+
+    #[tokio::test]
+    async fn an_endless_pipe_takes_no_more_memory_than_its_limit() {
+        let line_bytes = 1 << 20;
+        let mut lines = Lines::new(tokio::io::repeat(b'x'), line_bytes, Overlong::Refuse);
+        assert_eq!(lines.next(&Budget::new(u64::MAX)).await, Err(Exceeded::Line(line_bytes)));
+        // A vector at most doubles.
+        assert!(lines.buffer.capacity() <= 4 * line_bytes, "{}", lines.buffer.capacity());
+        let mut lines = Lines::new(tokio::io::repeat(b'\n'), line_bytes, Overlong::Refuse);
+        let budget = Budget::new(10 << 20);
+        let ended = loop {
+            if let Err(exceeded) = lines.next(&budget).await {
+                break exceeded;
+            }
+        };
+        assert_eq!(ended, Exceeded::Output(10 << 20));
+        assert!(lines.buffer.capacity() <= 4 * CHUNK_BYTES, "{}", lines.buffer.capacity());
+    }
+}

@@ -267,3 +267,106 @@ fn context(fields: &mut Fields) -> Result<Vec<ContextOperation>, Malformed> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &Value) -> Result<Said, Malformed> {
+        parse(line.to_string().as_bytes(), "t")
+    }
+
+    fn result_of(line: &Value) -> Box<ChildResult> {
+        let said = read(line).unwrap();
+        let Said::Result(result) = said else { panic!("not a result: {said:?}") };
+        result
+    }
+
+    #[test]
+    fn absent_and_null_are_told_apart_where_it_matters() {
+        let result = |fields: Value| {
+            let mut line = json!({ "type": "result", "id": "t", "outcome": "success" });
+            line.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            result_of(&line)
+        };
+        assert_eq!(result(json!({})).ended, Ok(Completion::Success(None)));
+        assert_eq!(result(json!({ "output": null })).ended, Ok(Completion::output(Value::Null)));
+        let jump = |next: Option<&str>| Completion::Override { output: None, next: next.map(Into::into) };
+        assert_eq!(result(json!({ "nextStepOverride": null })).ended, Ok(jump(None)));
+        assert_eq!(result(json!({ "nextStepOverride": "b" })).ended, Ok(jump(Some("b"))));
+        // Every other field may be null, as many serialisers write it.
+        let nulls =
+            json!({ "error": null, "contextUpdates": null, "cost": null, "events": null, "id": null });
+        assert_eq!(result(nulls).ended, Ok(Completion::Success(None)));
+    }
+
+    #[test]
+    fn waits_are_read_with_all_their_fields() {
+        let line = json!({ "type": "result", "outcome": "waiting", "waitUntil": "2030-01-01T00:00:00Z",
+            "waitReason": "approval", "resumeToken": "r", "metadata": { "a": 1 }, "nextStepOverride": null });
+        let Ok(Completion::Wait(wait)) = result_of(&line).ended else { panic!("not a wait") };
+        assert_eq!(wait.until.as_deref(), Some("2030-01-01T00:00:00Z"));
+        assert_eq!((wait.reason.as_deref(), wait.resume_token.as_deref()), (Some("approval"), Some("r")));
+        assert_eq!((wait.output, wait.metadata["a"].clone()), (Some(Value::Null), json!(1)));
+        let line = json!({ "type": "result", "outcome": "wait", "output": null });
+        assert_eq!(result_of(&line).ended, Ok(Completion::Wait(Wait::default())));
+    }
+
+    #[test]
+    fn results_of_wrong_shapes_name_the_field() {
+        for (fields, wanted) in [
+            (json!({}), "outcome"),
+            (json!({ "outcome": "maybe" }), "outcome"),
+            (json!({ "outcome": "released" }), "outcome"),
+            (json!({ "outcome": "failure" }), "error"),
+            (json!({ "outcome": "failure", "error": "text" }), "error"),
+            (json!({ "outcome": "failure", "error": { "code": "" } }), "error.code"),
+            (json!({ "outcome": "failure", "error": { "code": "X" }, "retryAfterMs": -1 }), "retryAfterMs"),
+            (json!({ "outcome": "success", "contextUpdates": "a" }), "contextUpdates"),
+            (json!({ "outcome": "success", "contextUpdates": [{ "op": "grow" }] }), "contextUpdates[0]"),
+            (json!({ "outcome": "success", "nextStepOverride": 1 }), "nextStepOverride"),
+            (json!({ "outcome": "wait", "nextStepOverride": "b" }), "nextStepOverride"),
+            (json!({ "outcome": "wait", "waitUntil": "tomorrow" }), "waitUntil"),
+            (json!({ "outcome": "success", "events": {} }), "events"),
+            (json!({ "outcome": "success", "cost": 1 }), "cost"),
+            (json!({ "outcome": "success", "id": 7 }), "id"),
+        ] {
+            let mut line = json!({ "type": "result" });
+            line.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            match read(&line) {
+                Err(Malformed::Result { field, .. }) => assert_eq!(field, wanted, "{line}"),
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn changes_of_the_context_are_paths_or_operations_in_order() {
+        let line =
+            |updates: Value| json!({ "type": "result", "outcome": "success", "contextUpdates": updates });
+        let context = |updates| result_of(&line(updates)).context;
+        let set = |path: &str, value| ContextOperation::Set { path: path.into(), value };
+        assert_eq!(context(json!({ "b.c": 1, "a": null })), [set("b.c", json!(1)), set("a", Value::Null)]);
+        let operations = json!([{ "op": "delete", "path": "a" }, { "op": "set", "path": "b", "value": 2 }]);
+        assert_eq!(context(operations), [ContextOperation::Delete { path: "a".into() }, set("b", json!(2))]);
+    }
+
+    #[test]
+    fn depth_has_a_limit_that_is_no_log_line() {
+        for levels in [VALUE_DEPTH_MAX + 1, 100_000] {
+            let line =
+                format!(r#"{{"type":"checkpoint","data":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
+            assert_eq!(parse(line.as_bytes(), "t"), Err(Malformed::TooDeep));
+        }
+        let levels = VALUE_DEPTH_MAX;
+        let line = format!(r#"{{"type":"checkpoint","data":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
+        assert!(matches!(parse(line.as_bytes(), "t"), Ok(Said::Checkpoint(_))));
+    }
+
+    #[test]
+    fn lines_for_others_and_of_unknown_types_are_ignored() {
+        assert_eq!(read(&json!({ "type": "result", "id": "u" })), Ok(Said::Nothing));
+        assert_eq!(read(&json!({ "type": "metrics", "id": 3 })), Ok(Said::Nothing));
+        assert_eq!(parse(b" \t", "t"), Ok(Said::Nothing));
+    }
+}

@@ -219,6 +219,7 @@ fn begun(
         idempotency: creation.idempotency,
         input_hash: "input".into(),
         spawn: None,
+        cause: None,
     }
 }
 

@@ -40,7 +40,7 @@ impl MemoryRows {
         }
         let spawned: Vec<bool> = spawns.iter().map(|spawn| tally.spawn(spawn)).collect();
         for create in creates {
-            let outcome = self.outcome(&create, &spawned, now);
+            let outcome = self.outcome(&create, &spawned, &committed.updates, now);
             if outcome == CreateOutcome::Created {
                 tally.take(create.execution.id(), &create.records, &mut spent);
                 self.create(create, now);
@@ -71,8 +71,11 @@ impl MemoryRows {
         self.store(execution, events, records, now);
     }
 
-    fn outcome(&self, create: &Create, spawned: &[bool], now: Timestamp) -> CreateOutcome {
-        if create.spawn.is_some_and(|spawn| !spawned.get(spawn).copied().unwrap_or(false)) {
+    fn outcome(&self, create: &Create, spawned: &[bool], updated: &[bool], now: Timestamp) -> CreateOutcome {
+        let fails = |index: Option<usize>, held: &[bool]| {
+            index.is_some_and(|index| !held.get(index).copied().unwrap_or(false))
+        };
+        if fails(create.spawn, spawned) || fails(create.cause, updated) {
             return CreateOutcome::NotSpawned;
         }
         let name = key_name(create);

@@ -51,6 +51,7 @@ struct PreparedCreate {
     change: Change,
     key: Option<Key>,
     spawn: Option<usize>,
+    cause: Option<usize>,
 }
 
 /// An idempotency key.
@@ -103,7 +104,7 @@ fn prepare_update(update: Update, now: Timestamp) -> Result<PreparedUpdate, Stor
 }
 
 fn prepare_create(create: Create, now: Timestamp) -> Result<PreparedCreate, StoreError> {
-    let Create { mut execution, events, records, idempotency, input_hash, spawn } = create;
+    let Create { mut execution, events, records, idempotency, input_hash, spawn, cause } = create;
     let identity = &execution.identity;
     let tenant = identity.tenant_id.as_deref().unwrap_or_default();
     let key = idempotency.map(|(key, until)| Key {
@@ -120,7 +121,7 @@ fn prepare_create(create: Create, now: Timestamp) -> Result<PreparedCreate, Stor
         records,
         row: encode::execution(&mut execution, None)?,
     };
-    Ok(PreparedCreate { change, key, spawn })
+    Ok(PreparedCreate { change, key, spawn, cause })
 }
 
 fn record_rows(
@@ -256,7 +257,7 @@ impl Writer<'_, '_> {
             changes.push(&update.change);
         }
         let spawned: Vec<bool> = spawns.iter().map(|spawn| tally.spawn(spawn)).collect();
-        let outcomes = self.choose(now, creates, &spawned).await?;
+        let outcomes = self.choose(now, creates, &spawned, &updated).await?;
         let accepted = accepted(creates, &outcomes);
         for create in &accepted {
             tally.take(create.change.id, &create.change.records, &mut spent);
@@ -308,6 +309,7 @@ impl Writer<'_, '_> {
         now: Timestamp,
         creates: &[PreparedCreate],
         spawned: &[bool],
+        updated: &[bool],
     ) -> Result<Vec<CreateOutcome>, StoreError> {
         if creates.is_empty() {
             return Ok(Vec::new());
@@ -315,9 +317,12 @@ impl Writer<'_, '_> {
         let mut known = self.known(creates).await?;
         let mut keys = self.keys(now, creates).await?;
         let mut outcomes = Vec::with_capacity(creates.len());
-        for PreparedCreate { change, key, spawn } in creates {
+        let fails = |index: Option<usize>, held: &[bool]| {
+            index.is_some_and(|index| !held.get(index).copied().unwrap_or(false))
+        };
+        for PreparedCreate { change, key, spawn, cause } in creates {
             let existing = key.as_ref().and_then(|key| Some((key, keys.get(&key.name)?)));
-            let outcome = if spawn.is_some_and(|spawn| !spawned.get(spawn).copied().unwrap_or(false)) {
+            let outcome = if fails(*spawn, spawned) || fails(*cause, updated) {
                 CreateOutcome::NotSpawned
             } else if let Some((key, (id, input_hash))) = existing {
                 CreateOutcome::Existing { id: *id, input_differs: *input_hash != key.input_hash }

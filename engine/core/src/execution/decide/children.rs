@@ -393,7 +393,7 @@ impl Turn<'_> {
         }
         Ok(match report.outputs {
             JoinOutputs::Dataset(reference) => reference,
-            JoinOutputs::Inline(outputs) => shape(step, outputs, join, &report.errors),
+            JoinOutputs::Inline(outputs) => shape(step, outputs, fan.total, join, &report.errors),
         })
     }
 
@@ -474,6 +474,7 @@ fn branch_name(step: &Step, index: u32) -> Option<&str> {
 fn shape(
     step: &Step,
     outputs: Vec<ChildOutput>,
+    total: u32,
     join: JoinRule,
     errors: &[super::super::command::ChildError],
 ) -> Value {
@@ -487,9 +488,11 @@ fn shape(
     };
     match &step.kind {
         StepKind::Parallel(parallel) => {
+            // Branches that were not begun, because enough others had ended, are null as well.
+            let mut children = outputs.into_iter();
             let mut map = Map::new();
-            for (index, ((name, _), child)) in parallel.branches.iter().zip(outputs).enumerate() {
-                map.insert(name.clone(), result(index, child));
+            for (index, (name, _)) in parallel.branches.iter().enumerate() {
+                map.insert(name.clone(), children.next().map_or(Value::Null, |child| result(index, child)));
             }
             Value::Object(map)
         }
@@ -520,7 +523,11 @@ fn shape(
         | StepKind::Echo
         | StepKind::Fail(_)
         | StepKind::Succeed => {
-            Value::Array(outputs.into_iter().enumerate().map(|(index, child)| result(index, child)).collect())
+            let mut results: Vec<Value> =
+                outputs.into_iter().enumerate().map(|(index, child)| result(index, child)).collect();
+            // Items that were not begun, because enough others had ended.
+            results.resize(total as usize, Value::Null);
+            Value::Array(results)
         }
     }
 }

@@ -1,5 +1,4 @@
 //! From a command to a decision. One file per thing that can happen.
-
 mod children;
 mod control;
 mod ending;

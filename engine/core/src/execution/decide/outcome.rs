@@ -11,7 +11,7 @@ use super::super::error::ExecutionError;
 use super::super::event::{AttemptOutcome, Event};
 use super::super::state::{Compensation, Incident, StepRun};
 use super::turn::{Next, Turn};
-use crate::flow::definition::{Jitter, OnExhausted, RetryPolicy, Step, StepId, StepKind};
+use crate::flow::definition::{ContextNeeds, Jitter, OnExhausted, RetryPolicy, Step, StepId, StepKind};
 use crate::flow::selector::Needs;
 
 impl Turn<'_> {
@@ -238,20 +238,34 @@ fn undo_needs(with: &Step) -> Needs {
     if let Some(condition) = &with.when {
         needs = needs.union(condition.needs());
     }
-    if let StepKind::Task(task) = &with.kind {
-        if let Some(key) = &task.idempotency_key {
-            needs = needs.union(key.needs());
-        }
-        match &task.context {
-            crate::flow::definition::ContextNeeds::Paths(paths) => {
-                if let Needs::Roots(roots) = &mut needs {
-                    roots.extend(paths.iter().map(|path| path.root().to_owned()));
-                }
+    match &with.kind {
+        StepKind::Task(task) => {
+            if let Some(key) = &task.idempotency_key {
+                needs = needs.union(key.needs());
             }
-            crate::flow::definition::ContextNeeds::Full | crate::flow::definition::ContextNeeds::None => {}
+            match &task.context {
+                ContextNeeds::Paths(paths) => {
+                    needs = needs.union(Needs::roots(paths.iter().map(|path| path.root())));
+                }
+                ContextNeeds::Full | ContextNeeds::None => {}
+            }
+            needs
         }
+        StepKind::Set(_) | StepKind::Echo | StepKind::Fail(_) | StepKind::Succeed | StepKind::SubFlow(_) => {
+            needs
+        }
+        StepKind::WaitSignal(_) | StepKind::Approval(_) => needs,
+        // These read the context by selectors and expressions of their own, or in their bodies.
+        StepKind::Delay(_)
+        | StepKind::WaitEvent(_)
+        | StepKind::Conditional(_)
+        | StepKind::Switch(_)
+        | StepKind::Branch(_)
+        | StepKind::Parallel(_)
+        | StepKind::Map(_)
+        | StepKind::Loop(_)
+        | StepKind::Emit(_) => Needs::All,
     }
-    needs
 }
 
 fn jittered(policy: &RetryPolicy, retry: u32, chance: u64) -> u64 {

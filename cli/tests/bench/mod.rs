@@ -1,0 +1,238 @@
+//! Runs the real binary, waits for what it says, and talks HTTP to it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Longest time that anything is waited for; a test that passes never needs it.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A directory to work in.
+pub struct Bench {
+    pub dir: TempDir,
+}
+
+/// What a finished command left.
+pub struct Done {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Done {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}\n{}", self.stdout, self.stderr))
+    }
+
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self
+    }
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flowmonkey"));
+        command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
+        command.env("TMPDIR", self.dir.path()).env("NO_COLOR", "1");
+        for name in ["FLOWMONKEY_LOG", "FLOWMONKEY_SERVER", "FLOWMONKEY_DATA_DIR", "FLOWMONKEY_LISTEN"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Done {
+        done(self.command(args).output().unwrap())
+    }
+
+    pub fn run_with_stdin(&self, args: &[&str], input: &[u8]) -> Done {
+        let mut command = self.command(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let input = input.to_vec();
+        // Whoever refuses too much input stops reading it: that it cannot all be written is expected then.
+        let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
+        let output = child.wait_with_output().unwrap();
+        writer.join().unwrap();
+        done(output)
+    }
+
+    /// Starts a command that stays.
+    pub fn start(&self, args: &[&str]) -> Running {
+        let mut command = self.command(args);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let said = Arc::new(Mutex::new(String::new()));
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let lines = said.clone();
+        let reader = std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                let mut said = lines.lock().unwrap();
+                said.push_str(&line);
+                said.push('\n');
+            }
+        });
+        Running { child, said, reader: Some(reader) }
+    }
+
+    /// The address that `owner` has told in its data directory.
+    pub fn address(&self, data_dir: &str, owner: &Running) -> String {
+        let path = self.path(data_dir).join("address");
+        wait_for("the address file", || {
+            let note: Value = serde_json::from_str(&std::fs::read_to_string(&path).ok()?).ok()?;
+            // What another owner left behind does not count.
+            let address = note["address"].as_str().filter(|_| note["pid"] == owner.child.id());
+            address.map(str::to_owned)
+        })
+    }
+}
+
+fn done(output: Output) -> Done {
+    Done {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// A command that stays. Dropping it kills it.
+pub struct Running {
+    pub child: Child,
+    said: Arc<Mutex<String>>,
+    reader: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Running {
+    pub fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
+    }
+
+    pub fn wait_for_line(&self, part: &str) {
+        wait_for(part, || self.said().contains(part).then_some(()));
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Waits for its end.
+    pub fn end(mut self) -> Done {
+        let status = wait_for("the process to end", || self.child.try_wait().unwrap());
+        let mut stdout = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        self.reader.take().unwrap().join().unwrap();
+        Done { code: status.code().unwrap_or(-1), stdout, stderr: self.said() }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Looks until there is something to see.
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(Instant::now() < deadline, "waited too long for {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// One HTTP request: the status and the body.
+pub fn http(base: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
+    let host = base.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(host).unwrap();
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).unwrap_or(Value::Null))
+}
+
+/// Names of what is in a directory, sorted.
+pub fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+pub const HELLO: &str = "\
+id: hello
+version: 1.0.0
+initialStepId: greet
+output: { type: path, path: greeting }
+steps:
+  greet:
+    type: set
+    input: { type: template, template: { text: \"Hello ${name}\" } }
+    outputKey: greeting
+    transitions: { onSuccess: null }
+";
+
+pub const FAILING: &str = "\
+id: failing
+version: 1.0.0
+initialStepId: late
+steps:
+  late: { type: fail, config: { code: LATE, message: too late }, transitions: { onSuccess: null } }
+";
+
+pub const SIGNAL: &str = "\
+id: paying
+version: 1.0.0
+initialStepId: paid
+steps:
+  paid: { type: wait-signal, outputKey: payment, transitions: { onSuccess: null, onResume: null } }
+";
+
+pub const MONTH: &str = "\
+id: reminder
+version: 1.0.0
+initialStepId: pause
+steps:
+  pause: { type: delay, config: { days: 30 }, transitions: { onSuccess: remind } }
+  remind: { type: set, config: { value: true }, outputKey: reminded, transitions: { onSuccess: null } }
+";

@@ -1,0 +1,121 @@
+//! Commands that need no record: flows, completions, help.
+#![expect(clippy::unwrap_used, reason = "test code")]
+
+#[expect(dead_code, unreachable_pub, reason = "shared by several tests")]
+mod bench;
+
+use bench::{Bench, HELLO};
+use serde_json::Value;
+
+/// The subcommands that the help of `args` lists.
+fn listed(args: &[&str]) -> Vec<String> {
+    let help = Bench::new().run(&[args, &["--help"]].concat()).expect(0).stdout;
+    help.lines()
+        .skip_while(|line| !line.starts_with("Commands:"))
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')))
+        .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
+        .collect()
+}
+
+#[test]
+fn the_help_names_every_command() {
+    assert_eq!(
+        listed(&[]),
+        [
+            "run",
+            "dev",
+            "demo",
+            "flow",
+            "execution",
+            "table",
+            "doctor",
+            "backup",
+            "restore",
+            "completions",
+            "help"
+        ]
+    );
+    assert_eq!(listed(&["flow"]), ["validate", "graph", "schema", "help"]);
+    assert_eq!(
+        listed(&["execution"]),
+        [
+            "list", "show", "history", "explain", "cancel", "pause", "resume", "signal", "retry", "rerun",
+            "help"
+        ]
+    );
+    assert_eq!(listed(&["table"]), ["list", "rows", "define", "help"]);
+}
+
+#[test]
+fn every_command_has_help_with_a_purpose() {
+    for command in ["run", "dev", "doctor", "backup", "restore", "completions"] {
+        let help = Bench::new().run(&[command, "--help"]).expect(0).stdout;
+        assert!(help.contains("Usage: flowmonkey"), "{help}");
+    }
+}
+
+#[test]
+fn a_misspelt_command_is_answered_with_the_right_one() {
+    let done = Bench::new().run(&["exection", "list"]).expect(2);
+    assert!(done.stderr.contains("execution"), "{}", done.stderr);
+}
+
+#[test]
+fn the_version_is_the_packages() {
+    let done = Bench::new().run(&["--version"]).expect(0);
+    assert_eq!(done.stdout.trim(), concat!("flowmonkey ", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn completions_know_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let done = Bench::new().run(&["completions", shell]).expect(0);
+        assert!(done.stdout.contains("execution") && done.stdout.contains("validate"), "{shell}");
+    }
+}
+
+#[test]
+fn validation_tells_all_problems_of_all_files() {
+    let bench = Bench::new();
+    bench.file("good.yaml", HELLO);
+    bench.file(
+        "bad.json",
+        "{\n  \"id\": \"bad\",\n  \"version\": \"1.0.0\",\n  \"initialStepId\": \"x\",\n  \"steps\": {}\n}\n",
+    );
+    bench.file("worse.yaml", "id: [\n");
+    bench.run(&["flow", "validate", "good.yaml"]).expect(0);
+    let done = bench.run(&["flow", "validate", "good.yaml", "bad.json", "worse.yaml"]).expect(2);
+    assert!(done.stdout.lines().any(|line| line.starts_with("bad.json:") && line.contains(": error: ")));
+    assert!(done.stdout.lines().any(|line| line.starts_with("worse.yaml:")), "{}", done.stdout);
+    let done = bench.run(&["flow", "validate", "good.yaml", "bad.json", "-o", "json"]).expect(2);
+    let report = done.json();
+    assert_eq!(
+        (&report["valid"], &report["files"][0]["valid"], &report["files"][1]["valid"]),
+        (&false.into(), &true.into(), &false.into())
+    );
+    let issue = &report["files"][1]["issues"][0];
+    assert!(issue["line"].as_u64().unwrap() > 0 && issue["message"].is_string(), "{issue}");
+}
+
+#[test]
+fn flows_are_drawn_and_described() {
+    let bench = Bench::new();
+    bench.file("hello.yaml", HELLO);
+    let chart = bench.run(&["flow", "graph", "hello.yaml"]).expect(0).stdout;
+    assert!(chart.starts_with("flowchart") && chart.contains("greet"), "{chart}");
+    let schema: Value = bench.run(&["flow", "schema"]).expect(0).json();
+    assert!(schema["$schema"].as_str().unwrap().contains("2020-12"));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    use std::process::Stdio;
+    let bench = Bench::new();
+    let mut child =
+        bench.command(&["flow", "schema"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
+}

@@ -1,0 +1,200 @@
+//! Engines over one record and one queue, and what they have under way.
+
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+
+use flowmonkey_core::execution::Handlers;
+use flowmonkey_engine::chores::collector::Collector;
+use flowmonkey_engine::chores::{events, pruner, reaper, reconciler, sweeper, timer};
+use flowmonkey_engine::engine::{EngineDeps, EngineError};
+use flowmonkey_engine::{Engine, EngineConfig};
+
+use crate::boundary::Boundary;
+use crate::client::{self, Answer, Request};
+use crate::executor;
+use crate::queue::SimQueue;
+use crate::random::{Random, SeededEntropy};
+use crate::store::SimStore;
+use crate::workload::POOLS;
+
+/// A chore of an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chore {
+    /// Results.
+    Collector,
+    /// What is due.
+    Timer,
+    /// Published events.
+    Events,
+    /// Ended leases.
+    Reaper,
+    /// Queue versus record.
+    Reconciler,
+    /// Fan-outs.
+    Sweeper,
+    /// What has passed its retention.
+    Pruner,
+}
+
+impl Chore {
+    /// All of them; results and timers have most to do.
+    pub const ALL: &[Self] = &[
+        Self::Collector,
+        Self::Timer,
+        Self::Events,
+        Self::Reaper,
+        Self::Reconciler,
+        Self::Sweeper,
+        Self::Pruner,
+    ];
+}
+
+type Future = Pin<Box<dyn std::future::Future<Output = Answer> + Send>>;
+
+/// Something that an engine has under way.
+struct Operation {
+    number: u64,
+    chore: Option<Chore>,
+    what: String,
+    future: Future,
+}
+
+/// One engine.
+pub struct Node {
+    /// The engine itself.
+    pub engine: Arc<Engine>,
+    name: String,
+    collector: Arc<Mutex<Option<Collector>>>,
+    operations: Vec<Operation>,
+}
+
+struct Known;
+
+impl Handlers for Known {
+    fn accepts(&self, handler_type: &str) -> bool {
+        POOLS.contains(&handler_type)
+    }
+
+    fn timeout_ms(&self, _handler_type: &str) -> Option<u64> {
+        None
+    }
+}
+
+impl Node {
+    /// Opens the engine with this number.
+    ///
+    /// # Panics
+    /// When the record cannot be read, though nothing fails while engines open.
+    #[must_use]
+    pub fn open(number: usize, boundary: &Arc<Boundary>, random: &mut Random) -> Self {
+        let name = format!("engine-{number}");
+        let deps = EngineDeps {
+            store: Arc::new(SimStore(boundary.clone())),
+            queue: Arc::new(SimQueue(boundary.clone())),
+            clock: boundary.clock.clone(),
+            entropy: Arc::new(SeededEntropy::new(random.fork())),
+            handlers: Arc::new(Known),
+        };
+        let config = EngineConfig { engine_id: name.clone(), ..EngineConfig::default() };
+        // Opening is tried again until it works; here it works at once.
+        boundary.set_faulty(false);
+        let engine = executor::block_on(Engine::open(deps, config, None));
+        let engine = engine.unwrap_or_else(|error| panic!("{name} does not open: {error}"));
+        Self { engine, name, collector: Arc::default(), operations: Vec::new() }
+    }
+
+    /// How much is under way.
+    #[must_use]
+    pub fn busy(&self) -> usize {
+        self.operations.len()
+    }
+
+    /// Begins a chore's tick, unless one is under way.
+    pub fn begin_chore(&mut self, chore: Chore, number: u64) {
+        if self.operations.iter().any(|operation| operation.chore == Some(chore)) {
+            return;
+        }
+        let engine = self.engine.clone();
+        let collector = self.collector.clone();
+        let future = Box::pin(async move {
+            match tick(chore, &engine, &collector).await {
+                Ok(did) => Answer::Nothing(did),
+                Err(error) => Answer::Nothing(error.to_string()),
+            }
+        });
+        self.operations.push(Operation { number, chore: Some(chore), what: format!("{chore:?}"), future });
+    }
+
+    /// Begins a client's request.
+    pub fn begin_request(&mut self, request: Request, number: u64) {
+        let what = match &request {
+            Request::Start(_, flow, key) => format!("start {flow} {key:?}"),
+            Request::Command(..) | Request::Publish(_) | Request::Rerun(..) => format!("{request:?}"),
+        };
+        let future = Box::pin(client::send(self.engine.clone(), request));
+        self.operations.push(Operation { number, chore: None, what, future });
+    }
+
+    /// Moves what is under way at `place` by one step. What it was, and what came of it when it has ended.
+    pub fn step(&mut self, place: usize, boundary: &Boundary) -> Option<(String, Answer)> {
+        let operation = self.operations.get_mut(place)?;
+        boundary.set_current(operation.number);
+        let Poll::Ready(answer) = executor::step(operation.future.as_mut()) else { return None };
+        let operation = self.operations.swap_remove(place);
+        boundary.take_progress(operation.number);
+        Some((format!("{} {}", self.name, operation.what), answer))
+    }
+
+    /// Dies with everything that it has in memory or under way.
+    pub fn crash(&mut self, number: usize, boundary: &Arc<Boundary>, random: &mut Random) {
+        for operation in self.operations.drain(..) {
+            let progress = boundary.take_progress(operation.number);
+            let collects = operation.chore == Some(Chore::Collector);
+            if progress.published && collects && !progress.acknowledged {
+                boundary.sometimes.hit("crash after a publication and before the acknowledgement");
+            } else if progress.committed {
+                boundary.sometimes.hit("crash after a commit and before its publication");
+            } else if progress.committing {
+                boundary.sometimes.hit("crash before a commit");
+            }
+        }
+        self.note_counters(boundary);
+        *self = Self::open(number, boundary, random);
+    }
+
+    /// Adds what the engine counted to the counts of the simulation.
+    pub fn note_counters(&self, boundary: &Boundary) {
+        let counters = &self.engine.counters;
+        for (path, counter) in [
+            ("result refused as stale", &counters.results_refused),
+            ("task republished", &counters.republished),
+            ("fan-out repaired by the sweeper", &counters.repairs),
+        ] {
+            boundary.sometimes.hits(path, counter.swap(0, Ordering::SeqCst));
+        }
+    }
+}
+
+async fn tick(
+    chore: Chore,
+    engine: &Engine,
+    collector: &Mutex<Option<Collector>>,
+) -> Result<String, EngineError> {
+    Ok(match chore {
+        Chore::Collector => {
+            let held = collector.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let mut held = held.unwrap_or_default();
+            let collected = held.tick(engine).await;
+            *collector.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
+            format!("{:?}", collected?)
+        }
+        Chore::Timer => format!("{:?}", timer::tick(engine).await?),
+        Chore::Events => format!("{:?}", events::tick(engine).await?),
+        Chore::Reaper => format!("{:?}", reaper::tick(engine).await?),
+        Chore::Reconciler => format!("{:?}", reconciler::tick(engine).await?),
+        Chore::Sweeper => format!("{:?}", sweeper::tick(engine).await?),
+        Chore::Pruner => format!("{:?}", pruner::tick(engine).await?),
+    })
+}

@@ -1,0 +1,159 @@
+//! The queue as engines see it: pushes and answers get lost, results come twice and in another order.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use flowmonkey_core::ids::TaskId;
+use flowmonkey_engine::store::Store;
+use flowmonkey_plumbing::queue::{Delivery, Depth, DispatchQueue, ExpiredLease, QueueError};
+use flowmonkey_plumbing::wire::{ResultMessage, TaskMessage};
+
+use crate::boundary::Boundary;
+use crate::plants::Plant;
+
+/// Of a thousand pushes, so many are answered and lost.
+const LOST_PUSHES: u64 = 15;
+/// Of a thousand results taken, so many come twice.
+const DOUBLED_RESULTS: u64 = 30;
+
+/// The queue as engines see it.
+pub struct SimQueue(pub Arc<Boundary>);
+
+fn unavailable() -> QueueError {
+    QueueError::Unavailable("the simulated connection broke".into())
+}
+
+impl SimQueue {
+    async fn before(&self) -> Result<(), QueueError> {
+        if self.0.before().await { Err(unavailable()) } else { Ok(()) }
+    }
+
+    async fn after(&self) -> Result<(), QueueError> {
+        if self.0.after().await { Err(unavailable()) } else { Ok(()) }
+    }
+
+    /// Takes the fence away: each result is given the attempt that the record has.
+    async fn unfence(&self, result: &mut ResultMessage) {
+        let Ok(task) = result.task_id.parse::<TaskId>() else { return };
+        let stored = self.0.store.load(&[task.execution]).await;
+        let current = stored.ok().and_then(|mut found| found.pop());
+        if let Some(out) = current.as_ref().and_then(|execution| execution.task())
+            && out.run.task == task.number
+        {
+            result.attempt = out.run.attempt;
+        }
+    }
+}
+
+#[async_trait]
+impl DispatchQueue for SimQueue {
+    async fn push(&self, tasks: Vec<TaskMessage>) -> Result<(), QueueError> {
+        if self.before().await.is_err() {
+            self.0.sometimes.hit("push failed");
+            return Err(unavailable());
+        }
+        if self.0.goes_wrong(LOST_PUSHES) {
+            self.0.sometimes.hit("push was lost silently");
+        } else {
+            self.0.queue().push(tasks).await?;
+        }
+        self.0.note_progress(|progress| progress.published = true);
+        self.after().await
+    }
+
+    async fn take(&self, engine: &str, max: usize) -> Result<Vec<ResultMessage>, QueueError> {
+        self.before().await?;
+        let mut results = self.0.queue().take(engine, max).await?;
+        if results.len() > 1 && self.0.goes_wrong(300) {
+            results.reverse();
+        }
+        for place in (0..results.len()).rev() {
+            if self.0.goes_wrong(DOUBLED_RESULTS) {
+                self.0.sometimes.hit("result delivered twice");
+                results.push(results[place].clone());
+            }
+        }
+        if self.0.plant == Some(Plant::FenceRemoved) {
+            for result in &mut results {
+                self.unfence(result).await;
+            }
+        }
+        if self.0.after().await {
+            if !results.is_empty() {
+                self.0.sometimes.hit("answer of a take lost");
+            }
+            return Err(unavailable());
+        }
+        Ok(results)
+    }
+
+    async fn wait_for_results(&self) {}
+
+    async fn acknowledge(&self, engine: &str, deliveries: &[Delivery]) -> Result<(), QueueError> {
+        self.before().await?;
+        self.0.books().acknowledged(deliveries);
+        if self.0.plant != Some(Plant::NeverAcknowledged) {
+            self.0.queue().acknowledge(engine, deliveries).await?;
+        }
+        self.0.note_progress(|progress| progress.acknowledged = true);
+        self.after().await
+    }
+
+    async fn adopt_results(&self, engine: &str) -> Result<usize, QueueError> {
+        self.before().await?;
+        let adopted = self.0.queue().adopt_results(engine).await?;
+        self.after().await?;
+        Ok(adopted)
+    }
+
+    async fn expired(&self, max: usize) -> Result<Vec<ExpiredLease>, QueueError> {
+        self.before().await?;
+        let mut expired = self.0.queue().expired(max).await?;
+        if self.0.plant == Some(Plant::LeasesEndEarly) {
+            // By a clock that is ahead: what ends within the next hour has ended.
+            self.0.clock.advance(3_600_000);
+            expired = self.0.queue().expired(max).await?;
+            self.0.clock.advance(-3_600_000);
+            for lease in &mut expired {
+                lease.hard_end = false;
+            }
+        }
+        self.after().await?;
+        Ok(expired)
+    }
+
+    async fn drop_deliveries(&self, deliveries: &[Delivery]) -> Result<(), QueueError> {
+        self.before().await?;
+        self.0.queue().drop_deliveries(deliveries).await?;
+        self.after().await
+    }
+
+    async fn request_cancel(&self, deliveries: &[Delivery]) -> Result<Vec<Delivery>, QueueError> {
+        self.before().await?;
+        let removed = self.0.queue().request_cancel(deliveries).await?;
+        self.after().await?;
+        Ok(removed)
+    }
+
+    async fn take_back(&self, deliveries: &[Delivery]) -> Result<Vec<Delivery>, QueueError> {
+        self.before().await?;
+        let removed = self.0.queue().take_back(deliveries).await?;
+        self.after().await?;
+        Ok(removed)
+    }
+
+    async fn present(&self, deliveries: &[Delivery]) -> Result<Vec<bool>, QueueError> {
+        self.before().await?;
+        let present = self.0.queue().present(deliveries).await?;
+        self.after().await?;
+        Ok(present)
+    }
+
+    async fn depths(&self) -> Result<Vec<(String, Depth)>, QueueError> {
+        self.0.queue().depths().await
+    }
+
+    async fn is_idle(&self) -> Result<bool, QueueError> {
+        self.0.queue().is_idle().await
+    }
+}

@@ -1,0 +1,250 @@
+//! The record as engines see it: each call may fail before or after it took effect, and others may move in between.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use flowmonkey_core::execution::{Execution, FlowReference, RecordedEvent, Status};
+use flowmonkey_core::flow::scope::Snapshot;
+use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
+use flowmonkey_core::time::Timestamp;
+use flowmonkey_engine::store::{
+    Batch, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState, ListPage,
+    PublishOutcome, PublishedEvent, Retention, Store, StoreError, StoredCheckpoint, TableDefinition,
+    TableRowRecord, TaskOut,
+};
+
+use crate::boundary::Boundary;
+use crate::plants::{self, Plant};
+
+/// The record as engines see it.
+pub struct SimStore(pub Arc<Boundary>);
+
+fn unavailable(when: &str) -> StoreError {
+    StoreError::Unavailable { reason: format!("the call failed {when} it took effect"), source: None }
+}
+
+impl SimStore {
+    async fn call<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        if self.0.before().await {
+            return Err(unavailable("before"));
+        }
+        let answer = call.await?;
+        if self.0.after().await {
+            return Err(unavailable("after"));
+        }
+        Ok(answer)
+    }
+}
+
+#[async_trait]
+impl Store for SimStore {
+    async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
+        self.0.note_progress(|progress| progress.committing = true);
+        if self.0.before().await {
+            self.0.sometimes.hit("commit failed before it took effect");
+            return Err(unavailable("before"));
+        }
+        let planted = plants::commit(self.0.plant, &self.0.store, batch).await?;
+        for (batch, committed) in &planted.happened {
+            self.0.books().committed(batch, committed);
+        }
+        if planted.answer.updates.contains(&false) {
+            self.0.sometimes.hit("version conflict");
+        }
+        self.0.note_progress(|progress| {
+            progress.committed = true;
+            progress.published = false;
+            progress.committing = false;
+        });
+        if self.0.after().await {
+            self.0.sometimes.hit("commit failed after it took effect");
+            return Err(unavailable("after"));
+        }
+        Ok(planted.answer)
+    }
+
+    async fn due(&self, now: Timestamp, max: usize) -> Result<Vec<ExecutionId>, StoreError> {
+        let mut due = self.call(self.0.store.due(now, max)).await?;
+        if self.0.plant == Some(Plant::TimerLost) {
+            due.retain(|id| !plants::is_chosen(*id));
+        }
+        Ok(due)
+    }
+
+    async fn put_definition(&self, flow: &FlowRow) -> Result<(), StoreError> {
+        self.call(self.0.store.put_definition(flow)).await
+    }
+
+    async fn publish(&self, flow: &FlowRow, now: Timestamp) -> Result<PublishOutcome, StoreError> {
+        self.call(self.0.store.publish(flow, now)).await
+    }
+
+    async fn definition(&self, hash: &FlowHash) -> Result<Option<FlowRow>, StoreError> {
+        self.call(self.0.store.definition(hash)).await
+    }
+
+    async fn find_flow(&self, id: &str, version: Option<&str>) -> Result<Option<FlowReference>, StoreError> {
+        self.call(self.0.store.find_flow(id, version)).await
+    }
+
+    async fn list_flows(&self, id: Option<&str>) -> Result<Vec<FlowReference>, StoreError> {
+        self.call(self.0.store.list_flows(id)).await
+    }
+
+    async fn load(&self, ids: &[ExecutionId]) -> Result<Vec<Execution>, StoreError> {
+        self.call(self.0.store.load(ids)).await
+    }
+
+    async fn list(&self, filter: &ExecutionFilter) -> Result<ListPage, StoreError> {
+        self.call(self.0.store.list(filter)).await
+    }
+
+    async fn history(
+        &self,
+        id: ExecutionId,
+        after: u64,
+        max: usize,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        self.call(self.0.store.history(id, after, max)).await
+    }
+
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.call(self.0.store.next_due()).await
+    }
+
+    async fn tasks_out(
+        &self,
+        after: Option<ExecutionId>,
+        until: Timestamp,
+        max: usize,
+    ) -> Result<Vec<TaskOut>, StoreError> {
+        self.call(self.0.store.tasks_out(after, until, max)).await
+    }
+
+    async fn failed_tasks(&self, max: usize) -> Result<Vec<FailedTaskRow>, StoreError> {
+        self.call(self.0.store.failed_tasks(max)).await
+    }
+
+    async fn join(&self, parent: ExecutionId, join: u32) -> Result<Option<Join>, StoreError> {
+        self.call(self.0.store.join(parent, join)).await
+    }
+
+    async fn join_state(&self, parent: ExecutionId, join: u32) -> Result<Option<JoinState>, StoreError> {
+        self.call(self.0.store.join_state(parent, join)).await
+    }
+
+    async fn snapshot(&self, parent: ExecutionId, join: u32) -> Result<Option<Arc<Snapshot>>, StoreError> {
+        self.call(self.0.store.snapshot(parent, join)).await
+    }
+
+    async fn joins_to_tend(
+        &self,
+        after: Option<(ExecutionId, u32)>,
+        max: usize,
+    ) -> Result<Vec<JoinState>, StoreError> {
+        self.call(self.0.store.joins_to_tend(after, max)).await
+    }
+
+    async fn children(
+        &self,
+        parent: ExecutionId,
+        join: u32,
+        from: u32,
+        max: usize,
+    ) -> Result<Vec<ChildRow>, StoreError> {
+        self.call(self.0.store.children(parent, join, from, max)).await
+    }
+
+    async fn live_children(
+        &self,
+        parent: ExecutionId,
+        join: u32,
+        from: u32,
+        max: usize,
+    ) -> Result<Vec<(u32, ExecutionId)>, StoreError> {
+        self.call(self.0.store.live_children(parent, join, from, max)).await
+    }
+
+    async fn publish_event(&self, event: &PublishedEvent) -> Result<bool, StoreError> {
+        self.call(self.0.store.publish_event(event)).await
+    }
+
+    async fn undelivered_events(&self, max: usize) -> Result<Vec<PublishedEvent>, StoreError> {
+        self.call(self.0.store.undelivered_events(max)).await
+    }
+
+    async fn mark_delivered(&self, ids: &[String]) -> Result<(), StoreError> {
+        self.call(self.0.store.mark_delivered(ids)).await
+    }
+
+    async fn events_since(
+        &self,
+        name: &str,
+        since: Timestamp,
+        max: usize,
+    ) -> Result<Vec<PublishedEvent>, StoreError> {
+        self.call(self.0.store.events_since(name, since, max)).await
+    }
+
+    async fn subscribers(
+        &self,
+        name: &str,
+        after: Option<ExecutionId>,
+        max: usize,
+    ) -> Result<Vec<ExecutionId>, StoreError> {
+        self.call(self.0.store.subscribers(name, after, max)).await
+    }
+
+    async fn save_checkpoint(
+        &self,
+        task: TaskId,
+        attempt: u32,
+        checkpoint: &StoredCheckpoint,
+    ) -> Result<bool, StoreError> {
+        self.call(self.0.store.save_checkpoint(task, attempt, checkpoint)).await
+    }
+
+    async fn load_checkpoint(&self, task: TaskId) -> Result<Option<StoredCheckpoint>, StoreError> {
+        self.call(self.0.store.load_checkpoint(task)).await
+    }
+
+    async fn clear_checkpoint(&self, task: TaskId, attempt: u32) -> Result<bool, StoreError> {
+        self.call(self.0.store.clear_checkpoint(task, attempt)).await
+    }
+
+    async fn define_table(&self, table: &TableDefinition, now: Timestamp) -> Result<(), StoreError> {
+        self.call(self.0.store.define_table(table, now)).await
+    }
+
+    async fn tables(&self) -> Result<Vec<TableDefinition>, StoreError> {
+        self.call(self.0.store.tables()).await
+    }
+
+    async fn table_rows(
+        &self,
+        table: &str,
+        after: Option<i64>,
+        max: usize,
+    ) -> Result<Vec<TableRowRecord>, StoreError> {
+        self.call(self.0.store.table_rows(table, after, max)).await
+    }
+
+    async fn signing_key(&self, name: &str, fresh: &[u8]) -> Result<Vec<u8>, StoreError> {
+        self.call(self.0.store.signing_key(name, fresh)).await
+    }
+
+    async fn prune(&self, retention: &Retention, max: usize) -> Result<usize, StoreError> {
+        self.call(self.0.store.prune(retention, max)).await
+    }
+
+    async fn counts(&self) -> Result<Vec<(Status, u64)>, StoreError> {
+        self.call(self.0.store.counts()).await
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.call(self.0.store.check()).await
+    }
+}
