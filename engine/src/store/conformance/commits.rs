@@ -193,3 +193,26 @@ pub(super) async fn hostile_text_is_only_text(store: &dyn Store) {
     store_all(store, updates(at(1), vec![cancelled.clone()])).await;
     assert_eq!(load(store, id(1)).await, cancelled.execution);
 }
+
+pub(super) async fn what_a_decision_starts_is_stored_only_with_it(store: &dyn Store) {
+    let flow = work();
+    let one = start(store, &flow, 1, at(0)).await;
+    let two = start(store, &flow, 2, at(0)).await;
+    let mut stale = update(&flow, &one, success(&one, json!(1)), at(1));
+    stale.expected_version += 1;
+    let good = update(&flow, &two, success(&two, json!(1)), at(1));
+    let caused =
+        |number, cause| crate::store::model::Create { cause: Some(cause), ..root(&flow, number, at(1)) };
+    let batch = Batch {
+        now: at(1),
+        creates: vec![caused(3, 0), caused(4, 1), caused(5, 2), root(&flow, 6, at(1))],
+        updates: vec![stale, good],
+        spawns: Vec::new(),
+    };
+    let outcomes = commit(store, batch).await.creates;
+    let (created, refused) = (CreateOutcome::Created, CreateOutcome::NotSpawned);
+    assert_eq!(outcomes, [refused.clone(), created.clone(), refused, created]);
+    let ids: Vec<_> =
+        store.load(&[id(3), id(4), id(5), id(6)]).await.unwrap().iter().map(|one| one.id()).collect();
+    assert_eq!(ids, [id(4), id(6)]);
+}

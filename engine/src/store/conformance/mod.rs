@@ -60,6 +60,7 @@ rules! {
         a_failed_execution_is_reopened,
         a_taken_id_is_refused_and_the_batch_goes_on,
         an_empty_batch_is_nothing,
+        what_a_decision_starts_is_stored_only_with_it,
         a_null_output_is_not_a_missing_one,
         hostile_text_is_only_text;
     idempotency:

@@ -37,6 +37,11 @@ const READERS: u32 = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a caller waits for a connection of ours.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Memory for pages per connection, in the form of SQLite's pragma: 32 MiB. A batch that does not fit is written twice.
+const CACHE: &str = "-32768";
+/// Pages of the log before it is copied into the file: 32 MiB. Executions that are at work change the same pages again and
+/// again; the longer the log, the fewer copies.
+const CHECKPOINT_PAGES: &str = "8192";
 /// Prepared statements kept per connection: all of ours.
 const STATEMENTS: usize = 128;
 
@@ -94,9 +99,10 @@ impl SqliteStore {
             .busy_timeout(BUSY_TIMEOUT)
             .foreign_keys(true)
             .pragma("temp_store", "memory")
+            .pragma("cache_size", CACHE)
             .statement_cache_capacity(STATEMENTS)
             .disable_statement_logging();
-        let mut write = connect.clone();
+        let mut write = connect.clone().pragma("wal_autocheckpoint", CHECKPOINT_PAGES);
         if let Some(pages) = options.max_pages {
             write = write.pragma("max_page_count", pages.to_string());
         }

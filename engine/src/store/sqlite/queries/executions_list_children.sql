@@ -2,7 +2,7 @@
 SELECT id, flow_id, flow_version, status, current_step, waiting_reason, error_code, parent_id, labels, created_at, updated_at
 FROM fm_executions
 WHERE parent_id = ?6
-  AND (?1 IS NULL OR id < ?1)
+  AND id < coalesce(?1, x'ffffffffffffffffffffffffffffffffff')
   AND (?2 IS NULL OR status IN (SELECT value FROM json_each(?2)))
   AND (?3 IS NULL OR flow_id = ?3)
   AND (?4 IS NULL OR NOT EXISTS (
