@@ -227,7 +227,7 @@ pub(crate) fn bytes(value: u64) -> String {
     units.iter().find(|(shift, _)| value >> shift > 0).map_or_else(
         || format!("{value} B"),
         |(shift, unit)| {
-            let tenths = u128::from(value) * 10 >> shift;
+            let tenths = (u128::from(value) * 10) >> shift;
             format!("{}.{} {unit}", tenths / 10, tenths % 10)
         },
     )

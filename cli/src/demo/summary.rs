@@ -92,7 +92,7 @@ impl Summary {
             duration_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
             micros_per_package: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX) / packages,
             handler_micros_per_package: totals.duration_ms.saturating_mul(1000) / packages,
-            attempts: u64::from(execution.cost.attempts),
+            attempts: execution.cost.attempts,
         })
     }
 
