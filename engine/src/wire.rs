@@ -4,7 +4,7 @@ use flowmonkey_core::execution::command::{
     ContextChange, EmittedEvent, NextStep, ReportedOutcome, TableRow, TaskReport,
 };
 use flowmonkey_core::execution::state::Cost;
-use flowmonkey_core::execution::{Execution, TaskDraft};
+use flowmonkey_core::execution::{Execution, TaskDraft, codes};
 use flowmonkey_core::flow::definition::Priority;
 use flowmonkey_core::ids::TaskId;
 use flowmonkey_core::time::Timestamp;
@@ -143,6 +143,32 @@ pub(crate) fn task_report(result: ResultMessage) -> Result<(TaskId, TaskReport),
         worker: Some(result.metrics.worker_id).filter(|worker| !worker.is_empty()),
     };
     Ok((task, report))
+}
+
+/// The report that stands for a result that cannot be understood: the attempt failed, and its budget counts. Were the
+/// result only dropped, the task would be delivered for ever. None when not even the task is known.
+pub(crate) fn unreadable_report(result: &ResultMessage, reason: &str) -> Option<(TaskId, TaskReport)> {
+    let task: TaskId = result.task_id.parse().ok()?;
+    let report = TaskReport {
+        task: task.number,
+        attempt: result.attempt,
+        outcome: ReportedOutcome::Failure {
+            code: Some(codes::INVALID_RESULT.into()),
+            message: format!("the worker's result cannot be understood: {reason}"),
+            retryable: true,
+            details: None,
+            retry_after_ms: None,
+            next: NextStep::Transition,
+        },
+        context_changes: Vec::new(),
+        emitted: Vec::new(),
+        rows: Vec::new(),
+        cost: Cost::default(),
+        started_at: Timestamp::parse_rfc3339(&result.metrics.started_at),
+        duration_ms: result.metrics.duration,
+        worker: Some(result.metrics.worker_id.clone()).filter(|worker| !worker.is_empty()),
+    };
+    Some((task, report))
 }
 
 fn context_changes(updates: Option<wire::ContextUpdates>) -> Vec<ContextChange> {

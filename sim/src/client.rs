@@ -124,7 +124,11 @@ impl Client {
                         WaitOn::Handler { token: Some(token), .. } => {
                             command(Command::ResumeByToken { token, data })
                         }
-                        _ => {
+                        WaitOn::Timer { .. }
+                        | WaitOn::Signal { .. }
+                        | WaitOn::Event { .. }
+                        | WaitOn::Approval { .. }
+                        | WaitOn::Handler { token: None, .. } => {
                             let (step, visit) = (wait.run.step.to_string(), wait.run.visit);
                             command(Command::Resume { step, visit, data })
                         }

@@ -43,7 +43,7 @@ pub enum Plant {
     LeasesEndEarly,
     /// Every result is taken for one of the current attempt.
     FenceRemoved,
-    /// What follows from terminal states: ended executions are woken up by rewriting them as they were.
+    /// The last decision on an execution that has ended is stored a second time.
     TerminalRewritten,
 }
 
@@ -79,7 +79,7 @@ impl Plant {
 
 /// Whether a plant that breaks things for some executions breaks them for this one.
 pub(crate) fn is_chosen(id: ExecutionId) -> bool {
-    id.as_uuid().as_bytes()[15] % 4 == 0
+    id.as_uuid().as_bytes()[15].is_multiple_of(4)
 }
 
 /// What a store with the planted fault does with a batch: what it stored, and what it answered.

@@ -9,7 +9,7 @@ use flowmonkey_sim::sometimes::RARE_PATHS;
 use flowmonkey_sim::{Options, Plant, Report, Simulation};
 
 /// Seeds of an ordinary run.
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 20;
 /// Seeds in which a planted fault has to be found.
 const PLANT_SEEDS: u64 = 24;
 /// Simulations at a time.

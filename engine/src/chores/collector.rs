@@ -13,7 +13,7 @@ use crate::apply::{CommandOutcome, Fault};
 use crate::config::COLLECT_BATCH_MAX;
 use crate::engine::{Counters, Engine, EngineError};
 use crate::evidence::{RefusedFor, RefusedResult};
-use crate::wire::task_report;
+use crate::wire::{task_report, unreadable_report};
 
 /// Longest rest between looks, should a bell be lost.
 const POLL: Duration = Duration::from_secs(1);
@@ -63,6 +63,10 @@ pub async fn apply(engine: &Engine, results: &mut Vec<ResultMessage>) -> Result<
                 );
                 Counters::add(&engine.counters.results_invalid, 1);
                 collected.refused += 1;
+                if let Some((task, report)) = unreadable_report(result, &reason) {
+                    commands.push((task.execution, Command::Report(Box::new(report))));
+                    places.push(place);
+                }
                 note(engine, result, RefusedFor::Invalid, reason);
             }
         }

@@ -1,4 +1,8 @@
 //! What a commit writes into the books.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a checker looks at the events that it is about, and no others"
+)]
 
 use flowmonkey_core::execution::error::codes;
 use flowmonkey_core::execution::state::{CancelSource, Phase};

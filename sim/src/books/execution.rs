@@ -1,4 +1,8 @@
 //! The book of one execution: its history as committed, replayed event by event, with what follows from it.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a checker looks at the events that it is about, and no others"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 
