@@ -38,10 +38,13 @@ pub(crate) fn read_text(name: &str, max: usize) -> Result<String, CliError> {
 }
 
 fn cause(error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => "there is no such file".into(),
-        std::io::ErrorKind::PermissionDenied => "it may not be read".into(),
-        _ => error.to_string(),
+    let kind = error.kind();
+    if kind == std::io::ErrorKind::NotFound {
+        "there is no such file".into()
+    } else if kind == std::io::ErrorKind::PermissionDenied {
+        "it may not be read".into()
+    } else {
+        error.to_string()
     }
 }
 
