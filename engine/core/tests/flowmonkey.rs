@@ -19,7 +19,9 @@ const FLOWS: &str = include_str!("support/flowmonkey.json");
 
 fn bench() -> Bench {
     let mut bench = Bench::new(FLOWS);
-    bench.on("transform", |draft| success(json!(draft.input.as_ref().unwrap().as_str().unwrap().to_uppercase())));
+    bench.on("transform", |draft| {
+        success(json!(draft.input.as_ref().unwrap().as_str().unwrap().to_uppercase()))
+    });
     bench
 }
 
@@ -49,7 +51,8 @@ fn engine_01_simple_and_31_its_ticks() {
 fn engine_02_history() {
     let mut bench = bench();
     let id = bench.start_flow("simple", json!({"message": "hello"}));
-    let steps: Vec<_> = bench.attempts(id).iter().map(|ended| (ended.step_id.to_string(), ended.outcome)).collect();
+    let steps: Vec<_> =
+        bench.attempts(id).iter().map(|ended| (ended.step_id.to_string(), ended.outcome)).collect();
     assert_eq!(
         steps,
         [("echo".to_owned(), AttemptOutcome::Success), ("transform".to_owned(), AttemptOutcome::Success)]
@@ -90,7 +93,10 @@ fn engine_10_cancel_11_with_a_reason_12_not_after_the_end_13_no_step_moves_it() 
     let command = Command::Cancel { source: CancelSource::User, reason: Some("legacy reason".into()) };
     bench.must(id, command.clone());
     let Phase::Cancelled { cancellation } = bench.get(id).phase.clone() else { panic!() };
-    assert_eq!((cancellation.source, cancellation.reason.as_deref()), (CancelSource::User, Some("legacy reason")));
+    assert_eq!(
+        (cancellation.source, cancellation.reason.as_deref()),
+        (CancelSource::User, Some("legacy reason"))
+    );
     assert_eq!(bench.command(id, command.clone()), Err(Rejection::Finished(Status::Cancelled)));
 
     let done = bench.start_flow("error", json!({}));
@@ -218,7 +224,8 @@ fn engine_34_key_35_full_36_static() {
         (json!({"type": "full"}), json!({"a": 1, "b": 2})),
         (json!({"type": "static", "value": "v"}), json!("v")),
     ] {
-        let mut bench = one_step(json!({"type": "echo", "config": {}, "input": selector, "outputKey": "out"}));
+        let mut bench =
+            one_step(json!({"type": "echo", "config": {}, "input": selector, "outputKey": "out"}));
         let id = bench.start(json!({"a": 1, "b": 2}));
         assert_eq!(bench.context(id)["out"], wanted);
     }
@@ -228,8 +235,10 @@ fn engine_34_key_35_full_36_static() {
 fn engine_37_38_39_events() {
     let mut bench = bench();
     let id = bench.start_flow("simple", json!({"message": "x"}));
-    let kinds: Vec<String> =
-        bench.events(id).map(|event| serde_json::to_value(event).unwrap()["type"].as_str().unwrap().to_owned()).collect();
+    let kinds: Vec<String> = bench
+        .events(id)
+        .map(|event| serde_json::to_value(event).unwrap()["type"].as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(kinds.first().map(String::as_str), Some("created"));
     assert_eq!(kinds.last().map(String::as_str), Some("completed"));
     assert_eq!(kinds.iter().filter(|kind| *kind == "entered").count(), 2);
@@ -260,7 +269,10 @@ fn engine_41_42_43_ended_ones_stay() {
 }
 
 /// Fails with `code` `times` times, then succeeds with the number of attempts.
-fn flaky(code: &'static str, times: u32) -> impl FnMut(&flowmonkey_core::execution::TaskDraft) -> ReportedOutcome {
+fn flaky(
+    code: &'static str,
+    times: u32,
+) -> impl FnMut(&flowmonkey_core::execution::TaskDraft) -> ReportedOutcome {
     let made = Rc::new(Cell::new(0));
     move |_| {
         made.set(made.get() + 1);
@@ -279,7 +291,13 @@ fn retry_01_to_06() {
         (json!({"maxAttempts": 2, "backoffMs": 0}), u32::MAX, true, Status::Completed, vec![0, 0]),
         (json!({"maxAttempts": 1, "backoffMs": 0}), u32::MAX, false, Status::Failed, vec![0]),
         (json!({"maxAttempts": 3, "backoffMs": 100}), 1, false, Status::Completed, vec![100]),
-        (json!({"maxAttempts": 3, "backoffMs": 0, "retryOn": ["OTHER"]}), u32::MAX, false, Status::Failed, vec![]),
+        (
+            json!({"maxAttempts": 3, "backoffMs": 0, "retryOn": ["OTHER"]}),
+            u32::MAX,
+            false,
+            Status::Failed,
+            vec![],
+        ),
     ] {
         let mut bench = one_step(step(retry, fallback));
         bench.on("flaky", flaky("PERMANENT", times));
@@ -288,15 +306,16 @@ fn retry_01_to_06() {
         assert_eq!((bench.status(id), bench.backoffs(id)), (status, backoffs));
         match (status, fallback) {
             (Status::Completed, true) => assert_eq!(bench.context(id)["went"], "fallback"),
-            (Status::Completed, false) => assert_eq!(bench.context(id)["out"], json!({"attempts": times + 1})),
+            (Status::Completed, false) => {
+                assert_eq!(bench.context(id)["out"], json!({"attempts": times + 1}))
+            }
             _ => assert_eq!(bench.code(id), "PERMANENT"),
         }
     }
 }
 
 fn routed(step_type: &str, config: Value, input: Value, context: Value) -> (Status, String) {
-    let mut bench =
-        one_step(json!({"type": step_type, "config": config, "input": input, "transitions": {}}));
+    let mut bench = one_step(json!({"type": step_type, "config": config, "input": input, "transitions": {}}));
     let id = bench.start(context);
     let went = bench.context(id)["went"].as_str().unwrap_or("-").to_owned();
     (bench.status(id), went)
@@ -305,9 +324,7 @@ fn routed(step_type: &str, config: Value, input: Value, context: Value) -> (Stat
 #[test]
 fn conditional_07_to_13() {
     let full = json!({"type": "full"});
-    let case = |path: &str, op: &str, value: Value, target: &str| {
-        json!({"path": path, "op": op, "value": value, "target": target})
-    };
+    let case = |path: &str, op: &str, value: Value, target: &str| json!({"path": path, "op": op, "value": value, "target": target});
     let scores = json!({"conditions": [case("score", "gte", json!(80), "ok"), case("score", "lt", json!(80), "other")]});
     let defaulted = json!({"conditions": [case("x", "eq", json!(1), "ok")], "default": "fallback"});
     let without = json!({"conditions": [case("x", "eq", json!(1), "ok")]});
@@ -339,9 +356,7 @@ fn conditional_07_to_13() {
 
 #[test]
 fn switch_14_to_17() {
-    let config = |path: &str| {
-        json!({"path": path, "cases": {"create": "ok", "delete": "other", "404": "ok"}, "default": "fallback"})
-    };
+    let config = |path: &str| json!({"path": path, "cases": {"create": "ok", "delete": "other", "404": "ok"}, "default": "fallback"});
     for (context, wanted) in [
         (json!({"v": "create"}), "ok"),
         (json!({"v": "delete"}), "other"),
@@ -391,15 +406,22 @@ fn example_02_selectors() {
         ("step-key", json!({"type": "key", "key": "user"}), "from_key"),
         ("step-keys", json!({"type": "keys", "keys": ["user", "score"]}), "from_keys"),
         ("step-path", json!({"type": "path", "path": "user.email"}), "from_path"),
-        ("step-template", json!({"type": "template", "template": "${user.name} scored ${score}"}), "from_template"),
+        (
+            "step-template",
+            json!({"type": "template", "template": "${user.name} scored ${score}"}),
+            "from_template",
+        ),
         ("step-full", json!({"type": "full"}), "from_full"),
         ("step-static", json!({"type": "static", "value": {"msg": "I am a static value"}}), "from_static"),
     ];
     let mut map = serde_json::Map::new();
     for (place, (id, input, key)) in steps.iter().enumerate() {
         let next = steps.get(place + 1).map(|(next, ..)| *next);
-        map.insert((*id).into(), json!({"id": id, "type": "echo", "config": {}, "input": input, "outputKey": key,
-            "transitions": {"onSuccess": next}}));
+        map.insert(
+            (*id).into(),
+            json!({"id": id, "type": "echo", "config": {}, "input": input, "outputKey": key,
+            "transitions": {"onSuccess": next}}),
+        );
     }
     let flow = json!({"id": "input-demo", "version": "1.0.0", "initialStepId": "step-key", "steps": map});
     let mut bench = Bench::new(&flow.to_string());
@@ -417,9 +439,11 @@ fn example_02_selectors() {
 
 #[test]
 fn example_04_retry() {
-    let mut bench = one_step(json!({"type": "flaky-api", "config": {}, "input": {"type": "static", "value": {}},
+    let mut bench = one_step(
+        json!({"type": "flaky-api", "config": {}, "input": {"type": "static", "value": {}},
         "outputKey": "response", "transitions": {"onSuccess": null, "onFailure": null},
-        "retry": {"maxAttempts": 5, "backoffMs": 100, "backoffMultiplier": 2, "maxBackoffMs": 2000, "retryOn": ["TRANSIENT"]}}));
+        "retry": {"maxAttempts": 5, "backoffMs": 100, "backoffMultiplier": 2, "maxBackoffMs": 2000, "retryOn": ["TRANSIENT"]}}),
+    );
     bench.on("flaky-api", flaky("TRANSIENT", 3));
     let id = bench.start(json!({}));
     bench.run_to_end();

@@ -115,8 +115,12 @@ fn nodes() -> impl Strategy<Value = Vec<Node>> {
 
 fn flow(nodes: &[Node], clean_up: bool, limited: bool) -> Value {
     let mut steps = undoing();
-    steps.insert("tidy".into(), json!({"type": "tidy", "config": {}, "transitions": {"onSuccess": "tidied"}}));
-    steps.insert("tidied".into(), json!({"type": "wait-signal", "config": {"signal": "tidied", "timeoutMs": 40}}));
+    steps
+        .insert("tidy".into(), json!({"type": "tidy", "config": {}, "transitions": {"onSuccess": "tidied"}}));
+    steps.insert(
+        "tidied".into(),
+        json!({"type": "wait-signal", "config": {"signal": "tidied", "timeoutMs": 40}}),
+    );
     for (place, node) in nodes.iter().enumerate() {
         let mut step = node.body.clone();
         let to = |index: &Index, ends: bool| (!ends).then(|| format!("s{}", index.index(nodes.len())));
@@ -196,7 +200,13 @@ fn outcome(kind: u8) -> ReportedOutcome {
         3 => support::failure("BAD"),
         4 => ReportedOutcome::Success { output: None, next: NextStep::To("s0".into()) },
         5 => ReportedOutcome::Success { output: Some(Value::Null), next: NextStep::End },
-        6 => ReportedOutcome::Wait { output: Some(json!(1)), until: None, reason: None, token: Some("t".into()), again: false },
+        6 => ReportedOutcome::Wait {
+            output: Some(json!(1)),
+            until: None,
+            reason: None,
+            token: Some("t".into()),
+            again: false,
+        },
         7 => ReportedOutcome::Released,
         _ => ReportedOutcome::Failure {
             code: None,
@@ -219,12 +229,10 @@ impl Player {
         let ids: Vec<ExecutionId> = self.bench.executions.keys().copied().collect();
         let id = ids[at.index(ids.len())];
         let execution = self.bench.get(id);
-        let attempt = execution
-            .task()
-            .map_or(TaskAttempt { task: 1, attempt: 1 }, |task| TaskAttempt {
-                task: task.run.task,
-                attempt: task.run.attempt,
-            });
+        let attempt = execution.task().map_or(TaskAttempt { task: 1, attempt: 1 }, |task| TaskAttempt {
+            task: task.run.task,
+            attempt: task.run.attempt,
+        });
         let command = match poke {
             Poke::Report(kind) => {
                 let mut report = TaskReport {
@@ -292,7 +300,9 @@ impl Player {
             Poke::Warning => Command::BudgetWarning { spent: Cost::default() },
             Poke::Begin => Command::Begin,
             Poke::Wake => Command::Wake,
-            Poke::Nonsense(task, attempt) => Command::TimedOut(TaskAttempt { task: *task, attempt: *attempt }),
+            Poke::Nonsense(task, attempt) => {
+                Command::TimedOut(TaskAttempt { task: *task, attempt: *attempt })
+            }
         };
         self.bench.command(id, command).unwrap_or_default();
         self.bench.run();
@@ -316,8 +326,13 @@ impl Player {
             }
             self.bench.advance();
         }
-        let stuck: Vec<_> =
-            self.bench.executions.values().map(|slot| &slot.execution).filter(|one| !one.is_terminal()).collect();
+        let stuck: Vec<_> = self
+            .bench
+            .executions
+            .values()
+            .map(|slot| &slot.execution)
+            .filter(|one| !one.is_terminal())
+            .collect();
         panic!("never ends: {stuck:#?}");
     }
 
@@ -353,7 +368,8 @@ impl Player {
                 WaitOn::Handler { token: None, .. } | WaitOn::Timer { .. } => {}
             },
             Activity::Incident(_) => {
-                let retried = self.bench.events(id).filter(|event| matches!(event, Event::IncidentResolved { .. }));
+                let retried =
+                    self.bench.events(id).filter(|event| matches!(event, Event::IncidentResolved { .. }));
                 // What fails every time is given up, as a person would.
                 let command = if retried.count() < 20 {
                     Command::Retry { by: None }
@@ -374,7 +390,10 @@ impl Player {
                 match &recorded.event {
                     Event::TaskScheduled { task } => {
                         let before = attempts.insert(task.run.task, task.run.attempt);
-                        assert!(before.is_none_or(|before| before < task.run.attempt), "attempts rise: {task:?}");
+                        assert!(
+                            before.is_none_or(|before| before < task.run.attempt),
+                            "attempts rise: {task:?}"
+                        );
                     }
                     Event::CompensationAdded(added) => {
                         let key = (added.execution, added.step.to_string(), added.visit);

@@ -177,7 +177,9 @@ impl Bench {
     pub fn next_id(&mut self) -> ExecutionId {
         self.started += 1;
         let millis = u128::from(self.now.as_millis().unsigned_abs());
-        ExecutionId::from_uuid(Uuid::from_u128((millis << 80) | (0x7 << 76) | (0x8 << 60) | u128::from(self.started)))
+        ExecutionId::from_uuid(Uuid::from_u128(
+            (millis << 80) | (0x7 << 76) | (0x8 << 60) | u128::from(self.started),
+        ))
     }
 
     /// Creates and begins an execution of the first flow, and runs until nothing moves.
@@ -315,6 +317,7 @@ impl Bench {
             limits: &self.limits,
             flow_exists: &|id, version| self.flow(id, version).is_some(),
             handlers: &Known(&self.known_types, self.timeout_ms),
+            datasets: &|_| flowmonkey_core::execution::Dataset::Unknown,
             resume_url: &|step, visit| format!("https://resume/{step}/{visit}"),
         })
     }
@@ -361,7 +364,8 @@ impl Bench {
         assert_eq!(Execution { version: 0, ..replayed }, comparable, "a replay differs after {command:?}");
         if self.check_json {
             let text = serde_json::to_string(&after).unwrap();
-            let read: Execution = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+            let read: Execution =
+                serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
             assert_eq!(read, after, "{text}");
             for recorded in &slot.history[usize::try_from(before.events).unwrap()..] {
                 let text = serde_json::to_string(recorded).unwrap();
@@ -431,7 +435,9 @@ impl Bench {
             .executions
             .values()
             .filter(|slot| match &slot.execution.activity {
-                Activity::Wait(wait) => matches!(&wait.on, WaitOn::Event { event: name } if *name == event.name),
+                Activity::Wait(wait) => {
+                    matches!(&wait.on, WaitOn::Event { event: name } if *name == event.name)
+                }
                 _ => false,
             })
             .map(|slot| slot.execution.id())
@@ -453,7 +459,8 @@ impl Bench {
             }
             Effect::CancelTask { task, attempt } => self.cancelled_tasks.push((id, task, attempt)),
             Effect::DropTask { task, attempt } => {
-                self.queue.retain(|of, draft| *of != id || draft.task.number != task || draft.attempt > attempt);
+                self.queue
+                    .retain(|of, draft| *of != id || draft.task.number != task || draft.attempt > attempt);
             }
             Effect::SpawnChildren { join } | Effect::CheckJoin { join } => self.tend(id, join),
             Effect::CancelChildren { join } => {
@@ -477,8 +484,11 @@ impl Bench {
             Effect::Subscribe { event } => {
                 for (place, published) in self.published.clone().into_iter().enumerate() {
                     if published.name == event && !self.get(id).is_terminal() {
-                        let command =
-                            Command::Event { id: place.to_string(), name: event.clone(), data: published.data };
+                        let command = Command::Event {
+                            id: place.to_string(),
+                            name: event.clone(),
+                            data: published.data,
+                        };
                         // Refused where it does not match, or was consumed before.
                         self.command(id, command).unwrap_or_default();
                     }
@@ -487,7 +497,8 @@ impl Bench {
             Effect::CancelDetached => {
                 for child in self.children(id) {
                     let execution = self.get(child);
-                    let ends = execution.identity.parent.is_some_and(|link| !link.is_joined() && !link.abandon);
+                    let ends =
+                        execution.identity.parent.is_some_and(|link| !link.is_joined() && !link.abandon);
                     if ends && !execution.is_terminal() {
                         let command = Command::Cancel { source: CancelSource::Parent, reason: None };
                         self.command(child, command).unwrap_or_default();
@@ -508,7 +519,8 @@ impl Bench {
             let Some(draft) = ready.cloned() else { break };
             let id = draft.task.execution;
             self.queue.remove(&id);
-            let outcome = RefCell::new(self.handlers.get_mut(&*draft.handler_type).unwrap()).borrow_mut()(&draft);
+            let outcome =
+                RefCell::new(self.handlers.get_mut(&*draft.handler_type).unwrap()).borrow_mut()(&draft);
             // Refused where the attempt does not count any more.
             self.command(id, Command::Report(Box::new(report(&draft, outcome)))).unwrap_or_default();
             self.forget_stale();
