@@ -54,7 +54,6 @@ async fn a_map_may_have_more_children_alive_than_one_commit_makes() {
     bench.publish(fan("fan", 5000, json!({}), work_step())).await;
     bench.start("fan", numbers(3000)).await;
     assert_eq!(bench.queue_depth().await, 3000, "all are made at once");
-    let bench = Bench { store: bench.store.clone(), ..bench };
     bench.work(echo).await;
     assert_eq!(bench.statuses().await["completed"], 3001);
 }

@@ -1,6 +1,7 @@
 //! The engine round a record and a queue, its chores driven by hand: what follows from commits, what is lost and found,
 //! and what happens when several engines work at the same things.
 #![expect(clippy::unwrap_used, reason = "test code")]
+#![expect(clippy::disallowed_methods, reason = "each test joins what it spawns")]
 
 mod chores;
 mod crashes;
