@@ -15,6 +15,7 @@ use flowmonkey_core::ids::{ExecutionId, FlowHash};
 use flowmonkey_core::time::{Moment, Timestamp};
 
 use crate::config::{COMMIT_BATCH_MAX, CONFLICTS_MAX};
+use crate::datasets::Datasets;
 use crate::effects::Aftermath;
 use crate::engine::{Counters, Engine, EngineError};
 use crate::flows::{LoadedFlow, SubFlows};
@@ -95,6 +96,7 @@ pub(crate) struct Loaded {
     other_flows: HashMap<FlowHash, Arc<Flow>>,
     outer: Option<Arc<Snapshot>>,
     sub_flows: HashMap<(String, Option<String>), FlowReference>,
+    pub(crate) datasets: Datasets,
 }
 
 /// The decisions of one execution in a round.
@@ -277,11 +279,28 @@ impl Engine {
         let mut repeatable = Vec::new();
         let mut again = Vec::new();
         for (id, commands) in by_execution {
-            let Some(around) = loaded.get(&id) else {
+            let Some(around) = loaded.get_mut(&id) else {
                 self.missing(id, ids.len() == 1, &commands, outcomes).await?;
                 continue;
             };
-            match self.decide_all(around, &commands, outcomes) {
+            let mut decision = self.decide_all(around, &commands, outcomes);
+            // What a decision reads of datasets is known once it is made; then it is made again.
+            loop {
+                match around.datasets.fetch(self, around.execution.identity.root).await {
+                    Ok(false) => break,
+                    Ok(true) => decision = self.decide_all(around, &commands, outcomes),
+                    Err(error) => {
+                        let fault = Fault::from_store(error)?;
+                        for (place, _) in &commands {
+                            outcomes[*place] = CommandOutcome::Failed(fault.clone());
+                        }
+                        decision = None;
+                        remembered.remove(&id);
+                        break;
+                    }
+                }
+            }
+            match decision {
                 Some(one) => {
                     repeatable.push(commands);
                     decided.push(one);
@@ -433,7 +452,7 @@ impl Engine {
         }
         let outer = self.outer(&execution).await?;
         let sub_flows = known.resolve_all(&*self.store, &flow, &execution).await?;
-        Ok(Loaded { execution, flow, other_flows, outer, sub_flows })
+        Ok(Loaded { execution, flow, other_flows, outer, sub_flows, datasets: Datasets::default() })
     }
 
     /// Gives the world as `around` shows it to `see`.
@@ -448,6 +467,7 @@ impl Engine {
                 around.sub_flows.contains_key(&(flow.to_owned(), version.map(ToOwned::to_owned)))
             },
             handlers: &*self.handlers,
+            datasets: &|reference| around.datasets.get(reference),
             resume_url: &|step, visit| self.resume_url(id, step, visit),
         })
     }

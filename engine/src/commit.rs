@@ -178,7 +178,8 @@ fn share(group: Vec<Waiting>, committed: Committed) {
         let updates = updates.by_ref().take(batch.updates.len()).collect();
         let mut part = Committed { creates, updates, joins: Vec::new(), spent: Vec::new() };
         // One who has gone away cannot follow up.
-        if !(reply.is_closed() || joins.is_empty() && spent.is_empty()) {
+        let is_needless = joins.is_empty() && spent.is_empty();
+        if !is_needless && !reply.is_closed() {
             let touched: BTreeSet<JoinKey> = touched_joins(&batch);
             part.joins = joins.extract_if(.., |join| touched.contains(&(join.parent, join.join))).collect();
             let budgets = touched_budgets(&batch);

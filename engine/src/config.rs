@@ -18,6 +18,10 @@ pub const REAP_BATCH_MAX: usize = 200;
 pub const TIMER_BATCH_MAX: usize = 500;
 /// Tasks that the reconciler looks at a time.
 pub const RECONCILE_BATCH_MAX: usize = 1000;
+/// Tasks that the reconciler delivers first to a queue that was full.
+pub const RECONCILE_PROBE: usize = 16;
+/// Datasets that are kept in memory.
+pub const DATASETS_CACHED_MAX: usize = 4;
 /// Children that are made in one commit.
 pub const SPAWN_CHUNK_MAX: u32 = 1000;
 /// Decisions that are stored in one commit.

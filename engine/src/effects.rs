@@ -239,7 +239,7 @@ impl Engine {
             let copy = part.clone();
             match self.queue.push(copy).await {
                 Ok(()) => self.queue_full.store(false, Ordering::SeqCst),
-                Err(QueueError::Full { .. }) if part.len() > 1 && !self.queue_full.load(Ordering::SeqCst) => {
+                Err(QueueError::Full { .. }) if part.len() > 1 => {
                     let second = part.split_off(part.len() / 2);
                     parts.push(second);
                     parts.push(part);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flowmonkey_core::execution::state::Status;
-use flowmonkey_core::execution::{Execution, Handlers, JoinSpec, StartError};
+use flowmonkey_core::execution::{Dataset, DatasetReference, Execution, Handlers, JoinSpec, StartError};
 use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::ExecutionId;
 use flowmonkey_core::time::{Moment, Timestamp};
@@ -21,7 +21,8 @@ use crate::chores::sweeper::Sweep;
 use crate::chores::timer::Stuck;
 use crate::commit::Committer;
 use crate::config::{
-    EngineConfig, HOT_CONTEXT_BYTES_MAX, HOT_EXECUTIONS_MAX, HOT_EXTRAS_MAX, JOINS_CACHED_MAX,
+    DATASETS_CACHED_MAX, EngineConfig, HOT_CONTEXT_BYTES_MAX, HOT_EXECUTIONS_MAX, HOT_EXTRAS_MAX,
+    JOINS_CACHED_MAX,
 };
 use crate::evidence::Evidence;
 use crate::flows::FlowCache;
@@ -132,6 +133,8 @@ pub struct Engine {
     /// How many there have been.
     worked: AtomicU64,
     hot: Mutex<LruCache<ExecutionId, Arc<Execution>>>,
+    /// Read lately; they do not change any more.
+    pub(crate) datasets: Mutex<LruCache<DatasetReference, Dataset>>,
     joins: Mutex<LruCache<(ExecutionId, u32), Arc<JoinSpec>>>,
     snapshots: Mutex<LruCache<(ExecutionId, u32), Arc<Snapshot>>>,
 }
@@ -194,6 +197,7 @@ impl Engine {
             working: AtomicUsize::new(0),
             worked: AtomicU64::new(0),
             hot: cache(HOT_EXECUTIONS_MAX),
+            datasets: cache(DATASETS_CACHED_MAX),
             joins: cache(JOINS_CACHED_MAX),
             snapshots: cache(JOINS_CACHED_MAX),
         }))

@@ -8,8 +8,6 @@ use flowmonkey_core::execution::command::{
 use flowmonkey_core::execution::decision::{JoinKind, SubFlowStart};
 use flowmonkey_core::execution::error::{ExecutionError, codes};
 use flowmonkey_core::execution::{Creation, Effect, JoinSpec, Record, children, decide};
-use flowmonkey_core::ids::ExecutionId;
-use serde_json::json;
 
 use crate::apply::create_row;
 use crate::config::SPAWN_CHUNK_MAX;
@@ -92,11 +90,15 @@ impl Engine {
         creation: Creation,
         flows: &mut SubFlows,
     ) -> Result<(Create, Vec<Effect>), EngineError> {
-        let around = self.load_around(Arc::new(creation.execution.clone()), flows).await?;
-        let moment = self.moment();
-        let decided =
-            self.with_world(&around, |world| decide(&creation.execution, world, Command::Begin, moment));
-        let now = moment.now;
+        let mut around = self.load_around(Arc::new(creation.execution.clone()), flows).await?;
+        let (decided, now) = loop {
+            let moment = self.moment();
+            let decided =
+                self.with_world(&around, |world| decide(&creation.execution, world, Command::Begin, moment));
+            if !around.datasets.fetch(self, creation.execution.identity.root).await? {
+                break (decided, moment.now);
+            }
+        };
         // A refusal is impossible for a new execution; unbegun, the timer begins it.
         let Ok(decision) = decided else { return Ok((create_row(creation, now), Vec::new())) };
         let mut events = vec![creation.event];
@@ -180,6 +182,12 @@ impl Engine {
             cost: state.cost,
             has_errors: false,
         };
+        // Only of a map the results are many by nature; the others have a shape that a reference cannot stand for.
+        let spec = self.join_spec(state.parent, state.join).await?;
+        let is_map = spec.is_some_and(|spec| match spec.kind {
+            JoinKind::Map { .. } => true,
+            JoinKind::Parallel { .. } | JoinKind::Loop { .. } | JoinKind::SubFlow(_) => false,
+        });
         let mut outputs = Vec::new();
         let mut bytes = 0;
         let mut from = 0;
@@ -197,7 +205,7 @@ impl Engine {
                     report.errors.push(ChildError { index: child.index, error });
                 }
                 bytes += child.output.as_ref().map_or(4, flowmonkey_core::context::json_size);
-                if bytes <= self.config.limits.inline_results_bytes || child.context.is_some() {
+                if bytes <= self.config.limits.inline_results_bytes || !is_map {
                     outputs.push(ChildOutput {
                         execution: child.id,
                         status: child.status,
@@ -214,17 +222,10 @@ impl Engine {
         report.outputs = if inline {
             JoinOutputs::Inline(outputs)
         } else {
-            JoinOutputs::Dataset(dataset_reference(state.parent, state.join, state.spawned, bytes))
+            JoinOutputs::Dataset { count: state.spawned, bytes }
         };
         Ok(report)
     }
-}
-
-/// Key of a dataset reference: an object with this key stands for an array that is too large for a context.
-pub(crate) const DATASET_KEY: &str = "$dataset";
-
-fn dataset_reference(parent: ExecutionId, join: u32, count: u32, bytes: usize) -> serde_json::Value {
-    json!({ DATASET_KEY: { "executionId": parent, "join": join }, "count": count, "bytes": bytes })
 }
 
 fn opened_joins(records: &[Record]) -> Vec<Arc<JoinSpec>> {

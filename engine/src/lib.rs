@@ -7,6 +7,7 @@ mod apply;
 pub mod chores;
 mod commit;
 pub mod config;
+mod datasets;
 mod effects;
 pub mod engine;
 pub mod evidence;

@@ -136,6 +136,7 @@ impl Engine {
     /// When the flow does not exist or does not start on this input, or the record fails.
     pub async fn start(&self, start: Start) -> Result<Started, EngineError> {
         let (flow, bundle) = self.flow_to_start(&start.flow).await?;
+        let is_fresh = start.id.is_none();
         let id = start.id.unwrap_or_else(|| self.fresh_id());
         let request = StartRequest {
             id,
@@ -152,7 +153,7 @@ impl Engine {
             bundle,
             traceparent: start.traceparent,
         };
-        self.start_request(request, &flow).await
+        self.start_request(request, &flow, is_fresh).await
     }
 
     /// Runs an ended execution again from a step, as a new execution. The context is as the original entered the step,
@@ -191,10 +192,15 @@ impl Engine {
             bundle: identity.bundle.clone(),
             ..StartRequest::new(self.fresh_id(), context)
         };
-        self.start_request(request, &flow).await
+        self.start_request(request, &flow, true).await
     }
 
-    async fn start_request(&self, request: StartRequest, flow: &LoadedFlow) -> Result<Started, EngineError> {
+    async fn start_request(
+        &self,
+        request: StartRequest,
+        flow: &LoadedFlow,
+        is_fresh: bool,
+    ) -> Result<Started, EngineError> {
         let _work = self.work();
         let now = self.now();
         let id = request.id;
@@ -213,7 +219,7 @@ impl Engine {
                 let status = self.execution(*id).await?.status();
                 return Ok(Started { id: *id, status, created: false, input_differs: *input_differs });
             }
-            Some(CreateOutcome::IdTaken) if self.is_stored(&execution).await? => {}
+            Some(CreateOutcome::IdTaken) if is_fresh && self.is_stored(&execution).await? => {}
             Some(CreateOutcome::IdTaken | CreateOutcome::NotSpawned) | None => {
                 return Err(EngineError::IdTaken(id));
             }

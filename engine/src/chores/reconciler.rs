@@ -10,7 +10,7 @@ use flowmonkey_plumbing::queue::Delivery;
 
 use super::HasMore;
 use crate::apply::CommandOutcome;
-use crate::config::{RECONCILE_AFTER, RECONCILE_BATCH_MAX};
+use crate::config::{RECONCILE_AFTER, RECONCILE_BATCH_MAX, RECONCILE_PROBE};
 use crate::engine::{Counters, Engine, EngineError};
 use crate::wire::delivery;
 
@@ -45,6 +45,9 @@ pub async fn reconcile(engine: &Engine, after: Duration) -> Result<Reconciled, E
     let mut reconciled = Reconciled::default();
     let age = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
     let until = Timestamp::from_millis(engine.now().as_millis().saturating_sub(age));
+    // A queue that was full is asked with a few tasks first.
+    let mut at_a_time =
+        if engine.queue_full.load(Ordering::SeqCst) { RECONCILE_PROBE } else { RECONCILE_BATCH_MAX };
     let mut last = None;
     loop {
         let page = engine.store.tasks_out(last, until, RECONCILE_BATCH_MAX).await?;
@@ -62,8 +65,13 @@ pub async fn reconcile(engine: &Engine, after: Duration) -> Result<Reconciled, E
                 (out.task.execution, Command::Republish(attempt))
             })
             .collect();
-        if !commands.is_empty() {
-            let outcomes = engine.apply(commands).await?;
+        let mut commands = commands.into_iter();
+        loop {
+            let part: Vec<_> = commands.by_ref().take(at_a_time).collect();
+            if part.is_empty() {
+                break;
+            }
+            let outcomes = engine.apply(part).await?;
             // Those that moved on by themselves meanwhile were not missing.
             let missed =
                 outcomes.iter().filter(|outcome| matches!(outcome, CommandOutcome::Applied(_))).count();
@@ -73,6 +81,7 @@ pub async fn reconcile(engine: &Engine, after: Duration) -> Result<Reconciled, E
                 // Each further task would use up an attempt and find no room either. The record holds the backlog.
                 return Ok(reconciled);
             }
+            at_a_time = at_a_time.saturating_mul(2).min(RECONCILE_BATCH_MAX);
         }
     }
 }

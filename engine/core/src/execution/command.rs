@@ -292,8 +292,13 @@ pub const ITEM_ERRORS_MAX: usize = 1000;
 pub enum JoinOutputs {
     /// One for each child that was made, in order.
     Inline(Vec<ChildOutput>),
-    /// Too many bytes for the context: a reference that selectors read by page.
-    Dataset(Value),
+    /// Too many bytes for the context: it gets a reference.
+    Dataset {
+        /// Children.
+        count: u32,
+        /// Bytes of their results as JSON.
+        bytes: usize,
+    },
 }
 
 /// What one child gave.

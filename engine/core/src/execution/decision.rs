@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::command::{EmittedEvent, TableRow};
+use super::dataset::{Dataset, DatasetReference};
 use super::error::ExecutionError;
 use super::event::Event;
 use super::state::{Cost, Execution, FlowReference, Identity, ParentLink, StepRun};
@@ -28,6 +29,8 @@ pub struct World<'a> {
     pub flow_exists: &'a dyn Fn(&str, Option<&str>) -> bool,
     /// What is known of handlers.
     pub handlers: &'a dyn Handlers,
+    /// Reads a dataset that a task's input, or a map's items, name.
+    pub datasets: &'a dyn Fn(&DatasetReference) -> Dataset,
     /// Gives the URL that resumes a step's visit.
     pub resume_url: &'a dyn Fn(&str, u32) -> String,
 }

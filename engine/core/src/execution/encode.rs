@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::dataset::{self, DatasetTooLarge};
 use super::decide::with_scope;
 use super::decision::{TaskDraft, World};
 use super::state::{Execution, StepRun, TaskRun};
@@ -27,6 +28,9 @@ pub enum EncodeError {
     /// A selector failed.
     #[error("{0}")]
     Selector(#[from] SelectorError),
+    /// The input reads more than a task may hold.
+    #[error(transparent)]
+    Dataset(#[from] DatasetTooLarge),
 }
 
 /// The task that is out, as it is dispatched.
@@ -58,7 +62,7 @@ pub(super) fn draft(
         (world.resume_url)(name, visit)
     };
     let names_resume_url = step.input.as_ref().is_some_and(names_resume_url);
-    let (input, context, key) = with_scope(execution, world, None, None, |scope| {
+    let (mut input, mut context, key) = with_scope(execution, world, None, None, |scope| {
         let input = match &step.input {
             Some(selector) if names_resume_url || input.is_none() => {
                 selector.resolve(&Scope { resume_url: Some(&resume_url), ..*scope })?
@@ -73,6 +77,10 @@ pub(super) fn draft(
         };
         Ok::<_, SelectorError>((input, declared_context(&task.context, scope), key))
     })?;
+    let mut read = 0;
+    for value in input.iter_mut().chain([&mut context]) {
+        dataset::materialise(value, world, &mut read)?;
+    }
     let key = key.unwrap_or_else(|| idempotency_key(execution, run));
     let timeout_ms = task
         .timeout_ms

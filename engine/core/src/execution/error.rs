@@ -49,6 +49,8 @@ pub mod codes {
     pub const HANDLER_NOT_FOUND: &str = "HANDLER_NOT_FOUND";
     /// The step's input cannot be resolved.
     pub const INPUT_ERROR: &str = "INPUT_ERROR";
+    /// Datasets that a task or a map reads have too many bytes.
+    pub const DATASET_TOO_LARGE: &str = "DATASET_TOO_LARGE";
     /// The handler failed without a code of its own.
     pub const STEP_FAILED: &str = "STEP_FAILED";
     /// A handler named a next step that the flow does not have.
@@ -97,6 +99,7 @@ pub mod codes {
         STEP_NOT_FOUND,
         HANDLER_NOT_FOUND,
         INPUT_ERROR,
+        DATASET_TOO_LARGE,
         STEP_FAILED,
         INVALID_TRANSITION,
         TIMEOUT,

@@ -7,6 +7,7 @@ mod apply;
 pub mod children;
 pub mod command;
 mod create;
+mod dataset;
 mod decide;
 pub mod decision;
 mod encode;
@@ -18,6 +19,7 @@ pub mod state;
 
 pub use apply::{apply, replay};
 pub use create::{Creation, Origin, StartRequest, create};
+pub use dataset::{DATASET_KEY, Dataset, DatasetReference, DatasetTooLarge};
 pub use decide::decide;
 pub use decision::{Decision, Effect, Handlers, JoinSpec, Record, TaskDraft, World};
 pub use encode::{EncodeError, encode_task};

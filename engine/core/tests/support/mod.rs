@@ -317,6 +317,7 @@ impl Bench {
             limits: &self.limits,
             flow_exists: &|id, version| self.flow(id, version).is_some(),
             handlers: &Known(&self.known_types, self.timeout_ms),
+            datasets: &|_| flowmonkey_core::execution::Dataset::Unknown,
             resume_url: &|step, visit| format!("https://resume/{step}/{visit}"),
         })
     }

@@ -186,6 +186,7 @@ pub fn try_decide(
         outer,
         limits: &limits,
         handlers: &AnyHandler,
+        datasets: &|_| flowmonkey_core::execution::Dataset::Unknown,
         resume_url: &|step, visit| format!("https://resume.example/{step}/{visit}"),
     };
     decide(execution, &world, command, Moment { now, chance: 0 })

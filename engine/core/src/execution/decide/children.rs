@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::codes;
 use super::super::command::{ChildOutput, JoinOutputs, JoinReport, NextStep};
+use super::super::dataset::{Dataset, DatasetReference, DatasetTooLarge};
 use super::super::decision::{ChildStart, Effect, Inherited, JoinKind, JoinSpec, Record, SubFlowStart};
 use super::super::error::{ExecutionError, Rejection};
 use super::super::event::{AttemptOutcome, Event};
@@ -48,7 +49,11 @@ fn thresholds(join: JoinRule, on_item_error: OnItemError, total: u32) -> Thresho
 
 impl Turn<'_> {
     pub(super) fn begin_map(&mut self, step: &Arc<Step>, run: &StepRun, map: &MapStep) -> Done {
-        let items = match self.select(&map.items, step) {
+        let selected = match self.select(&map.items, step) {
+            Ok(selected) => self.rows_of(selected, step),
+            Err(error) => return Done::Failure(error),
+        };
+        let items = match selected {
             Ok(Some(Value::Array(items))) => items,
             Ok(other) => {
                 let shown = other.as_ref().map_or("nothing", kind_of);
@@ -72,6 +77,18 @@ impl Turn<'_> {
         let kind = JoinKind::Map { item_key: map.item_key.clone() };
         let thresholds = thresholds(map.join, map.on_item_error, total);
         self.open(step, run, kind, total, max_live, &thresholds, items)
+    }
+
+    /// The array that a dataset reference stands for; anything else as it is.
+    fn rows_of(&self, selected: Option<Value>, step: &Step) -> Result<Option<Value>, ExecutionError> {
+        let Some(reference) = selected.as_ref().and_then(DatasetReference::of) else { return Ok(selected) };
+        match (self.world.datasets)(&reference) {
+            Dataset::Rows { rows, .. } => Ok(Some(Value::clone(&rows))),
+            Dataset::TooLarge => {
+                Err(self.error(codes::DATASET_TOO_LARGE, DatasetTooLarge.to_string(), Some(step)))
+            }
+            Dataset::Unknown => Ok(selected),
+        }
     }
 
     pub(super) fn begin_parallel(&mut self, step: &Arc<Step>, run: &StepRun, parallel: &Parallel) -> Done {
@@ -392,7 +409,11 @@ impl Turn<'_> {
             self.write_item_errors(step, &report)?;
         }
         Ok(match report.outputs {
-            JoinOutputs::Dataset(reference) => reference,
+            JoinOutputs::Dataset { count, bytes } => {
+                let settled = matches!(join, JoinRule::Settled);
+                DatasetReference { execution: self.execution.id(), join: fan.join, settled }
+                    .to_value(count, bytes)
+            }
             JoinOutputs::Inline(outputs) => shape(step, outputs, fan.total, join, &report.errors),
         })
     }

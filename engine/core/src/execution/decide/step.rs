@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::super::codes;
 use super::super::command::NextStep;
 use super::super::decision::Effect;
-use super::super::encode;
+use super::super::encode::{self, EncodeError};
 use super::super::error::{ExecutionError, Rejection};
 use super::super::event::{AttemptOutcome, Event};
 use super::super::state::{Activity, Phase, Stage, StepRun, TaskRun};
@@ -185,7 +185,13 @@ impl Turn<'_> {
                     self.wish(Effect::PublishTask(Box::new(draft)));
                 }
             }
-            Err(error) => {
+            Err(EncodeError::Dataset(error)) => {
+                let error = self.error(codes::DATASET_TOO_LARGE, error.to_string(), Some(step));
+                self.note_outcome(step, &run, AttemptOutcome::Failure, Some(error.clone()));
+                self.run_pipes(step, &run, None, false);
+                self.step_failed(step, run, error, false, None, NextStep::Transition);
+            }
+            Err(error @ (EncodeError::NoTask | EncodeError::NoSuchStep(_) | EncodeError::Selector(_))) => {
                 let error = self.error(codes::INPUT_ERROR, error.to_string(), Some(step));
                 self.pre_step_failure(step, run, error);
             }

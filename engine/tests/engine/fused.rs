@@ -1,0 +1,285 @@
+//! A record that dies: after a number of commits every call fails, as for a process that was killed.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use flowmonkey_core::execution::{Execution, FlowReference, RecordedEvent, Status};
+use flowmonkey_core::flow::scope::Snapshot;
+use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
+use flowmonkey_core::time::Timestamp;
+use flowmonkey_engine::store::{
+    Batch, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState, ListPage,
+    PublishOutcome, PublishedEvent, Retention, Store, StoreError, StoredCheckpoint, TableDefinition,
+    TableRowRecord, TaskOut,
+};
+
+/// A record with a fuse.
+pub(crate) struct Fused {
+    inner: Arc<dyn Store>,
+    /// Commits until it dies; negative: dead.
+    left: AtomicI64,
+    /// Flows that cannot be read.
+    missing: Mutex<BTreeSet<String>>,
+    /// Batches with such an execution are refused.
+    cursed: Mutex<BTreeSet<ExecutionId>>,
+}
+
+impl Fused {
+    pub(crate) fn new(inner: Arc<dyn Store>, commits: i64) -> Self {
+        let (missing, cursed) = (Mutex::default(), Mutex::default());
+        Self { inner, left: AtomicI64::new(commits), missing, cursed }
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.left.load(Ordering::SeqCst) < 0
+    }
+
+    /// Makes a flow unreadable.
+    pub(crate) fn lose_flow(&self, hash: &FlowHash) {
+        self.missing.lock().unwrap().insert(hash.as_str().into());
+    }
+
+    /// Makes the record refuse every change of an execution.
+    pub(crate) fn curse(&self, id: ExecutionId) {
+        self.cursed.lock().unwrap().insert(id);
+    }
+
+    fn alive(&self) -> Result<(), StoreError> {
+        if self.is_dead() {
+            return Err(StoreError::Unavailable { reason: "killed".into(), source: None });
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Store for Fused {
+    async fn put_definition(&self, flow: &FlowRow) -> Result<(), StoreError> {
+        self.alive()?;
+        self.inner.put_definition(flow).await
+    }
+
+    async fn publish(&self, flow: &FlowRow, now: Timestamp) -> Result<PublishOutcome, StoreError> {
+        self.alive()?;
+        self.inner.publish(flow, now).await
+    }
+
+    async fn definition(&self, hash: &FlowHash) -> Result<Option<FlowRow>, StoreError> {
+        self.alive()?;
+        if self.missing.lock().unwrap().contains(hash.as_str()) {
+            return Ok(None);
+        }
+        self.inner.definition(hash).await
+    }
+
+    async fn find_flow(&self, id: &str, version: Option<&str>) -> Result<Option<FlowReference>, StoreError> {
+        self.alive()?;
+        self.inner.find_flow(id, version).await
+    }
+
+    async fn list_flows(&self, id: Option<&str>) -> Result<Vec<FlowReference>, StoreError> {
+        self.alive()?;
+        self.inner.list_flows(id).await
+    }
+
+    async fn load(&self, ids: &[ExecutionId]) -> Result<Vec<Execution>, StoreError> {
+        self.alive()?;
+        self.inner.load(ids).await
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
+        self.alive()?;
+        let ids = batch.updates.iter().map(|update| update.execution.id());
+        let touched: Vec<_> = ids.chain(batch.creates.iter().map(|create| create.execution.id())).collect();
+        if touched.iter().any(|id| self.cursed.lock().unwrap().contains(id)) {
+            return Err(StoreError::Internal { reason: "cursed".into() });
+        }
+        if self.left.fetch_sub(1, Ordering::SeqCst) <= 0 {
+            self.alive()?;
+        }
+        self.inner.commit(batch).await
+    }
+
+    async fn list(&self, filter: &ExecutionFilter) -> Result<ListPage, StoreError> {
+        self.alive()?;
+        self.inner.list(filter).await
+    }
+
+    async fn history(
+        &self,
+        id: ExecutionId,
+        after: u64,
+        max: usize,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        self.alive()?;
+        self.inner.history(id, after, max).await
+    }
+
+    async fn due(&self, now: Timestamp, max: usize) -> Result<Vec<ExecutionId>, StoreError> {
+        self.alive()?;
+        self.inner.due(now, max).await
+    }
+
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.alive()?;
+        self.inner.next_due().await
+    }
+
+    async fn tasks_out(
+        &self,
+        after: Option<ExecutionId>,
+        until: Timestamp,
+        max: usize,
+    ) -> Result<Vec<TaskOut>, StoreError> {
+        self.alive()?;
+        self.inner.tasks_out(after, until, max).await
+    }
+
+    async fn failed_tasks(&self, max: usize) -> Result<Vec<FailedTaskRow>, StoreError> {
+        self.alive()?;
+        self.inner.failed_tasks(max).await
+    }
+
+    async fn join(&self, parent: ExecutionId, join: u32) -> Result<Option<Join>, StoreError> {
+        self.alive()?;
+        self.inner.join(parent, join).await
+    }
+
+    async fn join_state(&self, parent: ExecutionId, join: u32) -> Result<Option<JoinState>, StoreError> {
+        self.alive()?;
+        self.inner.join_state(parent, join).await
+    }
+
+    async fn snapshot(&self, parent: ExecutionId, join: u32) -> Result<Option<Arc<Snapshot>>, StoreError> {
+        self.alive()?;
+        self.inner.snapshot(parent, join).await
+    }
+
+    async fn joins_to_tend(
+        &self,
+        after: Option<(ExecutionId, u32)>,
+        max: usize,
+    ) -> Result<Vec<JoinState>, StoreError> {
+        self.alive()?;
+        self.inner.joins_to_tend(after, max).await
+    }
+
+    async fn children(
+        &self,
+        parent: ExecutionId,
+        join: u32,
+        from: u32,
+        max: usize,
+    ) -> Result<Vec<ChildRow>, StoreError> {
+        self.alive()?;
+        self.inner.children(parent, join, from, max).await
+    }
+
+    async fn live_children(
+        &self,
+        parent: ExecutionId,
+        join: u32,
+        from: u32,
+        max: usize,
+    ) -> Result<Vec<(u32, ExecutionId)>, StoreError> {
+        self.alive()?;
+        self.inner.live_children(parent, join, from, max).await
+    }
+
+    async fn publish_event(&self, event: &PublishedEvent) -> Result<bool, StoreError> {
+        self.alive()?;
+        self.inner.publish_event(event).await
+    }
+
+    async fn undelivered_events(&self, max: usize) -> Result<Vec<PublishedEvent>, StoreError> {
+        self.alive()?;
+        self.inner.undelivered_events(max).await
+    }
+
+    async fn mark_delivered(&self, ids: &[String]) -> Result<(), StoreError> {
+        self.alive()?;
+        self.inner.mark_delivered(ids).await
+    }
+
+    async fn events_since(
+        &self,
+        name: &str,
+        since: Timestamp,
+        max: usize,
+    ) -> Result<Vec<PublishedEvent>, StoreError> {
+        self.alive()?;
+        self.inner.events_since(name, since, max).await
+    }
+
+    async fn subscribers(
+        &self,
+        name: &str,
+        after: Option<ExecutionId>,
+        max: usize,
+    ) -> Result<Vec<ExecutionId>, StoreError> {
+        self.alive()?;
+        self.inner.subscribers(name, after, max).await
+    }
+
+    async fn save_checkpoint(
+        &self,
+        task: TaskId,
+        attempt: u32,
+        checkpoint: &StoredCheckpoint,
+    ) -> Result<bool, StoreError> {
+        self.alive()?;
+        self.inner.save_checkpoint(task, attempt, checkpoint).await
+    }
+
+    async fn load_checkpoint(&self, task: TaskId) -> Result<Option<StoredCheckpoint>, StoreError> {
+        self.alive()?;
+        self.inner.load_checkpoint(task).await
+    }
+
+    async fn clear_checkpoint(&self, task: TaskId, attempt: u32) -> Result<bool, StoreError> {
+        self.alive()?;
+        self.inner.clear_checkpoint(task, attempt).await
+    }
+
+    async fn define_table(&self, table: &TableDefinition, now: Timestamp) -> Result<(), StoreError> {
+        self.alive()?;
+        self.inner.define_table(table, now).await
+    }
+
+    async fn tables(&self) -> Result<Vec<TableDefinition>, StoreError> {
+        self.alive()?;
+        self.inner.tables().await
+    }
+
+    async fn table_rows(
+        &self,
+        table: &str,
+        after: Option<i64>,
+        max: usize,
+    ) -> Result<Vec<TableRowRecord>, StoreError> {
+        self.alive()?;
+        self.inner.table_rows(table, after, max).await
+    }
+
+    async fn signing_key(&self, name: &str, fresh: &[u8]) -> Result<Vec<u8>, StoreError> {
+        self.alive()?;
+        self.inner.signing_key(name, fresh).await
+    }
+
+    async fn prune(&self, retention: &Retention, max: usize) -> Result<usize, StoreError> {
+        self.alive()?;
+        self.inner.prune(retention, max).await
+    }
+
+    async fn counts(&self) -> Result<Vec<(Status, u64)>, StoreError> {
+        self.alive()?;
+        self.inner.counts().await
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.alive()?;
+        self.inner.check().await
+    }
+}

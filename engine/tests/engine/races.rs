@@ -1,0 +1,175 @@
+//! Several engines on one record.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use flowmonkey_core::execution::Status;
+use flowmonkey_core::execution::command::{Command, TaskAttempt};
+use flowmonkey_engine::Engine;
+use flowmonkey_engine::chores::collector;
+use flowmonkey_engine::start::{Start, StartFlow};
+use flowmonkey_plumbing::queue::{Claim, TaskQueue};
+use serde_json::{Value, json};
+
+use crate::{Bench, echo, flow, sqlite};
+
+fn chain(length: usize) -> Value {
+    let mut steps = serde_json::Map::new();
+    for number in 0..length {
+        let mut step = json!({ "type": "work" });
+        if number + 1 < length {
+            step["transitions"] = json!({ "onSuccess": format!("s{:02}", number + 1) });
+        }
+        steps.insert(format!("s{number:02}"), step);
+    }
+    flow("chain", Value::Object(steps))
+}
+
+#[tokio::test]
+async fn an_old_copy_in_memory_refuses_nothing() {
+    let bench = Bench::new().await;
+    bench.publish(chain(2)).await;
+    let other = bench.another("other").await;
+    let id = bench.start("chain", json!({})).await;
+    let lost = bench.claim().await.remove(0);
+    // The other engine finds the lease lost; this one still has the first attempt in memory.
+    other.command(id, Command::LeaseLost(TaskAttempt { task: 1, attempt: 1 })).await.unwrap();
+    let task = bench.claim().await.remove(0);
+    assert_eq!((lost.attempt, task.attempt), (1, 2));
+    bench.finish(vec![echo(&task)]).await;
+    let collected = collector::tick(&bench.engine).await.unwrap();
+    assert_eq!(collected, collector::Collected { applied: 1, refused: 0 });
+    bench.work(echo).await;
+    bench.expect(id, Status::Completed).await;
+}
+
+#[tokio::test]
+async fn a_conflict_does_not_leave_a_second_child_behind() {
+    let bench = Bench::new().await;
+    bench.publish(flow("leaf", json!({ "do": { "type": "work" } }))).await;
+    bench
+        .publish(flow(
+            "parent",
+            json!({
+                "first": { "type": "work", "transitions": { "onSuccess": "side" } },
+                "side": {
+                    "type": "sub-flow",
+                    "config": { "flowId": "leaf", "waitForCompletion": false, "onParentClose": "abandon" },
+                },
+            }),
+        ))
+        .await;
+    // Ids of children hold the time.
+    bench.clock.creep(1);
+    let other = bench.another("other").await;
+    let id = bench.start("parent", json!({})).await;
+    let task = bench.claim().await.remove(0);
+    other.command(id, Command::Pause { reason: None }).await.unwrap();
+    other.command(id, Command::Unpause).await.unwrap();
+    bench.finish(vec![echo(&task)]).await;
+    assert_eq!(collector::tick(&bench.engine).await.unwrap().applied, 1);
+    assert_eq!(bench.engine.counters.conflicts.load(Ordering::Relaxed), 1, "the race that is tested");
+    bench.work(echo).await;
+    let leaves = bench.all().await.into_iter().filter(|one| one.flow_id == "leaf").count();
+    assert_eq!(leaves, 1);
+    assert_eq!(bench.statuses().await, [("completed", 2)].into());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_hundred_starts_under_one_key_start_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let bench = Bench::on(sqlite(&directory).await).await;
+    bench.publish(chain(1)).await;
+    let engines = [bench.engine.clone(), bench.another("other").await];
+    let starts: Vec<_> = (0..100)
+        .map(|number| {
+            let engine = engines[number % 2].clone();
+            let published = StartFlow::Published { id: "chain".into(), version: None };
+            let key = Some("order-1".to_owned());
+            let start = Start { idempotency_key: key, ..Start::new(published, json!({ "n": number % 3 })) };
+            tokio::spawn(async move { engine.start(start).await.unwrap() })
+        })
+        .collect();
+    let mut ids = BTreeSet::new();
+    let mut created = 0;
+    for start in starts {
+        let started = start.await.unwrap();
+        ids.insert(started.id);
+        created += usize::from(started.created);
+    }
+    assert_eq!((ids.len(), created), (1, 1));
+    assert_eq!(bench.all().await.len(), 1);
+}
+
+async fn worker(bench: Arc<Bench>, name: String, done: Arc<AtomicBool>) {
+    while !done.load(Ordering::SeqCst) {
+        let claim = Claim { pool: "work".into(), worker: name.clone(), max: 7, low_first: false };
+        let tasks = bench.queue.claim(claim).await.unwrap();
+        let results = tasks.iter().map(|claimed| echo(&claimed.task)).collect();
+        bench.queue.finish("work", &name, results).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn collects(engine: Arc<Engine>, done: Arc<AtomicBool>, applied: Arc<AtomicUsize>) {
+    let mut collector = collector::Collector::default();
+    while !done.load(Ordering::SeqCst) {
+        applied.fetch_add(collector.tick(&engine).await.unwrap().applied, Ordering::SeqCst);
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_engines_share_thousands_of_commands_and_lose_none() {
+    const EXECUTIONS: usize = 150;
+    const STEPS: usize = 8;
+    let bench = Arc::new(Bench::new().await);
+    bench.publish(chain(STEPS)).await;
+    let engines = [bench.engine.clone(), bench.another("other").await];
+    let done = Arc::new(AtomicBool::new(false));
+    let applied = Arc::new(AtomicUsize::new(0));
+    let mut tasks = Vec::new();
+    for (number, engine) in engines.iter().enumerate() {
+        tasks.push(tokio::spawn(worker(bench.clone(), format!("w{number}"), done.clone())));
+        tasks.push(tokio::spawn(collects(engine.clone(), done.clone(), applied.clone())));
+    }
+    let mut ids = Vec::new();
+    for number in 0..EXECUTIONS {
+        let published = StartFlow::Published { id: "chain".into(), version: None };
+        ids.push(engines[number % 2].start(Start::new(published, json!({}))).await.unwrap().id);
+    }
+    // People interfere: each execution is paused by one engine and resumed by the other, again and again.
+    let mut rounds = 0;
+    loop {
+        let mut left = 0;
+        for (number, id) in ids.iter().enumerate() {
+            let (one, two) = (&engines[(number + rounds) % 2], &engines[(number + rounds + 1) % 2]);
+            let paused = one.command(*id, Command::Pause { reason: None }).await.is_ok();
+            let resumed = two.command(*id, Command::Unpause).await.is_ok();
+            assert_eq!(paused, resumed, "who is paused can be resumed");
+            left += usize::from(!bench.get(*id).await.is_terminal());
+        }
+        rounds += 1;
+        if left == 0 {
+            break;
+        }
+        assert!(rounds < 10_000, "{left} are left");
+    }
+    done.store(true, Ordering::SeqCst);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(bench.statuses().await, [("completed", EXECUTIONS)].into());
+    let rows = bench.rows().await;
+    assert_eq!(rows.len(), EXECUTIONS * STEPS);
+    assert!(rows.values().all(|count| *count == 1));
+    assert!(applied.load(Ordering::SeqCst) >= EXECUTIONS * STEPS);
+    for id in ids {
+        let execution = bench.get(id).await;
+        assert_eq!(execution.step_count as usize, STEPS);
+        let history = bench.engine.whole_history(id).await.unwrap();
+        let sequences: Vec<u64> = history.iter().map(|recorded| recorded.sequence).collect();
+        assert_eq!(sequences, (1..=execution.events).collect::<Vec<_>>(), "no fact is lost or doubled");
+    }
+}
