@@ -67,6 +67,9 @@ impl<R: AsyncRead + Unpin> Lines<R> {
 
     /// The next line without its end; none when the pipe has ended. Safe to drop: nothing is lost.
     pub(crate) async fn next(&mut self, budget: &Budget) -> Result<Option<Vec<u8>>, Exceeded> {
+        // A child that floods its pipe always has a next line: without this, neither the attempt's time limit nor a
+        // cancellation would get a turn until the buffer is used up.
+        tokio::task::coop::consume_budget().await;
         loop {
             let end = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n');
             let end = end.map(|end| self.searched + end);
