@@ -1,0 +1,68 @@
+//! The committed messages of `tests/golden` can be read, in both encodings, and are written as they were: an older or newer
+//! peer may have written them. `FLOWMONKEY_BLESS=1` writes them anew; read the difference before it is committed.
+
+#![expect(clippy::unwrap_used, reason = "test code")]
+
+use std::fmt::Debug;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use flowmonkey_plumbing::wire::{
+    ResultMessage, TaskMessage, WireError, decode_result, decode_task, encode_result, encode_task,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digits: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.chunks(32).map(|line| line.concat() + "\n").collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
+}
+
+fn check<M: Serialize + DeserializeOwned + PartialEq + Debug>(
+    name: &str,
+    encode: impl Fn(&M) -> Result<Vec<u8>, WireError>,
+    decode: impl Fn(&[u8]) -> Result<M, WireError>,
+) {
+    let json = golden(&format!("{name}.json"));
+    let binary = golden(&format!("{name}.msgpack.hex"));
+    let twin: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    let message: M = serde_json::from_value(twin.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&message).unwrap(), twin, "{name}: JSON is written as it was");
+    if std::env::var_os("FLOWMONKEY_BLESS").is_some() {
+        fs::write(&binary, hex(&encode(&message).unwrap())).unwrap();
+    }
+    let bytes = unhex(&fs::read_to_string(&binary).unwrap());
+    assert_eq!(decode(&bytes).unwrap(), message, "{name}: MessagePack is read as its JSON twin");
+    assert_eq!(hex(&encode(&message).unwrap()), hex(&bytes), "{name}: MessagePack is written as it was");
+
+    // What a newer peer adds is ignored.
+    let mut newer = twin;
+    newer["somethingNew"] = Value::from(1);
+    assert_eq!(serde_json::from_value::<M>(newer).unwrap(), message, "{name}: unknown fields are ignored");
+}
+
+#[test]
+fn tasks_are_written_and_read_as_ever() {
+    check::<TaskMessage>("task", encode_task, decode_task);
+}
+
+#[test]
+fn successes_are_written_and_read_as_ever() {
+    check::<ResultMessage>("success", encode_result, decode_result);
+}
+
+#[test]
+fn failures_are_written_and_read_as_ever() {
+    check::<ResultMessage>("failure", encode_result, decode_result);
+}
