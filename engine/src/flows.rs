@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use flowmonkey_core::execution::{Execution, FlowReference};
 use flowmonkey_core::flow::Flow;
-use flowmonkey_core::flow::definition::{FlowStatus, Graph, StepKind};
+use flowmonkey_core::flow::definition::{FlowStatus, StepKind};
 use flowmonkey_core::flow::parse::parse_flow_value;
 use flowmonkey_core::ids::FlowHash;
 use lru::LruCache;
@@ -50,7 +50,12 @@ impl FlowCache {
 
     pub(crate) fn keep(&self, flow: Arc<Flow>) -> Arc<LoadedFlow> {
         let mut sub_flows = Vec::new();
-        collect_sub_flows(&flow.graph, &mut sub_flows);
+        flow.graph.each_step(&mut |step| {
+            if let StepKind::SubFlow(sub_flow) = &step.kind {
+                sub_flows
+                    .push((sub_flow.flow_id.clone(), sub_flow.version.as_ref().map(ToString::to_string)));
+            }
+        });
         let hash = flow.hash.clone();
         let loaded = Arc::new(LoadedFlow { flow, sub_flows });
         self.0.lock().unwrap_or_else(PoisonError::into_inner).put(hash, loaded.clone());
@@ -130,35 +135,5 @@ impl SubFlows {
             }
         }
         Ok(found)
-    }
-}
-
-fn collect_sub_flows(graph: &Graph, found: &mut Vec<(String, Option<String>)>) {
-    for step in graph.steps.values() {
-        match &step.kind {
-            StepKind::SubFlow(sub_flow) => {
-                found.push((sub_flow.flow_id.clone(), sub_flow.version.as_ref().map(ToString::to_string)));
-            }
-            StepKind::Map(map) => collect_sub_flows(&map.body, found),
-            StepKind::Loop(config) => collect_sub_flows(&config.body, found),
-            StepKind::Parallel(parallel) => {
-                for (_, branch) in &parallel.branches {
-                    collect_sub_flows(branch, found);
-                }
-            }
-            StepKind::Task(_)
-            | StepKind::Delay(_)
-            | StepKind::WaitSignal(_)
-            | StepKind::WaitEvent(_)
-            | StepKind::Approval(_)
-            | StepKind::Conditional(_)
-            | StepKind::Switch(_)
-            | StepKind::Branch(_)
-            | StepKind::Emit(_)
-            | StepKind::Set(_)
-            | StepKind::Echo
-            | StepKind::Fail(_)
-            | StepKind::Succeed => {}
-        }
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use flowmonkey_core::flow::Flow;
-use flowmonkey_core::flow::definition::{Graph, StepKind};
+use flowmonkey_core::flow::definition::StepKind;
 use flowmonkey_core::flow::parse::Format;
 use flowmonkey_core::limits::FLOW_DOCUMENT_BYTES_MAX;
 use flowmonkey_engine::config::UnknownHandler;
@@ -184,41 +184,14 @@ async fn define_table(embedded: &Embedded, name: &str, table: &serde_json::Value
 
 fn warn_of_unknown_handlers(flow: &Flow, registry: &Registry) {
     let mut unknown = Vec::new();
-    collect_unknown(&flow.graph, registry, &mut unknown);
+    flow.graph.each_step(&mut |step| {
+        if matches!(step.kind, StepKind::Task(_)) && registry.get(&step.type_name).is_none() {
+            unknown.push(step.type_name.to_string());
+        }
+    });
     unknown.sort_unstable();
     unknown.dedup();
     for handler in unknown {
         tell(&format!("flow {}: no handler `{handler}` here; its steps wait for one", flow.id));
-    }
-}
-
-fn collect_unknown(graph: &Graph, registry: &Registry, unknown: &mut Vec<String>) {
-    for step in graph.steps.values() {
-        match &step.kind {
-            StepKind::Task(_) if registry.get(&step.type_name).is_none() => {
-                unknown.push(step.type_name.to_string());
-            }
-            StepKind::Map(map) => collect_unknown(&map.body, registry, unknown),
-            StepKind::Loop(config) => collect_unknown(&config.body, registry, unknown),
-            StepKind::Parallel(parallel) => {
-                for (_, branch) in &parallel.branches {
-                    collect_unknown(branch, registry, unknown);
-                }
-            }
-            StepKind::Task(_)
-            | StepKind::SubFlow(_)
-            | StepKind::Delay(_)
-            | StepKind::WaitSignal(_)
-            | StepKind::WaitEvent(_)
-            | StepKind::Approval(_)
-            | StepKind::Conditional(_)
-            | StepKind::Switch(_)
-            | StepKind::Branch(_)
-            | StepKind::Emit(_)
-            | StepKind::Set(_)
-            | StepKind::Echo
-            | StepKind::Fail(_)
-            | StepKind::Succeed => {}
-        }
     }
 }

@@ -69,27 +69,13 @@ impl Flow {
         let mut graph = &self.graph;
         let mut rest = path;
         while let [step, tail @ ..] = rest {
-            (graph, rest) = match &graph.steps.get(step.as_str())?.kind {
-                StepKind::Map(map) => (&map.body, tail),
-                StepKind::Loop(config) => (&config.body, tail),
-                StepKind::Parallel(parallel) => {
-                    let [branch, tail @ ..] = tail else { return None };
-                    (&parallel.branches.iter().find(|(name, _)| name == branch)?.1, tail)
+            let kind = &graph.steps.get(step.as_str())?.kind;
+            (graph, rest) = match (kind.bodies().next()?, tail) {
+                ((None, body), tail) => (body, tail),
+                ((Some(_), _), [branch, tail @ ..]) => {
+                    (kind.bodies().find(|(name, _)| *name == Some(branch.as_str()))?.1, tail)
                 }
-                StepKind::Task(_)
-                | StepKind::Delay(_)
-                | StepKind::WaitSignal(_)
-                | StepKind::WaitEvent(_)
-                | StepKind::Approval(_)
-                | StepKind::Conditional(_)
-                | StepKind::Switch(_)
-                | StepKind::Branch(_)
-                | StepKind::SubFlow(_)
-                | StepKind::Emit(_)
-                | StepKind::Set(_)
-                | StepKind::Echo
-                | StepKind::Fail(_)
-                | StepKind::Succeed => return None,
+                ((Some(_), _), []) => return None,
             };
         }
         Some(graph)
@@ -119,6 +105,18 @@ pub struct Graph {
     pub order: Vec<StepId>,
     /// The result of a body; none: the output of the last step.
     pub output: Option<Selector>,
+}
+
+impl Graph {
+    /// Shows every step to `see`, those of bodies within it included.
+    pub fn each_step<'a>(&'a self, see: &mut impl FnMut(&'a Step)) {
+        for step in self.steps.values() {
+            see(step);
+            for (_, body) in step.kind.bodies() {
+                body.each_step(see);
+            }
+        }
+    }
 }
 
 /// One node of a graph.
@@ -189,6 +187,35 @@ pub enum StepKind {
     Fail(Failure),
     /// `succeed`: the execution completes here; the output is the input.
     Succeed,
+}
+
+impl StepKind {
+    /// The graphs that the step's children run, by the name of the branch for `parallel`; none for steps without children
+    /// in this flow.
+    pub fn bodies(&self) -> impl Iterator<Item = (Option<&str>, &Arc<Graph>)> {
+        let none: &[(String, Arc<Graph>)] = &[];
+        let (only, branches) = match self {
+            Self::Map(map) => (Some(&map.body), none),
+            Self::Loop(config) => (Some(&config.body), none),
+            Self::Parallel(parallel) => (None, parallel.branches.as_slice()),
+            Self::Task(_)
+            | Self::Delay(_)
+            | Self::WaitSignal(_)
+            | Self::WaitEvent(_)
+            | Self::Approval(_)
+            | Self::Conditional(_)
+            | Self::Switch(_)
+            | Self::Branch(_)
+            | Self::SubFlow(_)
+            | Self::Emit(_)
+            | Self::Set(_)
+            | Self::Echo
+            | Self::Fail(_)
+            | Self::Succeed => (None, none),
+        };
+        let branches = branches.iter().map(|(name, branch)| (Some(name.as_str()), branch));
+        only.into_iter().map(|body| (None, body)).chain(branches)
+    }
 }
 
 /// A step that a handler carries out.

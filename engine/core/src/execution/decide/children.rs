@@ -470,25 +470,7 @@ impl Turn<'_> {
 }
 
 fn branch_name(step: &Step, index: u32) -> Option<&str> {
-    match &step.kind {
-        StepKind::Parallel(parallel) => parallel.branches.get(index as usize).map(|(name, _)| name.as_str()),
-        StepKind::Task(_)
-        | StepKind::Delay(_)
-        | StepKind::WaitSignal(_)
-        | StepKind::WaitEvent(_)
-        | StepKind::Approval(_)
-        | StepKind::Conditional(_)
-        | StepKind::Switch(_)
-        | StepKind::Branch(_)
-        | StepKind::Map(_)
-        | StepKind::Loop(_)
-        | StepKind::SubFlow(_)
-        | StepKind::Emit(_)
-        | StepKind::Set(_)
-        | StepKind::Echo
-        | StepKind::Fail(_)
-        | StepKind::Succeed => None,
-    }
+    step.kind.bodies().nth(index as usize)?.0
 }
 
 /// The children's results in the shape that the step promises.
