@@ -23,7 +23,11 @@ read -r pid || exit 0
 if read -r _; then exit 0; fi
 kill -CONT "$pid" && kill -"$2" "$pid"
 tries=0
-while kill -0 "$pid" && [ "$tries" -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
+while kill -0 "$pid" && [ "$tries" -lt 100 ]; do
+    case "$(cat "/proc/$pid/stat")" in *') Z '*) break ;; esac
+    sleep 0.1
+    tries=$((tries + 1))
+done
 kill -KILL "$pid"
 rm -rf -- "$1"
 "#;
@@ -163,7 +167,7 @@ impl Drop for Process {
 /// A process that is gone meanwhile is what every sender wants or finds out by other means.
 fn send(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        drop(kill_process(pid, signal));
+        kill_process(pid, signal).ok();
     }
 }
 

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::redis::{Client, Value};
+use ::redis::{Client, ClientTlsConfig, TlsCertificates, Value};
 use rustix::process::Signal;
 
+use crate::certificates::{ClientCertificates, ServerFiles, Tls};
 use crate::process::Farewell;
 use crate::service::{Recipe, Service, program};
 use crate::user::User;
@@ -38,6 +39,7 @@ pub struct RedisOptions {
     pub password: Option<String>,
     /// Lines of an ACL file, as `user worker on >secret ~* +@all`. Then the password of the default user belongs here too.
     pub acl: Vec<String>,
+    pub tls: Option<Tls>,
     /// A port of one's own choice instead of a free one.
     pub port: Option<u16>,
 }
@@ -64,7 +66,7 @@ impl Redis {
             std::fs::create_dir(&data).expect("the folder is ours");
             user.own(&data);
             let config = folder.join("redis.conf");
-            std::fs::write(&config, config_text(folder, port, &options)).expect("the folder is ours");
+            std::fs::write(&config, config_text(folder, port, user, &options)).expect("the folder is ours");
             user.own(&config);
             let (socket, binary) = (folder.join("s"), binary.clone());
             Recipe {
@@ -81,10 +83,11 @@ impl Redis {
         Self { service: Arc::new(service), options: Arc::new(options) }
     }
 
-    /// `redis://127.0.0.1:port`, with the password if there is one.
+    /// `redis://127.0.0.1:port`, `rediss` with TLS, with the password if there is one.
     pub fn url(&self) -> String {
+        let scheme = if self.options.tls.is_some() { "rediss" } else { "redis" };
         let login = self.options.password.as_ref().map_or(String::new(), |password| format!(":{password}@"));
-        format!("redis://{login}127.0.0.1:{}", self.port())
+        format!("{scheme}://{login}127.0.0.1:{}", self.port())
     }
 
     pub fn port(&self) -> u16 {
@@ -129,9 +132,22 @@ impl Redis {
         self.service.resume();
     }
 
-    /// A client that knows the password.
+    /// A client that knows the password and has the certificates.
     pub fn client(&self) -> Client {
-        Client::open(self.url()).expect("our own address is valid")
+        let Some(tls) = &self.options.tls else {
+            return Client::open(self.url()).expect("our own address is valid");
+        };
+        let read = |file| std::fs::read(file).expect("the certificates live as long as the options");
+        let client_tls = match tls.clients {
+            ClientCertificates::Ignored => None,
+            ClientCertificates::Demanded => Some(ClientTlsConfig {
+                client_cert: read(tls.certificates.client_certificate()),
+                client_key: read(tls.certificates.client_key()),
+            }),
+        };
+        let root_cert = Some(read(tls.certificates.authority()));
+        Client::build_with_tls(self.url(), TlsCertificates { client_tls, root_cert })
+            .expect("our own address and certificates are valid")
     }
 
     /// Sends one command over a new connection. Panics on an error reply: use `try_command` for those.
@@ -140,13 +156,16 @@ impl Redis {
     }
 
     /// Sends one command over a new connection.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or replies with an error.
     pub async fn try_command(&self, words: &[&str]) -> ::redis::RedisResult<Value> {
         let mut connection = self.client().get_multiplexed_async_connection().await?;
         command_of(words).query_async(&mut connection).await
     }
 }
 
-fn command_of(words: &[&str]) -> ::redis::Cmd {
+pub(crate) fn command_of(words: &[&str]) -> ::redis::Cmd {
     let mut command = ::redis::Cmd::new();
     for word in words {
         command.arg(word);
@@ -163,30 +182,48 @@ fn delete_data(folder: &Path) {
     }
 }
 
-fn config_text(folder: &Path, port: u16, options: &RedisOptions) -> String {
+fn config_text(folder: &Path, port: u16, user: User, options: &RedisOptions) -> String {
     let persistence = match options.persistence {
         Persistence::None => "appendonly no",
         Persistence::AppendOnly => "appendonly yes\nappendfsync always",
     };
     // The socket in the folder is how we see that it is ready, whatever TLS and passwords the port demands.
     let mut text = format!(
-        "bind 127.0.0.1\nport {port}\nunixsocket {0}/s\ndir {0}/data\ndaemonize no\nprotected-mode no\nsave \"\"\n\
+        "bind 127.0.0.1\nunixsocket {0}/s\ndir {0}/data\ndaemonize no\nprotected-mode no\nsave \"\"\n\
          {persistence}\n",
         folder.display()
     );
+    match &options.tls {
+        None => writeln!(text, "port {port}").expect("a string takes all"),
+        Some(tls) => text.push_str(&tls_text(folder, port, user, tls)),
+    }
     if let Some(password) = &options.password {
         writeln!(text, "requirepass {password}").expect("a string takes all");
     }
     if !options.acl.is_empty() {
         let file = folder.join("users.acl");
         std::fs::write(&file, options.acl.join("\n") + "\n").expect("the folder is ours");
-        User::of_servers().own(&file);
+        user.own(&file);
         writeln!(text, "aclfile {}", file.display()).expect("a string takes all");
     }
     for line in &options.config {
         writeln!(text, "{line}").expect("a string takes all");
     }
     text
+}
+
+fn tls_text(folder: &Path, port: u16, user: User, tls: &Tls) -> String {
+    let files = ServerFiles::copy(&tls.certificates, folder, user);
+    let clients = match tls.clients {
+        ClientCertificates::Ignored => "no",
+        ClientCertificates::Demanded => "yes",
+    };
+    format!(
+        "port 0\ntls-port {port}\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\ntls-auth-clients {clients}\n",
+        files.certificate.display(),
+        files.key.display(),
+        files.authority.display()
+    )
 }
 
 /// Whether a Redis behind this socket has loaded its data. A refusal for want of a password is an answer too.

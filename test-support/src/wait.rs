@@ -11,8 +11,24 @@ where
     F: FnMut() -> Fut,
     Fut: Future<Output = bool>,
 {
+    wait_for(what, limit, || {
+        let looked = holds();
+        async move { looked.await.then_some(()) }
+    })
+    .await;
+}
+
+/// Looks until `look` finds something, and returns that. Panics naming `what` when `limit` has passed.
+pub async fn wait_for<T, F, Fut>(what: &str, limit: Duration, mut look: F) -> T
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Option<T>>,
+{
     let deadline = Instant::now() + limit;
-    while !holds().await {
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
         assert!(Instant::now() < deadline, "waited {limit:?} in vain until {what}");
         tokio::time::sleep(LOOK_EVERY).await;
     }

@@ -34,7 +34,7 @@ impl TestDatabase {
         Self { server, name }
     }
 
-    /// `postgres://…`, for the superuser, without TLS.
+    /// `postgres://…`, for the superuser; with the certificates, when the server demands TLS.
     pub fn url(&self) -> String {
         self.server.url(&self.name)
     }

@@ -3,6 +3,7 @@
 mod database;
 mod install;
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -11,6 +12,7 @@ use sqlx::{Connection as _, PgConnection};
 
 use self::database::Templates;
 pub use self::database::{Template, TestDatabase};
+use crate::certificates::{ClientCertificates, ServerFiles, Tls};
 use crate::process::Farewell;
 use crate::service::{Recipe, Service};
 use crate::user::User;
@@ -35,6 +37,7 @@ pub struct PostgresOptions {
     /// Further settings, as `max_connections=20`. They win over ours.
     pub settings: Vec<String>,
     pub durability: Durability,
+    pub tls: Option<Tls>,
     /// A port of one's own choice instead of a free one.
     pub port: Option<u16>,
 }
@@ -49,12 +52,31 @@ pub struct Postgres {
 #[derive(Debug)]
 pub(crate) struct Server {
     service: Service,
+    tls: Option<Tls>,
     templates: Templates,
 }
 
 impl Server {
     pub(crate) fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{database}?sslmode=disable", self.service.port())
+        let mut url = format!("postgres://postgres@127.0.0.1:{}/{database}?sslmode=", self.service.port());
+        match &self.tls {
+            None => url.push_str("disable"),
+            Some(Tls { certificates, clients }) => {
+                write!(url, "verify-full&sslrootcert={}", certificates.authority().display())
+                    .expect("a string takes all");
+                match clients {
+                    ClientCertificates::Ignored => {}
+                    ClientCertificates::Demanded => write!(
+                        url,
+                        "&sslcert={}&sslkey={}",
+                        certificates.client_certificate().display(),
+                        certificates.client_key().display()
+                    )
+                    .expect("a string takes all"),
+                }
+            }
+        }
+        url
     }
 
     /// Runs statements, one after the other, over a new connection to the database `postgres`.
@@ -88,14 +110,16 @@ impl Postgres {
     }
 
     /// As `start`, for plain threads.
-    #[expect(clippy::needless_pass_by_value, reason = "as `start`, and options are written in place")]
     pub fn start_blocking(options: PostgresOptions) -> Self {
         let programs = install::programs();
         let user = User::of_servers();
         let service = Service::start("postgres", options.port, user, |folder, port| {
             let data = install::data_folder(&programs, user, folder);
             let binary = programs.join("postgres");
-            let settings = settings(port, &options);
+            let mut settings = settings(port, &options);
+            if let Some(tls) = &options.tls {
+                settings.extend(demand_tls(folder, &data, user, tls));
+            }
             let lock = data.join("postmaster.pid");
             Recipe {
                 name: "postgres",
@@ -111,7 +135,7 @@ impl Postgres {
                 farewell: Farewell::Quit,
             }
         });
-        Self { server: Arc::new(Server { service, templates: Templates::default() }) }
+        Self { server: Arc::new(Server { service, tls: options.tls, templates: Templates::default() }) }
     }
 
     /// The address of a database of this server, as `postgres`, which always exists.
@@ -194,6 +218,25 @@ fn settings(port: u16, options: &PostgresOptions) -> Vec<String> {
     }
     settings.extend(options.settings.iter().cloned());
     settings
+}
+
+/// Lets nobody in without TLS.
+fn demand_tls(folder: &Path, data: &Path, user: User, tls: &Tls) -> Vec<String> {
+    let files = ServerFiles::copy(&tls.certificates, folder, user);
+    let clients = match tls.clients {
+        ClientCertificates::Ignored => "",
+        ClientCertificates::Demanded => "clientcert=verify-ca",
+    };
+    let access = data.join("pg_hba.conf");
+    std::fs::write(&access, format!("hostssl all all 127.0.0.1/32 trust {clients}\n"))
+        .expect("the folder is ours");
+    user.own(&access);
+    vec![
+        "ssl=on".to_owned(),
+        format!("ssl_cert_file={}", files.certificate.display()),
+        format!("ssl_key_file={}", files.key.display()),
+        format!("ssl_ca_file={}", files.authority.display()),
+    ]
 }
 
 /// Postgres writes its state into its lock file: the first line is the process id, the eighth the state. This is what
