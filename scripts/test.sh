@@ -24,6 +24,7 @@ need "command -v redis-server" redis-server "the tests start private servers"
 need "command -v redis-sentinel" redis-sentinel "the tests start private servers"
 # Debian keeps the programs of the server out of the PATH.
 need "ls /usr/lib/postgresql/*/bin/postgres || command -v postgres" postgresql "the tests start private servers"
+need "[ -x /usr/sbin/pgbouncer ] || command -v pgbouncer" pgbouncer "the tests start private servers"
 for module in redis msgpack zstandard; do
     need "/usr/bin/python3 -c 'import $module'" "python3-$module" "the worker in Python of the end-to-end tests"
 done

@@ -1,5 +1,4 @@
 //! Redis: starts, is reached, dies and comes back.
-#![expect(clippy::unwrap_used, reason = "test code")]
 
 use flowmonkey_test_support::{Persistence, Redis, RedisOptions};
 use redis::Value;
