@@ -8,7 +8,7 @@ need() { # a command that succeeds when it is there, Debian package, what for
     sh -c "$1" >/dev/null 2>&1 && return 0
     if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
         echo "installing $2 ($3)"
-        install "$2" || { apt-get update >/dev/null && install "$2"; }
+        install "$2" || { apt-get update >/dev/null && install "$2"; } || true
         sh -c "$1" >/dev/null 2>&1 && return 0
     fi
     echo "missing: $2 ($3). Install it; on Debian: apt-get install $2" >&2

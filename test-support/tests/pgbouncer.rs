@@ -1,5 +1,4 @@
 //! PgBouncer: shares connections, dies and comes back.
-#![expect(clippy::unwrap_used, reason = "test code")]
 
 use flowmonkey_test_support::{PgBouncer, Postgres};
 use sqlx::{Connection as _, PgConnection, Row as _};
