@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use flowmonkey_core::execution::Rejection;
 use flowmonkey_core::execution::command::Command;
+use flowmonkey_plumbing::crash;
 use flowmonkey_plumbing::queue::{Dispatched, Taken};
 use flowmonkey_plumbing::wire::Metrics;
 
@@ -104,7 +105,9 @@ pub async fn apply(engine: &Engine, name: &str, results: &mut Vec<Taken>) -> Res
         .filter(|(place, _)| !is_left(place))
         .map(|(_, taken)| taken.dispatched.clone())
         .collect();
+    crash::point("engine/before-acknowledge");
     engine.queue.acknowledge(name, &done).await?;
+    crash::point("engine/after-acknowledge");
     let mut place = 0..;
     results.retain(|_| place.next().is_some_and(|place| is_left(&place)));
     Ok(collected)
@@ -193,6 +196,9 @@ impl Collector {
             self.uncertain = true;
             self.taken = engine.queue.take(&name, COLLECT_BATCH_MAX).await?;
             self.uncertain = false;
+            if !self.taken.is_empty() {
+                crash::point("engine/results-taken");
+            }
         }
         apply(engine, &name, &mut self.taken).await
     }
