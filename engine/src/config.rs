@@ -72,6 +72,9 @@ pub struct EngineConfig {
     pub public_url: String,
     /// What becomes of tasks for which no handler is known.
     pub unknown_handler: UnknownHandler,
+    /// Whether a result that comes through a queue must prove its pool with a MAC. True wherever anybody but this process
+    /// can write to the queues (Redis). Default false: embedded, the queue is memory. A MAC that is there is always checked.
+    pub require_result_mac: bool,
     /// Time between looks at expired leases.
     pub reap_every: Duration,
     /// Time between comparisons of queue and record.
@@ -107,6 +110,7 @@ impl Default for EngineConfig {
             lease: LEASE,
             public_url: "http://127.0.0.1:7420".into(),
             unknown_handler: UnknownHandler::Wait,
+            require_result_mac: false,
             reap_every: Duration::from_secs(1),
             reconcile_every: Duration::from_secs(10),
             sweep_every: Duration::from_secs(5),

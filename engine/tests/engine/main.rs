@@ -271,6 +271,7 @@ pub(crate) fn result(task: &TaskMessage, outcome: Outcome) -> ResultMessage {
         logs: Vec::new(),
         metrics: Metrics::default(),
         metadata: serde_json::Map::new(),
+        mac: None,
     }
 }
 
