@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use flowmonkey_core::execution::Rejection;
 use flowmonkey_core::execution::command::Command;
+use flowmonkey_plumbing::mac::MacError;
 use flowmonkey_plumbing::queue::Delivery;
 use flowmonkey_plumbing::wire::ResultMessage;
 
@@ -49,6 +50,13 @@ pub async fn apply(engine: &Engine, results: &mut Vec<ResultMessage>) -> Result<
     let mut commands = Vec::with_capacity(results.len());
     let mut places = Vec::with_capacity(results.len());
     for (place, result) in results.iter().enumerate() {
+        if let Err(error) = check_mac(engine, result) {
+            tracing::warn!(task = result.task_id, attempt = result.attempt, %error, "a result is not of its pool");
+            Counters::add(&engine.counters.results_refused, 1);
+            collected.refused += 1;
+            note(engine, result, RefusedFor::Forged, error.to_string());
+            continue;
+        }
         match task_report(result.clone()) {
             Ok((task, report)) => {
                 commands.push((task.execution, Command::Report(Box::new(report))));
@@ -108,7 +116,18 @@ pub async fn apply(engine: &Engine, results: &mut Vec<ResultMessage>) -> Result<
     Ok(collected)
 }
 
-fn note(engine: &Engine, result: &ResultMessage, reason: RefusedFor, detail: String) {
+/// That a result is of the pool that its task was dispatched to. Whoever can write to a queue can write anything.
+fn check_mac(engine: &Engine, result: &ResultMessage) -> Result<(), MacError> {
+    match engine.task_tokens.check_result(result) {
+        Ok(_) => Ok(()),
+        Err(MacError::Missing) if !engine.config.require_result_mac => Ok(()),
+        Err(error @ (MacError::Missing | MacError::Token(_) | MacError::Forged | MacError::Foreign)) => {
+            Err(error)
+        }
+    }
+}
+
+pub(crate) fn note(engine: &Engine, result: &ResultMessage, reason: RefusedFor, detail: String) {
     engine.evidence.note(RefusedResult {
         at: engine.now(),
         task: result.task_id.clone(),
@@ -119,7 +138,7 @@ fn note(engine: &Engine, result: &ResultMessage, reason: RefusedFor, detail: Str
     });
 }
 
-fn refused_for(rejection: &Rejection) -> RefusedFor {
+pub(crate) fn refused_for(rejection: &Rejection) -> RefusedFor {
     match rejection {
         Rejection::Finished(_) => RefusedFor::Finished,
         Rejection::StaleAttempt => RefusedFor::Stale,
