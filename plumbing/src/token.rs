@@ -293,7 +293,9 @@ mod tests {
     #[test]
     fn scopes_are_sets() {
         let some = Scopes::LOGS.and(Scopes::RESULT);
-        assert!(some.allows(Scopes::LOGS) && !some.allows(Scopes::CHECKPOINT) && !some.allows(Scopes::WORKER));
+        assert!(
+            some.allows(Scopes::LOGS) && !some.allows(Scopes::CHECKPOINT) && !some.allows(Scopes::WORKER)
+        );
         assert!(Scopes::WORKER.allows(some) && some.allows(Scopes::NONE));
         assert_eq!((some.names(), Scopes::NONE.names()), ("logs result".into(), String::new()));
     }

@@ -78,7 +78,11 @@ impl<'a> Caller<'a> {
             return Err(Problem::new(ErrorClass::Forbidden, "TOKEN_SCOPE", detail));
         }
         let Claims { task, attempt, .. } = claims;
-        Ok(Self { api, task: id, access: TaskAccess { delivery: Delivery { task_id: task, attempt }, token: None } })
+        Ok(Self {
+            api,
+            task: id,
+            access: TaskAccess { delivery: Delivery { task_id: task, attempt }, token: None },
+        })
     }
 
     /// That the record has the attempt. What cannot be taken back asks the record itself.
@@ -134,7 +138,8 @@ impl From<PlumbingError> for Problem {
         match error {
             PlumbingError::Stale { .. } => Self::new(ErrorClass::Conflict, "STALE_ATTEMPT", detail),
             PlumbingError::TooLarge { .. } => Self::new(ErrorClass::TooLarge, "CHECKPOINT_TOO_LARGE", detail),
-            PlumbingError::Refused { .. } => Self::new(ErrorClass::Conflict, "STALE_ATTEMPT", detail),
+            // In process nothing is refused for its token.
+            PlumbingError::Refused { .. } => Self::new(ErrorClass::Internal, "INTERNAL", detail),
             PlumbingError::Unavailable(source) => match source.downcast::<crate::store::StoreError>() {
                 Ok(error) => (*error).into(),
                 Err(other) => Self::hidden(
