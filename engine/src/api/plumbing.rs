@@ -57,6 +57,7 @@ struct Caller<'a> {
     api: &'a Api,
     task: TaskId,
     access: TaskAccess,
+    pool: String,
 }
 
 impl<'a> Caller<'a> {
@@ -77,11 +78,12 @@ impl<'a> Caller<'a> {
             let detail = format!("the token does not allow `{}`", scope.names());
             return Err(Problem::new(ErrorClass::Forbidden, "TOKEN_SCOPE", detail));
         }
-        let Claims { task, attempt, .. } = claims;
+        let Claims { task, attempt, pool, .. } = claims;
         Ok(Self {
             api,
             task: id,
             access: TaskAccess { delivery: Delivery { task_id: task, attempt }, token: None },
+            pool,
         })
     }
 
@@ -277,7 +279,7 @@ async fn result(
         let detail = "the result is of another task or attempt than the token";
         return Err(Problem::new(ErrorClass::Forbidden, "TOKEN_FOREIGN", detail));
     }
-    match api.engine.apply_spilled(&result).await {
+    match api.engine.apply_spilled(&result, caller.pool).await {
         Ok(execution) => Ok(Json(json!({ "id": execution.id(), "status": execution.status() }))),
         Err(SpilledError::Command(error)) => Err(error.into()),
         Err(error @ SpilledError::Invalid(_)) => {

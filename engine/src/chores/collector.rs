@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use flowmonkey_core::execution::Rejection;
 use flowmonkey_core::execution::command::Command;
+use flowmonkey_core::execution::{Execution, Rejection};
+use flowmonkey_core::ids::TaskId;
 use flowmonkey_plumbing::mac::MacError;
-use flowmonkey_plumbing::queue::Delivery;
-use flowmonkey_plumbing::wire::ResultMessage;
+use flowmonkey_plumbing::queue::{Delivery, Dispatched, Taken};
+use flowmonkey_plumbing::wire::Metrics;
 
 use super::{Backoff, Chore};
 use crate::apply::{CommandOutcome, Fault};
@@ -42,46 +43,47 @@ pub async fn tick(engine: &Engine) -> Result<Collected, EngineError> {
 ///
 /// # Errors
 /// When queue or record fail; the caller repeats it with the results that are left.
-pub async fn apply(engine: &Engine, results: &mut Vec<ResultMessage>) -> Result<Collected, EngineError> {
+pub async fn apply(engine: &Engine, results: &mut Vec<Taken>) -> Result<Collected, EngineError> {
     if results.is_empty() {
         return Ok(Collected::default());
     }
     let mut collected = Collected::default();
     let mut commands = Vec::with_capacity(results.len());
     let mut places = Vec::with_capacity(results.len());
-    for (place, result) in results.iter().enumerate() {
-        if let Err(error) = check_mac(engine, result) {
-            tracing::warn!(task = result.task_id, attempt = result.attempt, %error, "a result is not of its pool");
+    for (place, taken) in results.iter().enumerate() {
+        if let Err(reason) = check_origin(engine, taken).await? {
+            tracing::warn!(delivery = %taken.dispatched.delivery, reason, "a result is not known to be of its pool");
             Counters::add(&engine.counters.results_refused, 1);
             collected.refused += 1;
-            note(engine, result, RefusedFor::Forged, error.to_string());
+            note(engine, &taken.dispatched.delivery, metrics(taken).worker_id, RefusedFor::Forged, reason);
             continue;
         }
-        match task_report(result.clone()) {
+        let understood = match &taken.result {
+            Ok(result) => task_report(result.clone()),
+            Err(error) => Err(error.to_string()),
+        };
+        match understood {
             Ok((task, report)) => {
                 commands.push((task.execution, Command::Report(Box::new(report))));
                 places.push(place);
             }
             Err(reason) => {
-                tracing::warn!(
-                    task = result.task_id,
-                    attempt = result.attempt,
-                    reason,
-                    "a result is not understood"
-                );
+                tracing::warn!(delivery = %taken.dispatched.delivery, reason, "a result is not understood");
                 Counters::add(&engine.counters.results_invalid, 1);
                 collected.refused += 1;
-                if let Some((task, report)) = unreadable_report(result, &reason) {
+                let metrics = metrics(taken);
+                if let Some((task, report)) = unreadable_report(&taken.dispatched.delivery, &metrics, &reason)
+                {
                     commands.push((task.execution, Command::Report(Box::new(report))));
                     places.push(place);
                 }
-                note(engine, result, RefusedFor::Invalid, reason);
+                note(engine, &taken.dispatched.delivery, metrics.worker_id, RefusedFor::Invalid, reason);
             }
         }
     }
     let mut contended = Vec::new();
     for (place, outcome) in places.into_iter().zip(engine.apply(commands).await?) {
-        let result = &results[place];
+        let taken = &results[place];
         let (reason, detail) = match outcome {
             CommandOutcome::Applied(_) => {
                 collected.applied += 1;
@@ -98,17 +100,17 @@ pub async fn apply(engine: &Engine, results: &mut Vec<ResultMessage>) -> Result<
             // It cannot ever be applied to the execution as it is, and must not be in the way of others.
             CommandOutcome::Failed(fault) => (RefusedFor::Unusable, fault.to_string()),
         };
-        tracing::debug!(task = result.task_id, attempt = result.attempt, detail, "a result was refused");
+        tracing::debug!(delivery = %taken.dispatched.delivery, detail, "a result was refused");
         collected.refused += 1;
         Counters::add(&engine.counters.results_refused, 1);
-        note(engine, result, reason, detail);
+        note(engine, &taken.dispatched.delivery, metrics(taken).worker_id, reason, detail);
     }
     let is_left = |place: &usize| contended.binary_search(place).is_ok();
-    let done: Vec<Delivery> = results
+    let done: Vec<Dispatched> = results
         .iter()
         .enumerate()
         .filter(|(place, _)| !is_left(place))
-        .map(|(_, result)| result.delivery())
+        .map(|(_, taken)| taken.dispatched.clone())
         .collect();
     engine.queue.acknowledge(&engine.config.engine_id, &done).await?;
     let mut place = 0..;
@@ -116,23 +118,49 @@ pub async fn apply(engine: &Engine, results: &mut Vec<ResultMessage>) -> Result<
     Ok(collected)
 }
 
-/// That a result is of the pool that its task was dispatched to. Whoever can write to a queue can write anything.
-fn check_mac(engine: &Engine, result: &ResultMessage) -> Result<(), MacError> {
-    match engine.task_tokens.check_result(result) {
-        Ok(_) => Ok(()),
-        Err(MacError::Missing) if !engine.config.require_result_mac => Ok(()),
-        Err(error @ (MacError::Missing | MacError::Token(_) | MacError::Forged | MacError::Foreign)) => {
-            Err(error)
+/// That a result is of the pool that its task was dispatched to: whoever can write to a queue can write anything. The inner
+/// error says why it is not.
+async fn check_origin(engine: &Engine, taken: &Taken) -> Result<Result<(), String>, EngineError> {
+    let pool = &taken.dispatched.pool;
+    let required = engine.config.require_result_mac;
+    let result = match &taken.result {
+        Ok(result) => result,
+        Err(_) if !required => return Ok(Ok(())),
+        // It has no MAC that could be read. It counts as a failed attempt, so that its budget ends it, but only for the pool
+        // that the record has the task in: members of one pool can disturb each other, pools cannot.
+        Err(error) => {
+            let delivery = &taken.dispatched.delivery;
+            let Ok(task) = delivery.task_id.parse::<TaskId>() else { return Ok(Ok(())) };
+            let execution = engine.store.load(&[task.execution]).await?.pop();
+            let is_theirs = execution
+                .as_ref()
+                .and_then(Execution::task)
+                .is_some_and(|out| out.run.task == task.number && out.pool == *pool);
+            return Ok(if is_theirs { Ok(()) } else { Err(error.to_string()) });
         }
-    }
+    };
+    Ok(match engine.task_tokens.check_result(result) {
+        Ok(claims) if claims.pool == *pool => Ok(()),
+        Ok(_) => Err(MacError::Foreign.to_string()),
+        Err(MacError::Missing) if !required => Ok(()),
+        Err(error @ (MacError::Missing | MacError::Token(_) | MacError::Forged | MacError::Foreign)) => {
+            Err(error.to_string())
+        }
+    })
 }
 
-pub(crate) fn note(engine: &Engine, result: &ResultMessage, reason: RefusedFor, detail: String) {
+/// When and where the attempt ran, as far as that can be read.
+fn metrics(taken: &Taken) -> Metrics {
+    taken.result.as_ref().map(|result| result.metrics.clone()).unwrap_or_default()
+}
+
+/// Keeps the evidence of a result that did not count.
+pub(crate) fn note(engine: &Engine, delivery: &Delivery, worker: String, reason: RefusedFor, detail: String) {
     engine.evidence.note(RefusedResult {
         at: engine.now(),
-        task: result.task_id.clone(),
-        attempt: result.attempt,
-        worker: result.metrics.worker_id.clone(),
+        task: delivery.task_id.clone(),
+        attempt: delivery.attempt,
+        worker,
         reason,
         detail,
     });
@@ -162,7 +190,7 @@ pub(crate) fn refused_for(rejection: &Rejection) -> RefusedFor {
 /// Takes results and applies them, again and again. What was taken stays here until it is stored.
 #[derive(Debug)]
 pub struct Collector {
-    taken: Vec<ResultMessage>,
+    taken: Vec<Taken>,
     /// Whether the queue may think that this engine has results which it does not have.
     uncertain: bool,
 }

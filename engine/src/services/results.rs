@@ -5,6 +5,7 @@ use std::sync::Arc;
 use flowmonkey_core::execution::Execution;
 use flowmonkey_core::execution::command::Command;
 use flowmonkey_core::ids::TaskId;
+use flowmonkey_plumbing::queue::Dispatched;
 use flowmonkey_plumbing::wire::ResultMessage;
 
 use crate::apply::CommandError;
@@ -30,13 +31,20 @@ impl Engine {
     ///
     /// # Errors
     /// Why it did not count. After a failure of the record it may be sent again.
-    pub(crate) async fn apply_spilled(&self, result: &ResultMessage) -> Result<Arc<Execution>, SpilledError> {
+    pub(crate) async fn apply_spilled(
+        &self,
+        result: &ResultMessage,
+        pool: String,
+    ) -> Result<Arc<Execution>, SpilledError> {
+        let delivery = result.delivery();
+        let worker = &result.metrics.worker_id;
+        let note = |reason, detail| collector::note(self, &delivery, worker.clone(), reason, detail);
         let (reported, invalid) = match task_report(result.clone()) {
             Ok(report) => (Some(report), None),
             Err(reason) => {
                 Counters::add(&self.counters.results_invalid, 1);
-                collector::note(self, result, RefusedFor::Invalid, reason.clone());
-                (unreadable_report(result, &reason), Some(reason))
+                note(RefusedFor::Invalid, reason.clone());
+                (unreadable_report(&delivery, &result.metrics, &reason), Some(reason))
             }
         };
         let Some((task, report)) = reported else {
@@ -47,13 +55,15 @@ impl Engine {
             Ok(_) => {}
             Err(CommandError::Rejected(rejection)) => {
                 Counters::add(&self.counters.results_refused, 1);
-                collector::note(self, result, collector::refused_for(rejection), rejection.to_string());
+                note(collector::refused_for(rejection), rejection.to_string());
             }
             Err(CommandError::Engine(_)) => return Ok(applied?),
         }
         // The record has judged: wherever the queue still has the delivery, it is over. When the queue is away, the lease
         // ends by itself, and the record refuses what follows from that.
-        if let Err(error) = self.queue.drop_deliveries(&[result.delivery()]).await {
+        if let Err(error) =
+            self.queue.drop_deliveries(&[Dispatched { pool, delivery: delivery.clone() }]).await
+        {
             tracing::debug!(%error, task = result.task_id, "the delivery of a spilled result stays in its queue");
         }
         match invalid {
