@@ -282,7 +282,7 @@ mod tests {
             changed[place] = if changed[place] == b'A' { b'B' } else { b'A' };
             key.verify(std::str::from_utf8(&changed).unwrap()).unwrap_err();
         }
-        for garbage in ["", ".", "...", "v1", "v1...", &format!("{token}.x"), &format!("v2{}", &token[2..])] {
+        for garbage in ["", ".", "...", "v1", "v1..", &format!("{token}.x"), &format!("v2{}", &token[2..])] {
             assert_eq!(key.verify(garbage), Err(TokenError::Malformed), "{garbage}");
         }
         let long = "x".repeat(TOKEN_BYTES_MAX + 1);

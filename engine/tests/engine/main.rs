@@ -8,6 +8,7 @@ mod crashes;
 mod datasets;
 mod fans;
 mod fused;
+mod origins;
 mod races;
 
 use std::collections::BTreeMap;

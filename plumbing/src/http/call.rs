@@ -187,15 +187,20 @@ impl Client {
         }
     }
 
-    /// Half of the rest is certain, half is chance: workers that lost the engine together do not come back together.
+    /// How long to rest after the `round`th failure.
     pub(super) fn rest_after(&self, round: u32) -> Duration {
-        let rest = self.rest.saturating_mul(2_u32.saturating_pow((round - 1).min(16))).min(REST_MAX);
-        let half = rest / 2;
-        let nanos = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX).saturating_add(1);
         #[expect(clippy::cast_possible_truncation, reason = "64 of 128 random bits are wanted")]
         let chance = self.entropy.bits() as u64;
-        half + Duration::from_nanos(chance % nanos)
+        rest(self.rest, round, chance)
     }
+}
+
+/// Half of the rest is certain, half is chance: workers that lost the engine together do not come back together.
+fn rest(first: Duration, round: u32, chance: u64) -> Duration {
+    let doubled = 2_u32.saturating_pow(round.saturating_sub(1).min(16));
+    let half = first.saturating_mul(doubled).min(REST_MAX) / 2;
+    let nanos = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX).saturating_add(1);
+    half + Duration::from_nanos(chance % nanos)
 }
 
 fn authorization(access: &TaskAccess) -> Result<HeaderValue, PlumbingError> {
@@ -280,16 +285,11 @@ mod tests {
 
     #[test]
     fn rests_grow_up_to_a_limit_and_have_chance() {
-        let client = Client::new(
-            reqwest::Client::builder().tls_certs_only([]).build().unwrap(),
-            Vec::new(),
-            6,
-            Duration::from_millis(100),
-            SystemEntropy::new(),
-        );
         for (round, most) in [(1, 100), (2, 200), (5, 1600), (6, 2000), (u32::MAX, 2000)] {
-            let rest = client.rest_after(round).as_millis();
-            assert!((most / 2..=most).contains(&rest), "{round}: {rest}");
+            for chance in [0, 1, u64::MAX / 2, u64::MAX] {
+                let rest = rest(Duration::from_millis(100), round, chance).as_millis();
+                assert!((most / 2..=most).contains(&rest), "{round}: {rest}");
+            }
         }
     }
 }
