@@ -233,6 +233,7 @@ impl Engine {
 
     /// Makes tasks ready. A queue that has no room for all of them gets as many as it takes.
     async fn push_tasks(&self, mut tasks: Vec<TaskMessage>) {
+        self.pools.note(tasks.iter().map(|task| task.pool.as_str()));
         for task in &mut tasks {
             self.name_checkpoint(task).await;
         }

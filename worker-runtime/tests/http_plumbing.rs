@@ -96,6 +96,7 @@ async fn a_checkpoint_outlives_its_attempt_and_a_zombie_saves_nothing() {
         clock: clock.clone(),
         entropy: Arc::new(SystemEntropy::new()),
         handlers: Arc::new(AllHandlers),
+        announced: None,
     };
     // As where the queues are Redis: a result counts only with its proof.
     let config = EngineConfig { require_result_mac: true, ..EngineConfig::default() };

@@ -49,6 +49,7 @@ impl Bench {
             clock,
             entropy: Arc::new(SystemEntropy::new()),
             handlers: Arc::new(AllHandlers),
+            announced: None,
         };
         let engine = Engine::open(deps, EngineConfig::default(), None).await.unwrap();
         let router = router(engine.clone(), ApiOptions::default());

@@ -14,8 +14,8 @@ use flowmonkey_engine::start::{Start, StartFlow};
 use flowmonkey_engine::store::{MemoryStore, PublishedEvent, StoreError};
 use flowmonkey_engine::{CommandError, EngineConfig, EngineError};
 use flowmonkey_plumbing::clock::Clock;
-use flowmonkey_plumbing::queue::LocalQueueLimits;
-use flowmonkey_plumbing::wire::Outcome;
+use flowmonkey_plumbing::queue::{Dispatched, LocalQueueLimits, Taken};
+use flowmonkey_plumbing::wire::{Outcome, ResultMessage};
 use serde_json::json;
 
 use crate::fused::Fused;
