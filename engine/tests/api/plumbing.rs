@@ -319,15 +319,14 @@ async fn odd_paths_and_types_lead_nowhere() {
     };
     let id = &bench.task.task_id;
     for task in
-        ["..%2F..%2Flivez", "..", ".", "%2e%2e%2f", "tk_", "*", &format!("{id}%00"), &id.to_uppercase()]
+        ["", "..%2F..%2Flivez", "..", ".", "%2e%2e%2f", "tk_", "*", &format!("{id}%00"), &id.to_uppercase()]
     {
         let path = format!("/v1/plumbing/tasks/{task}/checkpoint");
         send("PUT", &path, "application/json").await.problem(404, "TASK_NOT_FOUND");
     }
     let path = "/v1/plumbing/tasks/%FF/checkpoint";
     send("PUT", path, "application/json").await.problem(400, "INVALID_PATH");
-    for path in ["/v1/plumbing/tasks", "/v1/plumbing/tasks//checkpoint", &format!("/v1/plumbing/tasks/{id}")]
-    {
+    for path in ["/v1/plumbing/tasks", &format!("/v1/plumbing/tasks/{id}")] {
         send("PUT", path, "application/json").await.problem(404, "ROUTE_NOT_FOUND");
     }
     // Another spelling of the same id is not what the token says.
