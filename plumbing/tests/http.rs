@@ -86,9 +86,9 @@ impl Fake {
 }
 
 async fn handle(State(fake): State<Arc<Fake>>, request: Request) -> Response<Body> {
-    let header = |name: &str| {
-        request.headers().get(name).map_or_else(String::new, |value| value.to_str().unwrap().to_owned())
-    };
+    let headers = request.headers().clone();
+    let header =
+        |name: &str| headers.get(name).map_or_else(String::new, |value| value.to_str().unwrap().to_owned());
     let (token, media) = (header("authorization"), header("content-type"));
     let call = format!("{} {}", request.method(), request.uri());
     let body = to_bytes(request.into_body(), usize::MAX).await.unwrap().to_vec();
@@ -240,6 +240,7 @@ async fn a_call_gives_up_after_its_rounds() {
 
 #[tokio::test]
 async fn an_engine_that_was_away_is_found_when_it_is_back() {
+    let access = access();
     let away = nobody().await;
     let (other, other_at) = Fake::start().await;
     for _ in 0..200_000 {
@@ -252,14 +253,14 @@ async fn an_engine_that_was_away_is_found_when_it_is_back() {
         ..HttpPlumbingConfig::new([format!("http://{away}"), format!("http://{other_at}")])
     };
     let plumbing = HttpPlumbing::new(config).unwrap();
-    plumbing.progress(&access(), Progress { percent: 10.0, ..Progress::default() });
+    plumbing.progress(&access, Progress { percent: 10.0, ..Progress::default() });
     let back = async {
         // Both have been tried in vain.
         other.wait_for(|seen| seen.len() >= 4).await;
-        plumbing.progress(&access(), Progress { percent: 20.0, ..Progress::default() });
+        plumbing.progress(&access, Progress { percent: 20.0, ..Progress::default() });
         Fake::on(TcpListener::bind(away).await.unwrap())
     };
-    let (cleared, engine) = soon(async { tokio::join!(plumbing.clear_checkpoint(&access()), back) }).await;
+    let (cleared, engine) = soon(async { tokio::join!(plumbing.clear_checkpoint(&access), back) }).await;
     cleared.unwrap();
     // What is volatile arrives as well: the latest of it.
     let last = |seen: &[Seen]| seen.iter().rfind(|seen| seen.call.ends_with("/progress")).map(Seen::json);
