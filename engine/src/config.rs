@@ -74,6 +74,9 @@ pub struct EngineConfig {
     pub public_url: String,
     /// What becomes of tasks for which no handler is known.
     pub unknown_handler: UnknownHandler,
+    /// Whether a result that comes through a queue must prove its pool with a MAC. True wherever anybody but this process
+    /// can write to the queues (Redis). Default false: embedded, the queue is memory. A MAC that is there is always checked.
+    pub require_result_mac: bool,
     /// Whether other engine processes work on the same record. They take turns at what one of them can do for all.
     /// Default false: the record is this process's own.
     pub shares_record: bool,
@@ -123,6 +126,7 @@ impl Default for EngineConfig {
             lease: LEASE,
             public_url: "http://127.0.0.1:7420".into(),
             unknown_handler: UnknownHandler::Wait,
+            require_result_mac: false,
             shares_record: false,
             collectors: 1,
             commits_in_flight: 1,

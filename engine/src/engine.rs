@@ -14,6 +14,7 @@ use flowmonkey_core::time::{Moment, Timestamp};
 use flowmonkey_plumbing::clock::Clock;
 use flowmonkey_plumbing::ids::Entropy;
 use flowmonkey_plumbing::queue::{DispatchQueue, QueueError};
+use flowmonkey_plumbing::token::TokenKey;
 use lru::LruCache;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -30,7 +31,7 @@ use crate::flows::FlowCache;
 use crate::handlers::AnnouncedHandlers;
 use crate::pools::Pools;
 use crate::store::{Store, StoreError};
-use crate::tokens::{RESUME_KEY, ResumeTokens, SIGNING_KEY_BYTES};
+use crate::tokens::{RESUME_KEY, ResumeTokens, SIGNING_KEY_BYTES, TASK_KEY};
 use crate::watch::Watchers;
 
 /// What the engine stands on.
@@ -118,6 +119,7 @@ pub struct Engine {
     pub(crate) committer: Committer,
     pub(crate) flows: FlowCache,
     pub(crate) tokens: ResumeTokens,
+    pub(crate) task_tokens: TokenKey,
     /// Who watches.
     pub watchers: Watchers,
     /// What was done.
@@ -160,6 +162,13 @@ impl Drop for Work<'_> {
     }
 }
 
+fn fresh_key(entropy: &dyn Entropy) -> [u8; SIGNING_KEY_BYTES] {
+    let mut fresh = [0_u8; SIGNING_KEY_BYTES];
+    fresh[..16].copy_from_slice(&entropy.bits().to_ne_bytes());
+    fresh[16..].copy_from_slice(&entropy.bits().to_ne_bytes());
+    fresh
+}
+
 fn cache<K: std::hash::Hash + Eq, V>(max: usize) -> Mutex<LruCache<K, V>> {
     Mutex::new(LruCache::new(NonZeroUsize::new(max).unwrap_or(NonZeroUsize::MIN)))
 }
@@ -175,10 +184,8 @@ impl Engine {
         config: EngineConfig,
         tracker: Option<&TaskTracker>,
     ) -> Result<Arc<Self>, EngineError> {
-        let mut fresh = [0_u8; SIGNING_KEY_BYTES];
-        fresh[..16].copy_from_slice(&deps.entropy.bits().to_ne_bytes());
-        fresh[16..].copy_from_slice(&deps.entropy.bits().to_ne_bytes());
-        let key = deps.store.signing_key(RESUME_KEY, &fresh).await?;
+        let resume_key = deps.store.signing_key(RESUME_KEY, &fresh_key(&*deps.entropy)).await?;
+        let task_key = deps.store.signing_key(TASK_KEY, &fresh_key(&*deps.entropy)).await?;
         let committer = match tracker {
             Some(tracker) => {
                 let (committer, runs) = Committer::grouped(&deps.store, config.commits_in_flight);
@@ -201,7 +208,8 @@ impl Engine {
             config,
             committer,
             flows: FlowCache::default(),
-            tokens: ResumeTokens::new(&key),
+            tokens: ResumeTokens::new(&resume_key),
+            task_tokens: TokenKey::new(&task_key),
             watchers: Watchers::default(),
             counters: Counters::default(),
             evidence: Evidence::default(),
@@ -243,6 +251,12 @@ impl Engine {
     #[must_use]
     pub fn tokens(&self) -> &ResumeTokens {
         &self.tokens
+    }
+
+    /// Task tokens of this record.
+    #[must_use]
+    pub fn task_tokens(&self) -> &TokenKey {
+        &self.task_tokens
     }
 
     /// Now, by the engine's clock.

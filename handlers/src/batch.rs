@@ -220,7 +220,7 @@ fn checkpoint_failure(error: PlumbingError) -> Failure {
             "CHECKPOINT_TOO_LARGE",
             format!("{error}; use a map step for results of this size"),
         ),
-        PlumbingError::Stale { .. } | PlumbingError::Unavailable(_) => {
+        PlumbingError::Stale { .. } | PlumbingError::Refused { .. } | PlumbingError::Unavailable(_) => {
             Failure::new("CHECKPOINT_FAILED", error.to_string())
         }
     }

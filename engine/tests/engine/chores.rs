@@ -194,7 +194,7 @@ async fn a_full_queue_uses_up_no_attempts() {
 #[tokio::test]
 async fn a_later_delivery_names_the_checkpoint() {
     use flowmonkey_engine::services::EnginePlumbing;
-    use flowmonkey_plumbing::api::Plumbing;
+    use flowmonkey_plumbing::api::{Plumbing, TaskAccess};
 
     let bench = Bench::new().await;
     bench.publish(work()).await;
@@ -202,7 +202,7 @@ async fn a_later_delivery_names_the_checkpoint() {
     let task = bench.claim().await.remove(0);
     assert_eq!(task.checkpoint, None);
     let plumbing = EnginePlumbing::new(bench.engine.clone());
-    let saved = plumbing.save_checkpoint(&task.delivery(), json!({ "at": 41 })).await.unwrap();
+    let saved = plumbing.save_checkpoint(&TaskAccess::from(&task), json!({ "at": 41 })).await.unwrap();
     bench.finish(vec![result(&task, Outcome::Released)]).await;
     collector::tick(&bench.engine).await.unwrap();
     let again = bench.claim().await.remove(0);

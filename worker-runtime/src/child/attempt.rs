@@ -261,7 +261,11 @@ impl<'a> Attempt<'a> {
                     self.cancel("another attempt has taken over", deadline.as_mut()).await;
                 }
             }
-            Err(error @ (PlumbingError::TooLarge { .. } | PlumbingError::Unavailable(_))) => {
+            Err(
+                error @ (PlumbingError::TooLarge { .. }
+                | PlumbingError::Refused { .. }
+                | PlumbingError::Unavailable(_)),
+            ) => {
                 self.log(LogLevel::Warn, format!("a checkpoint was not saved: {error}"));
             }
         }
