@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use flowmonkey_plumbing::api::TaskAccess;
 use flowmonkey_plumbing::crash;
 use flowmonkey_plumbing::mac;
-use flowmonkey_plumbing::queue::Delivery;
 use flowmonkey_plumbing::wire::{
     ContextUpdates, LogLevel, Metrics, Outcome, PROTOCOL_VERSION, ResultMessage, TaskMessage,
 };
