@@ -3,7 +3,7 @@
 //! When a connection breaks after a claim or a take was sent, Redis may have moved deliveries that nobody here has heard
 //! of. Before the next claim or take of that holder, everything in its list that is not in this book goes back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// One book for workers, one for engines.
@@ -52,6 +52,11 @@ impl Hands {
     /// Forgets all of a holder.
     pub(super) fn clear(&self, holder: &Holder) {
         self.holders().remove(holder);
+    }
+
+    /// Who holds something at a pool.
+    pub(super) fn names(&self, pool: &str) -> BTreeSet<String> {
+        self.holders().keys().filter(|holder| holder.pool == pool).map(|holder| holder.name.clone()).collect()
     }
 
     pub(super) fn doubt(&self, holder: &Holder) {

@@ -4,10 +4,8 @@
 //! data: whoever waits blocks on a bell, and then asks. Leases run on the clock of Redis. What is lost with Redis is rebuilt
 //! from the record.
 
-mod acl;
 mod address;
 mod bells;
-mod check;
 mod dispatch;
 mod failure;
 mod functions;
@@ -27,13 +25,12 @@ use std::time::Duration;
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub use acl::{AclRole, acl_rules};
-pub use check::{Finding, Severity};
 pub use failure::RedisFailure;
 pub use functions::{LIBRARY, library_source};
 pub use keys::{POOL_BYTES_MAX, is_pool};
 pub use options::{ENGINE_STALE, MEMORY_RATIO_MAX, PREFIX, RedisOptions, RedisOptionsError};
 pub use stats::RedisStats;
+pub use tasks::{RESULT_UNWRITABLE, TASK_UNREADABLE};
 
 use super::QueueError;
 use shared::Shared;

@@ -151,6 +151,8 @@ local function reassert(K, A)
       local lease, remaining = tonumber(A[i + 1]), tonumber(A[i + 2])
       local terms = { list = known and known.list or NORMAL, lease = lease, remaining = remaining,
         since = known and known.since or time, hard = time + remaining }
+      -- A lease that the queue still knows keeps its hard end.
+      if owner and known and known.hard > 0 then terms.hard = known.hard end
       if known and known.hard == 0 then remove_from(K, known.list, id) end
       if not owner then redis.call('LPUSH', K[OWN], id) end
       redis.call('ZADD', K[LEASES], math.min(time + lease, terms.hard), id)
