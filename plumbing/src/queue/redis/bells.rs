@@ -233,11 +233,14 @@ impl ResultsBell {
         let client = Arc::clone(&shared.client);
         let pattern = shared.keys.results_bells();
         shared.tracker.spawn(async move {
-            let hear = |channel: Option<&str>| {
-                if let Some(shared) = weak.upgrade() {
-                    if let Some(pool) = channel.and_then(|channel| shared.keys.pool_of_bell(channel)) {
-                        shared.pools.note([pool]);
-                    }
+            let hear = |message: Option<redis::Msg>| {
+                let Some(shared) = weak.upgrade() else { return };
+                let channel = message.as_ref().map(redis::Msg::get_channel_name);
+                if let Some(pool) = channel.and_then(|channel| shared.keys.pool_of_bell(channel)) {
+                    shared.pools.note([pool]);
+                }
+                // No results: a worker has announced itself.
+                if message.is_none_or(|message| message.get_payload_bytes() != b"0") {
                     shared.results_bell.rung.notify_waiters();
                 }
             };
@@ -261,7 +264,7 @@ async fn subscription(
     client: &Client,
     pattern: &str,
     attempt: &mut u32,
-    hear: &impl Fn(Option<&str>),
+    hear: &impl Fn(Option<redis::Msg>),
 ) -> Result<(), RedisFailure> {
     let node = usize::try_from(*attempt).unwrap_or(0);
     let mut subscriber = client.subscriber(node).await?;
@@ -272,7 +275,7 @@ async fn subscription(
     let (mut sink, mut messages) = subscriber.split();
     loop {
         match timeout(SILENCE_MAX, messages.next()).await {
-            Ok(Some(message)) => hear(Some(message.get_channel_name())),
+            Ok(Some(message)) => hear(Some(message)),
             Ok(None) => return Ok(()),
             // A connection whose other end vanished is silent too.
             Err(_) => drop(within("pinging", PING_DEADLINE, sink.ping::<redis::Value>()).await?),

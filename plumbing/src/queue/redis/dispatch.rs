@@ -175,6 +175,7 @@ impl DispatchQueue for RedisQueue {
 
     async fn generations(&self, pools: &[String]) -> Result<Vec<Option<u64>>, QueueError> {
         let mut reads: Vec<BoxFuture<'_, _>> = Vec::with_capacity(pools.len());
+        self.shared.pools.note(pools.iter().map(String::as_str));
         for pool in pools {
             let pool = self.shared.pool(pool)?;
             reads.push(Box::pin(async move {

@@ -6,7 +6,7 @@
 /// Bytes of a pool's id.
 pub const POOL_BYTES_MAX: usize = 200;
 /// Bytes of the name of a worker or an engine, and of the prefix.
-pub const NAME_BYTES_MAX: usize = 200;
+pub(super) const NAME_BYTES_MAX: usize = 200;
 
 /// Whether `pool` is a pool's id: `[tenant@][region/]handler`, each of `[a-z0-9._-]`.
 #[must_use]

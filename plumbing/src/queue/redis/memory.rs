@@ -66,6 +66,11 @@ impl Info {
         Ok(Self(Answer::new("INFO", value).text()?))
     }
 
+    #[cfg(test)]
+    pub(super) fn of(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
     pub(super) fn get(&self, field: &str) -> Option<&str> {
         self.0.lines().find_map(|line| line.split_once(':').filter(|(name, _)| *name == field)).map(|(_, value)| value.trim())
     }

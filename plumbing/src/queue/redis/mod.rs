@@ -4,8 +4,10 @@
 //! data: whoever waits blocks on a bell, and then asks. Leases run on the clock of Redis. What is lost with Redis is rebuilt
 //! from the record.
 
+mod acl;
 mod address;
 mod bells;
+mod check;
 mod dispatch;
 mod failure;
 mod functions;
@@ -25,6 +27,8 @@ use std::time::Duration;
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use acl::{AclRole, acl_rules};
+pub use check::{Finding, Severity};
 pub use failure::RedisFailure;
 pub use functions::{LIBRARY, library_source};
 pub use keys::{POOL_BYTES_MAX, is_pool};
@@ -71,6 +75,14 @@ impl RedisQueue {
             Err(RedisFailure::FunctionsMissing { .. }) => Ok(queue),
             Err(error) => Err(error.into_queue_error("the functions")),
         }
+    }
+
+    /// Looks whether Redis is set up as it should be, for engines at their start and for people.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] when Redis cannot be reached or refuses the user.
+    pub async fn check(&self) -> Result<Vec<Finding>, QueueError> {
+        self.shared.check().await
     }
 
     /// What was met so far that should not be there, and how often connections were opened.

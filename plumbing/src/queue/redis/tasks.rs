@@ -173,7 +173,8 @@ impl TaskQueue for RedisQueue {
         for pool in &presence.pools {
             let pool = self.shared.pool(pool)?;
             let name = holder(&pool, &presence.worker)?.name;
-            let arguments = [name.into_bytes(), json.clone()];
+            self.shared.pools.note([pool.pool()]);
+            let arguments = [name.into_bytes(), json.clone(), pool.results_bell().into_bytes()];
             let answer = self.shared.call(Function::Announce, "announce", &pool, &[], &arguments).await;
             answer.map_err(|error| error.into_queue_error(pool.pool()))?;
         }

@@ -165,8 +165,10 @@ local function reassert(K, A)
   return { current, lost, cancelled }
 end
 
--- ARGV worker, presence as JSON
+-- ARGV worker, presence as JSON, channel of the results' bell
 local function announce(K, A)
   redis.call('HSET', K[WORKERS], A[1], string.format('%.0f ', now()) .. A[2])
+  -- No result, but engines learn of the pool.
+  redis.call('PUBLISH', A[3], 0)
   return 1
 end
