@@ -72,7 +72,7 @@ fn worker(pool: &PoolKeys) -> String {
         format!("(+llen +lpush +blpop ~{})", pool.bell()),
         format!("(+hset +hdel ~{})", pool.workers()),
         format!("(+llen +lpush +ltrim %W~{})", pool.unreadable()),
-        format!("(+hget +hincrby +hlen ~{})", pool.gone()),
+        format!("(+hget +hset +hincrby +hlen ~{})", pool.gone()),
     ]
     .join(" ")
 }

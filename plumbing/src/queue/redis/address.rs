@@ -91,7 +91,8 @@ impl Address {
             None => AddressKind::Single,
             Some("sentinel") => {
                 let master = parts.next().filter(|name| !name.is_empty());
-                let master = master.ok_or_else(|| invalid("it does not name the master after the Sentinels"))?;
+                let master =
+                    master.ok_or_else(|| invalid("it does not name the master after the Sentinels"))?;
                 AddressKind::Sentinel { master: master.to_owned() }
             }
             Some("cluster") => AddressKind::Cluster,
@@ -99,9 +100,11 @@ impl Address {
         };
         let db = match parts.next() {
             None => 0,
-            Some(db) => {
-                db.parse().ok().filter(|db| *db >= 0).ok_or_else(|| invalid("the database is not a number"))?
-            }
+            Some(db) => db
+                .parse()
+                .ok()
+                .filter(|db| *db >= 0)
+                .ok_or_else(|| invalid("the database is not a number"))?,
         };
         if parts.next().is_some() {
             return Err(invalid("its path has too many parts"));
@@ -132,7 +135,8 @@ fn read_credentials(
 }
 
 fn decode(text: &str) -> Result<String, RedisOptionsError> {
-    let wrong = || RedisOptionsError::Url { reason: "its user or password is not percent-encoded UTF-8".into() };
+    let wrong =
+        || RedisOptionsError::Url { reason: "its user or password is not percent-encoded UTF-8".into() };
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

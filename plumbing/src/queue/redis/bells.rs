@@ -197,7 +197,8 @@ async fn listen_to_pool(client: &Client, listener: &Listener, pool: &PoolKeys) {
                 }
             },
         };
-        match within("waiting for tasks", BELL_WAIT * 2, open.query(&blocking_pop([pool].into_iter()))).await {
+        match within("waiting for tasks", BELL_WAIT * 2, open.query(&blocking_pop([pool].into_iter()))).await
+        {
             Ok(answer) => {
                 failures = 0;
                 if answer != redis::Value::Nil {

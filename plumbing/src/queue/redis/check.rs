@@ -42,7 +42,12 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(severity: Severity, code: &'static str, reason: impl Into<String>, cure: impl Into<String>) -> Self {
+    fn new(
+        severity: Severity,
+        code: &'static str,
+        reason: impl Into<String>,
+        cure: impl Into<String>,
+    ) -> Self {
         Self { severity, code, reason: reason.into(), cure: cure.into() }
     }
 }
@@ -73,7 +78,9 @@ impl Shared {
         let settings = match self.calls.query("reading the configuration", &command).await {
             Ok(answer) => words(answer).map_err(|error| error.into_queue_error("configuration"))?,
             // Hidden from most users; then nobody can say.
-            Err(RedisFailure::Command { source, .. }) if super::failure::is_answer(&source) => return Ok(None),
+            Err(RedisFailure::Command { source, .. }) if super::failure::is_answer(&source) => {
+                return Ok(None);
+            }
             Err(error) => return Err(error.into_queue_error("configuration")),
         };
         let setting = |name: &str| {
@@ -81,8 +88,14 @@ impl Shared {
         };
         let is_off = setting("appendonly") == "no" && setting("save").is_empty();
         Ok(is_off.then(|| {
-            let reason = "nothing is persisted: after a restart of Redis all pools are rebuilt from the record";
-            Finding::new(Severity::Info, "REDIS_NOT_PERSISTENT", reason, "set `appendonly yes` for quicker restarts")
+            let reason =
+                "nothing is persisted: after a restart of Redis all pools are rebuilt from the record";
+            Finding::new(
+                Severity::Info,
+                "REDIS_NOT_PERSISTENT",
+                reason,
+                "set `appendonly yes` for quicker restarts",
+            )
         }))
     }
 
@@ -131,7 +144,8 @@ fn words(answer: Value) -> Result<Vec<String>, RedisFailure> {
 fn is_forbidden(error: &RedisFailure) -> bool {
     match error {
         RedisFailure::Command { source, .. } => {
-            source.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) || source.to_string().contains("NOPERM")
+            source.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
+                || source.to_string().contains("NOPERM")
         }
         RedisFailure::Deadline { .. }
         | RedisFailure::BackingOff { .. }
@@ -143,7 +157,12 @@ fn is_forbidden(error: &RedisFailure) -> bool {
 
 fn missing_right(command: &str) -> Finding {
     let reason = format!("this user may not use {command} as an engine must");
-    Finding::new(Severity::Refuse, "REDIS_RIGHT_MISSING", reason, "give it the rules of `flowmonkey redis-acl engine`")
+    Finding::new(
+        Severity::Refuse,
+        "REDIS_RIGHT_MISSING",
+        reason,
+        "give it the rules of `flowmonkey redis-acl engine`",
+    )
 }
 
 /// What INFO of one node says.
@@ -197,7 +216,12 @@ fn judge(info: &Info, options: &RedisOptions, by_cluster: bool) -> Vec<Finding> 
     }
     if info.get("role") == Some("master") && info.number("connected_slaves") == Some(0.0) {
         let reason = "the primary has no replica: while it is down, nothing is dispatched";
-        found.push(Finding::new(Severity::Info, "REDIS_WITHOUT_REPLICA", reason, "add a replica with Sentinels"));
+        found.push(Finding::new(
+            Severity::Info,
+            "REDIS_WITHOUT_REPLICA",
+            reason,
+            "add a replica with Sentinels",
+        ));
     }
     found
 }
@@ -213,7 +237,10 @@ mod tests {
 
     fn codes(text: &str, options: &RedisOptions, by_cluster: bool) -> Vec<(Severity, &'static str)> {
         let info = Info::of(text);
-        judge(&info, options, by_cluster).into_iter().map(|finding| (finding.severity, finding.code)).collect()
+        judge(&info, options, by_cluster)
+            .into_iter()
+            .map(|finding| (finding.severity, finding.code))
+            .collect()
     }
 
     #[test]

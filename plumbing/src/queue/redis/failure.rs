@@ -33,7 +33,9 @@ pub enum RedisFailure {
         last: String,
     },
     /// Nobody has loaded the functions, and this user may not.
-    #[error("the functions of FlowMonkey are not in Redis and this user may not load them; start an engine first")]
+    #[error(
+        "the functions of FlowMonkey are not in Redis and this user may not load them; start an engine first"
+    )]
     FunctionsMissing {
         /// What the attempt to load them said.
         #[source]

@@ -14,8 +14,11 @@ pub const LIBRARY: &str = "flowmonkey_1";
 
 static SOURCE: LazyLock<String> = LazyLock::new(|| {
     let register = include_str!("scripts/register.lua").replace("LIBRARY", LIBRARY);
-    let parts =
-        [include_str!("scripts/common.lua"), include_str!("scripts/worker.lua"), include_str!("scripts/engine.lua")];
+    let parts = [
+        include_str!("scripts/common.lua"),
+        include_str!("scripts/worker.lua"),
+        include_str!("scripts/engine.lua"),
+    ];
     format!("#!lua name={LIBRARY}\n{}\n{register}", parts.join("\n"))
 });
 

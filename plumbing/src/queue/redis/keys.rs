@@ -232,7 +232,8 @@ mod tests {
             assert!(is_pool(pool), "{pool}");
         }
         let long = "x".repeat(POOL_BYTES_MAX + 1);
-        for pool in ["", "A", "a b", "a/", "/a", "@a", "a@", "a/b/c", "a@b@c", "{a}", "a*", "a:b", "ä", &long] {
+        for pool in ["", "A", "a b", "a/", "/a", "@a", "a@", "a/b/c", "a@b@c", "{a}", "a*", "a:b", "ä", &long]
+        {
             assert!(!is_pool(pool), "{pool}");
         }
     }

@@ -261,7 +261,9 @@ impl Link {
     /// Asks the server, or every primary of a Cluster.
     async fn query_primaries(&mut self, command: &Cmd) -> RedisResult<Vec<Value>> {
         match self {
-            Self::Node(connection) => Ok(vec![connection.req_packed_command(command).await?.extract_error()?]),
+            Self::Node(connection) => {
+                Ok(vec![connection.req_packed_command(command).await?.extract_error()?])
+            }
             Self::Cluster(connection) => {
                 let routing = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
                 let answers = connection.route_command(command.clone(), routing).await?.extract_error()?;

@@ -33,7 +33,8 @@ impl Shared {
         };
         let limit = self.options.memory_ratio_max;
         if ratio > limit {
-            let limit = format!("Redis uses {:.0} % of its memory, over {:.0} %", ratio * 100.0, limit * 100.0);
+            let limit =
+                format!("Redis uses {:.0} % of its memory, over {:.0} %", ratio * 100.0, limit * 100.0);
             return Err(QueueError::Full { limit });
         }
         Ok(())
@@ -72,7 +73,10 @@ impl Info {
     }
 
     pub(super) fn get(&self, field: &str) -> Option<&str> {
-        self.0.lines().find_map(|line| line.split_once(':').filter(|(name, _)| *name == field)).map(|(_, value)| value.trim())
+        self.0
+            .lines()
+            .find_map(|line| line.split_once(':').filter(|(name, _)| *name == field))
+            .map(|(_, value)| value.trim())
     }
 
     pub(super) fn number(&self, field: &str) -> Option<f64> {

@@ -163,7 +163,8 @@ mod tests {
         let file = std::env::temp_dir();
         let key = RedisOptions { tls_key_file: Some(file.clone()), ..RedisOptions::new("rediss://a") };
         assert_eq!(key.certificates(true).unwrap_err(), RedisOptionsError::KeyWithoutCertificate);
-        let certificate = RedisOptions { tls_certificate_file: Some(file), ..RedisOptions::new("rediss://a") };
+        let certificate =
+            RedisOptions { tls_certificate_file: Some(file), ..RedisOptions::new("rediss://a") };
         assert_eq!(certificate.certificates(true).unwrap_err(), RedisOptionsError::CertificateWithoutKey);
     }
 

@@ -13,9 +13,7 @@ use super::hands::Holder;
 use super::keys::PoolKeys;
 use super::shared::{Shared, holder};
 use super::values::{Answer, read_generation, read_id, write_id};
-use crate::queue::{
-    Claim, ClaimedTask, Delivery, Extended, Lease, QueueError, TaskQueue, WorkerPresence,
-};
+use crate::queue::{Claim, ClaimedTask, Delivery, Extended, Lease, QueueError, TaskQueue, WorkerPresence};
 use crate::wire::{
     Metrics, Outcome, PROTOCOL_VERSION, ResultMessage, TaskError, TaskMessage, decode_task, encode_result,
 };
@@ -151,7 +149,8 @@ impl TaskQueue for RedisQueue {
     ) -> Result<Vec<Delivery>, QueueError> {
         let pool = self.shared.pool(pool)?;
         let holder = holder(&pool, worker)?;
-        let results = results.iter().map(|result| self.shared.encode(result)).collect::<Result<Vec<_>, _>>()?;
+        let results =
+            results.iter().map(|result| self.shared.encode(result)).collect::<Result<Vec<_>, _>>()?;
         let (sender, receiver) = oneshot::channel();
         let shared = Arc::clone(&self.shared);
         self.shared.tracker.spawn(async move {
@@ -315,9 +314,8 @@ impl Shared {
         let mut refused = Vec::new();
         for batch in batches(results, |(_, bytes)| bytes.len()) {
             let own = [pool.processing(&holder.name)];
-            let mut call = Call::on_pool(Function::Finish, pool, &own)
-                .arg(&holder.name)
-                .arg(pool.results_bell());
+            let mut call =
+                Call::on_pool(Function::Finish, pool, &own).arg(&holder.name).arg(pool.results_bell());
             for (delivery, bytes) in batch {
                 call = call.arg(delivery.to_string()).arg(bytes.as_slice());
             }

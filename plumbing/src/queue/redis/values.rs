@@ -104,7 +104,10 @@ pub(super) fn write_id(delivery: &Delivery) -> Result<String, QueueError> {
         return Ok(id);
     }
     let entry = id.chars().take(TASK_ID_BYTES_MAX).collect();
-    Err(QueueError::Corrupt { entry, reason: "a task's id is 1 to 580 bytes without control characters".into() })
+    Err(QueueError::Corrupt {
+        entry,
+        reason: "a task's id is 1 to 580 bytes without control characters".into(),
+    })
 }
 
 fn is_id(delivery: &Delivery) -> bool {

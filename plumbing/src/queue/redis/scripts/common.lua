@@ -82,8 +82,9 @@ end
 local function remove_from(K, list, id)
   if redis.call('LLEN', K[list]) <= REMOVE_MAX then
     redis.call('LREM', K[list], 1, id)
-  else
-    redis.call('HINCRBY', K[GONE], list, 1)
+  elseif type(redis.pcall('HINCRBY', K[GONE], list, 1)) ~= 'number' then
+    -- Somebody wrote something else there.
+    redis.call('HSET', K[GONE], list, 1)
   end
 end
 
