@@ -1,0 +1,1 @@
+//! Tests that look inside: statements, plans, the schema.
