@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use flowmonkey_core::execution::Rejection;
 use flowmonkey_core::execution::command::Command;
-use flowmonkey_plumbing::queue::Delivery;
-use flowmonkey_plumbing::wire::ResultMessage;
+use flowmonkey_plumbing::queue::{Dispatched, Taken};
+use flowmonkey_plumbing::wire::Metrics;
 
 use super::{Backoff, Chore};
 use crate::apply::{CommandOutcome, Fault};
@@ -41,39 +41,40 @@ pub async fn tick(engine: &Engine) -> Result<Collected, EngineError> {
 ///
 /// # Errors
 /// When queue or record fail; the caller repeats it with the results that are left.
-pub async fn apply(engine: &Engine, results: &mut Vec<ResultMessage>) -> Result<Collected, EngineError> {
+pub async fn apply(engine: &Engine, results: &mut Vec<Taken>) -> Result<Collected, EngineError> {
     if results.is_empty() {
         return Ok(Collected::default());
     }
     let mut collected = Collected::default();
     let mut commands = Vec::with_capacity(results.len());
     let mut places = Vec::with_capacity(results.len());
-    for (place, result) in results.iter().enumerate() {
-        match task_report(result.clone()) {
+    for (place, taken) in results.iter().enumerate() {
+        let understood = match &taken.result {
+            Ok(result) => task_report(result.clone()),
+            Err(error) => Err(error.to_string()),
+        };
+        match understood {
             Ok((task, report)) => {
                 commands.push((task.execution, Command::Report(Box::new(report))));
                 places.push(place);
             }
             Err(reason) => {
-                tracing::warn!(
-                    task = result.task_id,
-                    attempt = result.attempt,
-                    reason,
-                    "a result is not understood"
-                );
+                tracing::warn!(delivery = %taken.dispatched.delivery, reason, "a result is not understood");
                 Counters::add(&engine.counters.results_invalid, 1);
                 collected.refused += 1;
-                if let Some((task, report)) = unreadable_report(result, &reason) {
+                let metrics = metrics(taken);
+                if let Some((task, report)) = unreadable_report(&taken.dispatched.delivery, &metrics, &reason)
+                {
                     commands.push((task.execution, Command::Report(Box::new(report))));
                     places.push(place);
                 }
-                note(engine, result, RefusedFor::Invalid, reason);
+                note(engine, taken, RefusedFor::Invalid, reason);
             }
         }
     }
     let mut contended = Vec::new();
     for (place, outcome) in places.into_iter().zip(engine.apply(commands).await?) {
-        let result = &results[place];
+        let taken = &results[place];
         let (reason, detail) = match outcome {
             CommandOutcome::Applied(_) => {
                 collected.applied += 1;
@@ -90,17 +91,17 @@ pub async fn apply(engine: &Engine, results: &mut Vec<ResultMessage>) -> Result<
             // It cannot ever be applied to the execution as it is, and must not be in the way of others.
             CommandOutcome::Failed(fault) => (RefusedFor::Unusable, fault.to_string()),
         };
-        tracing::debug!(task = result.task_id, attempt = result.attempt, detail, "a result was refused");
+        tracing::debug!(delivery = %taken.dispatched.delivery, detail, "a result was refused");
         collected.refused += 1;
         Counters::add(&engine.counters.results_refused, 1);
-        note(engine, result, reason, detail);
+        note(engine, taken, reason, detail);
     }
     let is_left = |place: &usize| contended.binary_search(place).is_ok();
-    let done: Vec<Delivery> = results
+    let done: Vec<Dispatched> = results
         .iter()
         .enumerate()
         .filter(|(place, _)| !is_left(place))
-        .map(|(_, result)| result.delivery())
+        .map(|(_, taken)| taken.dispatched.clone())
         .collect();
     engine.queue.acknowledge(&engine.config.engine_id, &done).await?;
     let mut place = 0..;
@@ -108,12 +109,18 @@ pub async fn apply(engine: &Engine, results: &mut Vec<ResultMessage>) -> Result<
     Ok(collected)
 }
 
-fn note(engine: &Engine, result: &ResultMessage, reason: RefusedFor, detail: String) {
+/// When and where the attempt ran, as far as that can be read.
+fn metrics(taken: &Taken) -> Metrics {
+    taken.result.as_ref().map(|result| result.metrics.clone()).unwrap_or_default()
+}
+
+fn note(engine: &Engine, taken: &Taken, reason: RefusedFor, detail: String) {
+    let delivery = &taken.dispatched.delivery;
     engine.evidence.note(RefusedResult {
         at: engine.now(),
-        task: result.task_id.clone(),
-        attempt: result.attempt,
-        worker: result.metrics.worker_id.clone(),
+        task: delivery.task_id.clone(),
+        attempt: delivery.attempt,
+        worker: metrics(taken).worker_id,
         reason,
         detail,
     });
@@ -143,7 +150,7 @@ fn refused_for(rejection: &Rejection) -> RefusedFor {
 /// Takes results and applies them, again and again. What was taken stays here until it is stored.
 #[derive(Debug)]
 pub struct Collector {
-    taken: Vec<ResultMessage>,
+    taken: Vec<Taken>,
     /// Whether the queue may think that this engine has results which it does not have.
     uncertain: bool,
 }

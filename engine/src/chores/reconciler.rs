@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use flowmonkey_core::execution::command::{Command, TaskAttempt};
 use flowmonkey_core::time::Timestamp;
-use flowmonkey_plumbing::queue::Delivery;
+use flowmonkey_plumbing::queue::Dispatched;
 
 use super::HasMore;
 use crate::apply::CommandOutcome;
 use crate::config::{RECONCILE_AFTER, RECONCILE_BATCH_MAX, RECONCILE_PROBE};
 use crate::engine::{Counters, Engine, EngineError};
-use crate::wire::delivery;
+use crate::wire::dispatched;
 
 /// What a tick did.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -54,7 +54,8 @@ pub async fn reconcile(engine: &Engine, after: Duration) -> Result<Reconciled, E
         let Some(end) = page.last() else { return Ok(reconciled) };
         last = Some(end.task.execution);
         reconciled.looked_at += page.len();
-        let deliveries: Vec<Delivery> = page.iter().map(|out| delivery(out.task, out.attempt)).collect();
+        let deliveries: Vec<Dispatched> =
+            page.iter().map(|out| dispatched(out.task, out.attempt, &out.pool)).collect();
         let present = engine.queue.present(&deliveries).await?;
         let commands: Vec<_> = page
             .iter()

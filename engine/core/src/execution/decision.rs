@@ -260,6 +260,8 @@ pub enum Effect {
         task: u32,
         /// The attempt.
         attempt: u32,
+        /// The pool whose queue carries it.
+        pool: String,
     },
     /// Remove the attempt from the queue: it does not count any more.
     DropTask {
@@ -267,6 +269,8 @@ pub enum Effect {
         task: u32,
         /// The attempt.
         attempt: u32,
+        /// The pool whose queue carries it.
+        pool: String,
     },
     /// Make children, as many as may live.
     SpawnChildren {
