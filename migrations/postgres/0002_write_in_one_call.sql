@@ -52,18 +52,19 @@ BEGIN
         INSERT INTO fm_executions (id, version, status, current_step, waiting_reason, error_code, updated_at, ended_at,
             task_out, task_number, task_attempt, task_pool, task_scheduled_at, state, context, output, parent_id,
             join_no, child_index, abandon, root_id, created_at, flow_id, flow_version, tenant_id, labels)
-        SELECT id, version, status, step, reason, error, updated, ended, task IS NOT NULL, task, attempt, pool,
-            scheduled, state, context, output, parent, join_no, child_index, abandon, root, created, flow,
-            flow_version, tenant, labels::jsonb
+        SELECT new.id, new.version, new.status, new.step, new.reason, new.error, new.updated, new.ended,
+            new.task IS NOT NULL, new.task, new.attempt, new.pool, new.scheduled, new.state, new.context, new.output,
+            new.parent, new.join_no, new.child_index, new.abandon, new.root, new.created, new.flow, new.flow_version,
+            new.tenant, new.labels::jsonb
         FROM unnest(ids, versions, statuses, steps, reasons, errors, updated, ended, tasks, attempts, pools, scheduled,
             states, contexts, outputs, parents, joins, indexes, abandoned, roots, created, flows, flow_versions,
             tenants, labelled)
             AS new (id, version, status, step, reason, error, updated, ended, task, attempt, pool, scheduled,
                 state, context, output, parent, join_no, child_index, abandon, root, created, flow, flow_version,
                 tenant, labels)
-        ORDER BY id
+        ORDER BY new.id
         ON CONFLICT (id) DO NOTHING
-        RETURNING id
+        RETURNING fm_executions.id
     ) SELECT coalesce(array_agg(id), '{}') INTO stored FROM made;
     PERFORM fm_follow(stored, cardinality(stored) = cardinality(ids), history_ids, history_firsts, history_ats,
         history_events, wake_ids, wake_dues, await_ids, await_names);

@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use flowmonkey_core::execution::{Event, Execution, Record, RecordedEvent};
+use flowmonkey_core::execution::{Execution, Record, RecordedEvent};
 use flowmonkey_core::ids::ExecutionId;
 use flowmonkey_core::time::Timestamp;
 use uuid::Uuid;

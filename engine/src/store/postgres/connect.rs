@@ -9,7 +9,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::{PostgresOptions, PostgresStore, Shared, error, schema};
+use super::{PostgresOptions, PostgresStore, Session, Shared, error, schema};
 use crate::store::StoreError;
 
 /// The oldest server that is supported, as servers number themselves.
@@ -45,7 +45,7 @@ impl PostgresStore {
         let driver = options.driver()?.disable_statement_logging();
         let place = place(&driver);
         let mut first = reach(&driver, &place, options.patience).await?;
-        let prepared = prepare(&mut first, &place, options.migrate).await;
+        let prepared = prepare(&mut first, &place, options.migrate.then_some(options.session)).await;
         // Whether it can be closed in good order changes nothing about what was found.
         if let Err(error) = first.close().await {
             tracing::debug!(%place, %error, "the first connection was not closed in good order");
@@ -89,7 +89,7 @@ impl PostgresStore {
         let driver = options.driver()?.disable_statement_logging();
         let place = place(&driver);
         let mut connection = reach(&driver, &place, options.patience).await?;
-        let migrated = prepare(&mut connection, &place, true).await;
+        let migrated = prepare(&mut connection, &place, Some(options.session)).await;
         connection.close().await.map_err(|error| error::classify(&place, error))?;
         migrated
     }
@@ -143,8 +143,8 @@ fn refusal(place: &str, error: sqlx::Error) -> Refusal {
     }
 }
 
-/// Looks at the server, then at the schema.
-async fn prepare(connection: &mut PgConnection, place: &str, migrate: bool) -> Result<(), StoreError> {
+/// Looks at the server, then at the schema, which is migrated if the session for it is given.
+async fn prepare(connection: &mut PgConnection, place: &str, migrate: Option<Session>) -> Result<(), StoreError> {
     let fail = |error| error::classify(place, error);
     let question = "SELECT current_setting('server_version_num')::int4, current_setting('server_version'),
         pg_is_in_recovery() OR current_setting('transaction_read_only')::bool";
@@ -160,8 +160,8 @@ async fn prepare(connection: &mut PgConnection, place: &str, migrate: bool) -> R
     if only_read {
         return unfit(format!("{place} can only be read: it is a standby or set so; name the primary"));
     }
-    if migrate {
-        return schema::migrate(connection, place).await;
+    if let Some(session) = migrate {
+        return schema::migrate(connection, place, session).await;
     }
     let found = schema::version(connection, place).await?;
     if found < schema::POSTGRES_SCHEMA_VERSION {

@@ -3,6 +3,7 @@
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{Connection, PgConnection, SqlSafeStr};
 
+use super::Session;
 use super::error::classify;
 use crate::store::StoreError;
 
@@ -34,7 +35,11 @@ fn migrator() -> Migrator {
 
 /// Brings the database to [`POSTGRES_SCHEMA_VERSION`] in one transaction. Any number of engines may do it at once: the first
 /// migrates, the others wait for it.
-pub(super) async fn migrate(connection: &mut PgConnection, place: &str) -> Result<(), StoreError> {
+pub(super) async fn migrate(
+    connection: &mut PgConnection,
+    place: &str,
+    session: Session,
+) -> Result<(), StoreError> {
     if version(connection, place).await? == POSTGRES_SCHEMA_VERSION {
         return Ok(());
     }
@@ -50,7 +55,16 @@ pub(super) async fn migrate(connection: &mut PgConnection, place: &str) -> Resul
         .await
         .map_err(fail)?;
     if version(&mut transaction, place).await? < POSTGRES_SCHEMA_VERSION {
+        let forget = !session.has_named_statements();
+        // The migrator names its statements. A pooler that does not know them would leave them with the server's connection,
+        // where the next one to migrate meets their names.
+        if forget {
+            sqlx::raw_sql("DEALLOCATE ALL").execute(&mut *transaction).await.map_err(fail)?;
+        }
         migrator().run(&mut *transaction).await.map_err(|error| failed(place, error))?;
+        if forget {
+            sqlx::raw_sql("DEALLOCATE ALL").execute(&mut *transaction).await.map_err(fail)?;
+        }
     }
     transaction.commit().await.map_err(fail)
 }
