@@ -144,10 +144,12 @@ async fn connections_are_encrypted_as_the_url_says() {
     let postgres = Postgres::start(ServerOptions { tls: Some(tls), ..ServerOptions::default() }).await;
     let database = postgres.database().await;
     PostgresStore::connect(options(&database.url())).await.unwrap().check().await.unwrap();
-    let (bare, query) = database.url().split_once('?').map(|(bare, query)| (bare.to_owned(), query.to_owned())).unwrap();
+    let (bare, query) =
+        database.url().split_once('?').map(|(bare, query)| (bare.to_owned(), query.to_owned())).unwrap();
     let error = refused(options(&format!("{bare}?sslmode=disable"))).await;
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
-    let anonymous: Vec<&str> = query.split('&').filter(|pair| pair.starts_with("sslm") || pair.starts_with("sslr")).collect();
+    let anonymous: Vec<&str> =
+        query.split('&').filter(|pair| pair.starts_with("sslm") || pair.starts_with("sslr")).collect();
     let impatient = PostgresOptions {
         patience: Duration::from_millis(500),
         ..options(&format!("{bare}?{}", anonymous.join("&")))

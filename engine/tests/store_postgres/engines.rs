@@ -12,9 +12,7 @@ use flowmonkey_engine::store::conformance::fixture::{
     at, creates, each, id, opened, root, spawning, start, started, store_all, success, success_with_rows,
     update, update_within, updates, work,
 };
-use flowmonkey_engine::store::{
-    Batch, Committed, CreateOutcome, PostgresStore, Store, StoreError, Update,
-};
+use flowmonkey_engine::store::{Batch, Committed, CreateOutcome, PostgresStore, Store, StoreError, Update};
 use futures_util::future::join_all;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
@@ -107,10 +105,13 @@ async fn one_of_many_starts_of_an_id_wins() {
     let database = fresh().await;
     let engines = [open(&database).await, open(&database).await];
     for round in 1..=10 {
-        let race = (0..8).map(|racer| {
-            let engine = &engines[usize::from(racer % 2 == 0)];
-            async move { engine.commit(creates(at(0), vec![root(&work(), round, at(0))])).await.unwrap().creates }
-        });
+        let race =
+            (0..8).map(|racer| {
+                let engine = &engines[usize::from(racer % 2 == 0)];
+                async move {
+                    engine.commit(creates(at(0), vec![root(&work(), round, at(0))])).await.unwrap().creates
+                }
+            });
         let outcomes = join_all(race).await.concat();
         assert_eq!(outcomes.iter().filter(|outcome| **outcome == CreateOutcome::Created).count(), 1);
         let history = engines[0].history(id(round), 0, 100).await.unwrap();

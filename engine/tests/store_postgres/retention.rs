@@ -1,17 +1,22 @@
 //! History goes by weeks.
 
+use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::conformance::fixture::{
     at, failure, id, root, start, store_all, update, updates, work,
 };
 use flowmonkey_engine::store::{Retention, Store};
-use flowmonkey_core::time::Timestamp;
 use sqlx::{Connection, PgConnection};
 
 use super::{fresh, open};
 
 fn before(executions: Timestamp) -> Retention {
     let never = Timestamp::from_millis(0);
-    Retention { executions_before: executions, events_before: never, checkpoints_before: never, keys_before: never }
+    Retention {
+        executions_before: executions,
+        events_before: never,
+        checkpoints_before: never,
+        keys_before: never,
+    }
 }
 
 async fn count(connection: &mut PgConnection, statement: &'static str) -> i64 {

@@ -142,9 +142,12 @@ pub(super) struct Following<'q> {
     pub(super) awaits: Vec<(Uuid, Option<&'q str>)>,
 }
 
-
 /// Changes executions. The rows have to be in the order of their ids, each once.
-pub(super) fn step<'q>(rows: &[&'q ExecutionRow], expected: Vec<i64>, following: Following<'q>) -> Borrowing<'q> {
+pub(super) fn step<'q>(
+    rows: &[&'q ExecutionRow],
+    expected: Vec<i64>,
+    following: Following<'q>,
+) -> Borrowing<'q> {
     let query = sqlx::query(sql::EXECUTIONS_STEP);
     let query = column(query, rows, |row| row.id).bind(expected);
     follow(changing(query, rows), following)

@@ -304,7 +304,9 @@ pub(super) fn first_updates(updates: &[PreparedUpdate]) -> Vec<&PreparedUpdate> 
 }
 
 /// As [`first_updates`].
-pub(super) fn first_creates<'a>(creates: impl Iterator<Item = &'a PreparedCreate>) -> Vec<&'a PreparedCreate> {
+pub(super) fn first_creates<'a>(
+    creates: impl Iterator<Item = &'a PreparedCreate>,
+) -> Vec<&'a PreparedCreate> {
     let mut chosen: Vec<&PreparedCreate> = creates.collect();
     chosen.sort_by_key(|create| create.change.id);
     chosen.dedup_by_key(|create| create.change.id);

@@ -105,7 +105,11 @@ fn place(driver: &PgConnectOptions) -> String {
 }
 
 /// A connection, tried until `patience` is at its end.
-async fn reach(driver: &PgConnectOptions, place: &str, patience: Duration) -> Result<PgConnection, StoreError> {
+async fn reach(
+    driver: &PgConnectOptions,
+    place: &str,
+    patience: Duration,
+) -> Result<PgConnection, StoreError> {
     let end = Instant::now() + patience;
     let mut pause = FIRST_PAUSE;
     loop {
@@ -130,8 +134,9 @@ async fn reach(driver: &PgConnectOptions, place: &str, patience: Duration) -> Re
 
 fn refusal(place: &str, error: sqlx::Error) -> Refusal {
     let code = error.as_database_error().and_then(|error| error.code());
-    let lasts = matches!(code.as_deref(), Some(error::WRONG_PASSWORD | error::NOT_LET_IN | error::NO_DATABASE))
-        || matches!(error, sqlx::Error::Tls(_));
+    let lasts =
+        matches!(code.as_deref(), Some(error::WRONG_PASSWORD | error::NOT_LET_IN | error::NO_DATABASE))
+            || matches!(error, sqlx::Error::Tls(_));
     let error = error::classify(place, error);
     match &error {
         StoreError::Unavailable { .. } if !lasts => Refusal::Passing(error),
@@ -144,7 +149,11 @@ fn refusal(place: &str, error: sqlx::Error) -> Refusal {
 }
 
 /// Looks at the server, then at the schema, which is migrated if the session for it is given.
-async fn prepare(connection: &mut PgConnection, place: &str, migrate: Option<Session>) -> Result<(), StoreError> {
+async fn prepare(
+    connection: &mut PgConnection,
+    place: &str,
+    migrate: Option<Session>,
+) -> Result<(), StoreError> {
     let fail = |error| error::classify(place, error);
     let question = "SELECT current_setting('server_version_num')::int4, current_setting('server_version'),
         pg_is_in_recovery() OR current_setting('transaction_read_only')::bool";

@@ -27,7 +27,9 @@ pub(super) fn classify(place: &str, error: sqlx::Error) -> StoreError {
         sqlx::Error::Io(_) => format!("{place} cannot be reached"),
         sqlx::Error::Tls(reason) => format!("{place}: no encrypted connection: {reason}"),
         sqlx::Error::PoolTimedOut => format!("no connection to {place} is free"),
-        sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => format!("the connection to {place} is closed"),
+        sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
+            format!("the connection to {place} is closed")
+        }
         sqlx::Error::BeginFailed => format!("{place} began no transaction"),
         other => return StoreError::Internal { reason: other.to_string() },
     };

@@ -84,7 +84,9 @@ impl PostgresStore {
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
         let done = self.shared.tasks.spawn(work).await;
-        done.map_err(|error| StoreError::Internal { reason: format!("a transaction was not ended: {error}") })?
+        done.map_err(|error| StoreError::Internal {
+            reason: format!("a transaction was not ended: {error}"),
+        })?
     }
 
     /// Runs one statement; says how many rows it changed.

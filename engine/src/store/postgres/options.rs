@@ -23,8 +23,22 @@ const APPLICATION_NAME: &str = "flowmonkey";
 const STATEMENTS: usize = 128;
 /// Keys of the URL's query that are understood.
 const KEYS: &[&str] = &[
-    "sslmode", "ssl-mode", "sslrootcert", "ssl-root-cert", "ssl-ca", "sslcert", "ssl-cert", "sslkey", "ssl-key", "host",
-    "hostaddr", "port", "dbname", "user", "password", "application_name",
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
 ];
 /// Keys that name a client's certificate.
 const CERTIFICATE_KEYS: &[&str] = &["sslcert", "ssl-cert"];
@@ -112,7 +126,10 @@ impl PostgresOptions {
         Ok(match self.session {
             Session::Own => options.options([
                 ("statement_timeout", self.statement_timeout.as_millis().to_string()),
-                ("idle_in_transaction_session_timeout", self.idle_in_transaction_timeout.as_millis().to_string()),
+                (
+                    "idle_in_transaction_session_timeout",
+                    self.idle_in_transaction_timeout.as_millis().to_string(),
+                ),
             ]),
             Session::Pooled | Session::PooledUnnamed => options,
         })
@@ -149,9 +166,11 @@ fn refused(reason: &str) -> StoreError {
 #[expect(clippy::wildcard_enum_match_arm, reason = "the driver's errors may become more")]
 fn reason_of(error: &sqlx::Error) -> String {
     match error {
-        sqlx::Error::Configuration(_) => "its form is postgres://user:password@host:port/database?key=value, with \
+        sqlx::Error::Configuration(_) => {
+            "its form is postgres://user:password@host:port/database?key=value, with \
             special characters as %XX"
-            .into(),
+                .into()
+        }
         other => other.to_string(),
     }
 }

@@ -106,7 +106,9 @@ fn failed(place: &str, error: sqlx::migrate::MigrateError) -> StoreError {
         VersionMismatch(version) => StoreError::Schema {
             found: version,
             needed: POSTGRES_SCHEMA_VERSION,
-            cure: format!("{place} was migrated by a program whose migration {version} is another one: use that program"),
+            cure: format!(
+                "{place} was migrated by a program whose migration {version} is another one: use that program"
+            ),
         },
         other => StoreError::Internal { reason: other.to_string() },
     }

@@ -10,7 +10,6 @@ use flowmonkey_core::time::Timestamp;
 use serde_json::{Map, Value};
 use sqlx::query;
 
-
 use super::columns::key;
 use super::{PostgresStore, rows, sql};
 use crate::store::encode::{integer, json, text};
@@ -63,8 +62,7 @@ impl Store for PostgresStore {
 
     async fn find_flow(&self, id: &str, version: Option<&str>) -> Result<Option<FlowReference>, StoreError> {
         if let Some(version) = version {
-            let row =
-                self.read_one(query(sql::FLOWS_GET).bind(text(id)).bind(text(version))).await?;
+            let row = self.read_one(query(sql::FLOWS_GET).bind(text(id)).bind(text(version))).await?;
             return row.map(|row| rows::flow(&row).map(|(reference, _)| reference)).transpose();
         }
         let found = self.read(query(sql::FLOWS_LIST).bind(text(id))).await?;
@@ -79,7 +77,8 @@ impl Store for PostgresStore {
     }
 
     async fn load(&self, ids: &[ExecutionId]) -> Result<Vec<Execution>, StoreError> {
-        let found = self.read(query(sql::EXECUTIONS_LOAD).bind(ids.iter().map(key).collect::<Vec<_>>())).await?;
+        let found =
+            self.read(query(sql::EXECUTIONS_LOAD).bind(ids.iter().map(key).collect::<Vec<_>>())).await?;
         if ids.len() == 1 {
             return found.iter().map(rows::execution).collect();
         }
@@ -185,7 +184,8 @@ impl Store for PostgresStore {
     }
 
     async fn snapshot(&self, parent: ExecutionId, join: u32) -> Result<Option<Arc<Snapshot>>, StoreError> {
-        let statement = query(sql::SNAPSHOTS_CHAIN).bind(key(&parent)).bind(i64::from(join)).bind(SNAPSHOT_LEVELS);
+        let statement =
+            query(sql::SNAPSHOTS_CHAIN).bind(key(&parent)).bind(i64::from(join)).bind(SNAPSHOT_LEVELS);
         let found = self.read(statement).await?;
         let mut outer = None;
         for (index, row) in found.iter().enumerate().rev() {
@@ -226,8 +226,11 @@ impl Store for PostgresStore {
         from: u32,
         max: usize,
     ) -> Result<Vec<ChildRow>, StoreError> {
-        let statement =
-            query(sql::CHILDREN_PAGE).bind(key(&parent)).bind(i64::from(join)).bind(i64::from(from)).bind(integer(max as u64));
+        let statement = query(sql::CHILDREN_PAGE)
+            .bind(key(&parent))
+            .bind(i64::from(join))
+            .bind(i64::from(from))
+            .bind(integer(max as u64));
         let found = self.read(statement).await?;
         found.iter().map(|row| child::child_row(rows::execution(row)?)).collect()
     }
@@ -239,8 +242,11 @@ impl Store for PostgresStore {
         from: u32,
         max: usize,
     ) -> Result<Vec<(u32, ExecutionId)>, StoreError> {
-        let statement =
-            query(sql::CHILDREN_LIVE).bind(key(&parent)).bind(i64::from(join)).bind(i64::from(from)).bind(integer(max as u64));
+        let statement = query(sql::CHILDREN_LIVE)
+            .bind(key(&parent))
+            .bind(i64::from(join))
+            .bind(i64::from(from))
+            .bind(integer(max as u64));
         let found = self.read(statement).await?;
         let what = "fm_executions";
         found.iter().map(|row| Ok((rows::count(row, 0, &what)?, rows::id(row, 1, &what)?))).collect()
@@ -273,10 +279,8 @@ impl Store for PostgresStore {
         since: Timestamp,
         max: usize,
     ) -> Result<Vec<PublishedEvent>, StoreError> {
-        let statement = query(sql::EVENTS_SINCE)
-            .bind(text(name))
-            .bind(since.as_millis())
-            .bind(integer(max as u64));
+        let statement =
+            query(sql::EVENTS_SINCE).bind(text(name)).bind(since.as_millis()).bind(integer(max as u64));
         let found = self.read(statement).await?;
         Ok(self.sound(&found, rows::event))
     }
@@ -332,8 +336,7 @@ impl Store for PostgresStore {
 
     async fn define_table(&self, table: &TableDefinition, now: Timestamp) -> Result<(), StoreError> {
         let columns = json(&table.columns)?;
-        let statement =
-            query(sql::TABLES_SET).bind(text(&table.id)).bind(columns).bind(now.as_millis());
+        let statement = query(sql::TABLES_SET).bind(text(&table.id)).bind(columns).bind(now.as_millis());
         self.write(statement).await.map(drop)
     }
 
@@ -352,8 +355,7 @@ impl Store for PostgresStore {
         after: Option<i64>,
         max: usize,
     ) -> Result<Vec<TableRowRecord>, StoreError> {
-        let statement =
-            query(sql::TABLE_ROWS_PAGE).bind(text(table)).bind(after).bind(integer(max as u64));
+        let statement = query(sql::TABLE_ROWS_PAGE).bind(text(table)).bind(after).bind(integer(max as u64));
         let found = self.read(statement).await?;
         Ok(self.sound(&found, |row| {
             let sequence: i64 = rows::column(row, 0, &"fm_table_rows")?;

@@ -55,7 +55,8 @@ impl Writer<'_, '_> {
             .filter(|(_, held)| **held)
             .map(|(update, _)| &update.change)
             .collect();
-        let spawned = play(&mut Tally::new(joins.clone(), BTreeMap::new()), &held, spawns, &mut BTreeSet::new());
+        let spawned =
+            play(&mut Tally::new(joins.clone(), BTreeMap::new()), &held, spawns, &mut BTreeSet::new());
         let known = self.known(*now, creates).await?;
         let mut outcomes = choose(creates, &spawned, &updated, known);
         if !self.take_keys(*now, creates, &outcomes).await? || !self.create(creates, &mut outcomes).await? {
@@ -110,7 +111,10 @@ impl Writer<'_, '_> {
         Ok(which_held(updates, &held))
     }
 
-    async fn lock_joins(&mut self, keys: &BTreeSet<JoinKey>) -> Result<BTreeMap<JoinKey, JoinState>, StoreError> {
+    async fn lock_joins(
+        &mut self,
+        keys: &BTreeSet<JoinKey>,
+    ) -> Result<BTreeMap<JoinKey, JoinState>, StoreError> {
         if keys.is_empty() {
             return Ok(BTreeMap::new());
         }
@@ -267,7 +271,12 @@ impl Writer<'_, '_> {
 }
 
 /// What the updates do to fan-outs, then the spawns; says for each spawn whether it counts.
-fn play(tally: &mut Tally, held: &[&Change], spawns: &[Spawn], spent: &mut BTreeSet<ExecutionId>) -> Vec<bool> {
+fn play(
+    tally: &mut Tally,
+    held: &[&Change],
+    spawns: &[Spawn],
+    spent: &mut BTreeSet<ExecutionId>,
+) -> Vec<bool> {
     for change in held {
         tally.take(change.id, &change.records, spent);
     }
@@ -275,7 +284,12 @@ fn play(tally: &mut Tally, held: &[&Change], spawns: &[Spawn], spent: &mut BTree
 }
 
 /// What becomes of each create, as far as is known before it is stored.
-fn choose(creates: &[PreparedCreate], spawned: &[bool], updated: &[bool], known: Known) -> Vec<CreateOutcome> {
+fn choose(
+    creates: &[PreparedCreate],
+    spawned: &[bool],
+    updated: &[bool],
+    known: Known,
+) -> Vec<CreateOutcome> {
     let Known { mut ids, mut keys } = known;
     let fails = |index: Option<usize>, held: &[bool]| {
         index.is_some_and(|index| !held.get(index).copied().unwrap_or(false))
