@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod clock;
+pub mod crash;
 pub mod ids;
 pub mod manifest;
 pub mod queue;

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use flowmonkey_plumbing::crash;
 use flowmonkey_plumbing::queue::Delivery;
 use flowmonkey_plumbing::wire::{
     ContextUpdates, LogLevel, Metrics, Outcome, PROTOCOL_VERSION, ResultMessage, TaskMessage,
@@ -98,6 +99,7 @@ pub(crate) async fn supervise(shared: Arc<Shared>, attempt: Attempt) {
             watched.watch().await
         }
     };
+    crash::point("worker/handler-ended");
     if matches!(ended, Ended::Discarded) {
         shared.running.remove(&identity.delivery);
         return;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use flowmonkey_core::execution::Rejection;
 use flowmonkey_core::execution::command::Command;
+use flowmonkey_plumbing::crash;
 use flowmonkey_plumbing::queue::{Dispatched, Taken};
 use flowmonkey_plumbing::wire::Metrics;
 
@@ -32,8 +33,9 @@ pub struct Collected {
 /// # Errors
 /// When queue or record fail. The results that were taken stay with this engine; see [`apply`].
 pub async fn tick(engine: &Engine) -> Result<Collected, EngineError> {
-    let mut results = engine.queue.take(&engine.config.engine_id, COLLECT_BATCH_MAX).await?;
-    apply(engine, &mut results).await
+    let name = collector_name(engine, 0);
+    let mut results = engine.queue.take(&name, COLLECT_BATCH_MAX).await?;
+    apply(engine, &name, &mut results).await
 }
 
 /// Applies results that were taken, and lets the queue forget them after the commit. What is done is taken out of
@@ -41,7 +43,7 @@ pub async fn tick(engine: &Engine) -> Result<Collected, EngineError> {
 ///
 /// # Errors
 /// When queue or record fail; the caller repeats it with the results that are left.
-pub async fn apply(engine: &Engine, results: &mut Vec<Taken>) -> Result<Collected, EngineError> {
+pub async fn apply(engine: &Engine, name: &str, results: &mut Vec<Taken>) -> Result<Collected, EngineError> {
     if results.is_empty() {
         return Ok(Collected::default());
     }
@@ -103,7 +105,9 @@ pub async fn apply(engine: &Engine, results: &mut Vec<Taken>) -> Result<Collecte
         .filter(|(place, _)| !is_left(place))
         .map(|(_, taken)| taken.dispatched.clone())
         .collect();
-    engine.queue.acknowledge(&engine.config.engine_id, &done).await?;
+    crash::point("engine/before-acknowledge");
+    engine.queue.acknowledge(name, &done).await?;
+    crash::point("engine/after-acknowledge");
     let mut place = 0..;
     results.retain(|_| place.next().is_some_and(|place| is_left(&place)));
     Ok(collected)
@@ -147,9 +151,18 @@ fn refused_for(rejection: &Rejection) -> RefusedFor {
     }
 }
 
+/// How the queue knows a collector: results stay with it until they are acknowledged.
+pub(crate) fn collector_name(engine: &Engine, number: usize) -> String {
+    match number {
+        0 => engine.config.engine_id.clone(),
+        _ => format!("{}.{number}", engine.config.engine_id),
+    }
+}
+
 /// Takes results and applies them, again and again. What was taken stays here until it is stored.
 #[derive(Debug)]
 pub struct Collector {
+    number: usize,
     taken: Vec<Taken>,
     /// Whether the queue may think that this engine has results which it does not have.
     uncertain: bool,
@@ -158,34 +171,43 @@ pub struct Collector {
 impl Default for Collector {
     /// An engine that starts may have died under the same name with results in its hands.
     fn default() -> Self {
-        Self { taken: Vec::new(), uncertain: true }
+        Self::new(0)
     }
 }
 
 impl Collector {
+    /// One of the engine's collectors, by number.
+    #[must_use]
+    pub const fn new(number: usize) -> Self {
+        Self { number, taken: Vec::new(), uncertain: true }
+    }
+
     /// Takes results, or those of the last tick if it failed, and applies them.
     ///
     /// # Errors
     /// When queue or record fail; the next tick goes on with the same results.
     pub async fn tick(&mut self, engine: &Engine) -> Result<Collected, EngineError> {
-        let id = &engine.config.engine_id;
+        let name = collector_name(engine, self.number);
         if self.taken.is_empty() {
             // Results whose answer was lost are with this engine for the queue, and nobody else would ever take them.
             if self.uncertain {
-                engine.queue.adopt_results(id).await?;
+                engine.queue.adopt_results(&name).await?;
             }
             self.uncertain = true;
-            self.taken = engine.queue.take(id, COLLECT_BATCH_MAX).await?;
+            self.taken = engine.queue.take(&name, COLLECT_BATCH_MAX).await?;
             self.uncertain = false;
+            if !self.taken.is_empty() {
+                crash::point("engine/results-taken");
+            }
         }
-        apply(engine, &mut self.taken).await
+        apply(engine, &name, &mut self.taken).await
     }
 }
 
-pub(super) async fn run(chore: Chore) {
+pub(super) async fn run(chore: Chore, number: usize) {
     let engine = &chore.engine;
     let mut backoff = Backoff::default();
-    let mut collector = Collector::default();
+    let mut collector = Collector::new(number);
     while !chore.shutdown.is_cancelled() {
         match collector.tick(engine).await {
             Ok(Collected { applied: 0, refused: 0 }) => {
