@@ -235,6 +235,9 @@ pub(crate) enum FlowCommand {
         /// Flow files, or `-` for standard input
         #[arg(required = true, value_name = "FILE")]
         files: Vec<String>,
+        /// Manifests of the handlers that the flows use: a `configSchema` in one is checked, as those of the stock handlers are
+        #[arg(long = "handlers", value_name = "FILE")]
+        manifests: Vec<PathBuf>,
         /// How issues are printed
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,

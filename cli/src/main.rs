@@ -7,6 +7,7 @@ mod demo;
 mod embedded;
 mod errors;
 mod panics;
+mod schemas;
 mod show;
 mod source;
 mod tree;

@@ -1,6 +1,7 @@
 //! `command`: runs one program as a plain process. Programs that speak the child protocol are handlers of their own, with
 //! a manifest.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command as Process;
 
 use crate::config::{ConfigError, Fields};
+use crate::schema::{Table, object_to, optional, required, required_text, scalar, text, whole, words};
 
 /// Milliseconds that a program may run.
 const TIMEOUT_MS: u64 = 60_000;
@@ -31,8 +33,39 @@ const STDERR_EXCERPT_BYTES: usize = 4 << 10;
 const GRACE: Duration = Duration::from_secs(5);
 
 const COMMAND_FAILED: &str = "COMMAND_FAILED";
-const FIELDS: [&str; 9] =
-    ["command", "cwd", "env", "stdin", "timeoutMs", "parse", "successCodes", "maxOutputBytes", "protocol"];
+const FIELDS: Table = &[&[
+    required("command", command_schema, "The program and its arguments."),
+    optional("cwd", text, "The directory. Default: the worker's."),
+    optional("env", || object_to(scalar()), "Variables: name to string, number or boolean."),
+    optional("protocol", || words(&PROTOCOLS), "none (default)."),
+    optional(
+        "stdin",
+        || words(&STDIN),
+        "What the program reads: none (default), or json: `{ input, context }`.",
+    ),
+    optional("parse", || words(&PARSE), "What standard output becomes: text (default), json or lines."),
+    optional("successCodes", success_codes_schema, "Exit codes that count as success. Default [0]."),
+    optional("timeoutMs", || whole(&TIMEOUTS_MS), "Milliseconds. Default 60000, at most a day."),
+    optional("timeout", || whole(&TIMEOUTS_MS), "Another name of `timeoutMs`."),
+    optional(
+        "maxOutputBytes",
+        || whole(&OUTPUT_SIZES),
+        "Bytes of standard output. Default 8388608, at most 67108864.",
+    ),
+]];
+const TIMEOUTS_MS: RangeInclusive<u64> = 1..=TIMEOUT_MS_MAX;
+const OUTPUT_SIZES: RangeInclusive<u64> = 1..=OUTPUT_BYTES_MAX;
+const PROTOCOLS: [(&str, ()); 1] = [("none", ())];
+const STDIN: [(&str, Input); 2] = [("none", Input::None), ("json", Input::Json)];
+const PARSE: [(&str, Parse); 3] = [("text", Parse::Text), ("json", Parse::Json), ("lines", Parse::Lines)];
+
+fn command_schema() -> Value {
+    json!({ "type": "array", "items": text(), "prefixItems": [required_text()], "minItems": 1 })
+}
+
+fn success_codes_schema() -> Value {
+    json!({ "type": "array", "items": { "type": "integer", "minimum": 0, "maximum": 255 } })
+}
 
 /// Which programs flows may run on this worker. The default: none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,7 +97,7 @@ impl Command {
     /// A handler that runs the programs of `policy`.
     #[must_use]
     pub fn new(policy: CommandPolicy) -> Self {
-        Self { manifest: crate::manifest("command", "Runs a program"), policy }
+        Self { manifest: crate::manifest("command", "Runs a program", FIELDS), policy }
     }
 
     fn check(&self, program: &str) -> Result<(), Failure> {
@@ -149,27 +182,23 @@ impl Program {
                 fields.error("successCodes", format!("{value} is not an exit code from 0 to 255"))
             })
         };
-        let timeout = match fields.number("timeoutMs", 1..=TIMEOUT_MS_MAX)? {
+        let timeout = match fields.number("timeoutMs", &TIMEOUTS_MS)? {
             Some(timeout) => timeout,
-            None => fields.number("timeout", 1..=TIMEOUT_MS_MAX)?.unwrap_or(TIMEOUT_MS),
+            None => fields.number("timeout", &TIMEOUTS_MS)?.unwrap_or(TIMEOUT_MS),
         };
         Ok(Self {
             program,
             arguments: words,
             directory: fields.text("cwd")?.map(PathBuf::from),
             environment,
-            input: fields
-                .choice("stdin", &[("none", Input::None), ("json", Input::Json)])?
-                .unwrap_or(Input::None),
-            parse: fields
-                .choice("parse", &[("text", Parse::Text), ("json", Parse::Json), ("lines", Parse::Lines)])?
-                .unwrap_or_default(),
+            input: fields.choice("stdin", &STDIN)?.unwrap_or(Input::None),
+            parse: fields.choice("parse", &PARSE)?.unwrap_or_default(),
             timeout: Duration::from_millis(timeout),
             success_codes: match fields.list("successCodes")? {
                 None => vec![0],
                 Some(codes) => codes.iter().map(code).collect::<Result<_, _>>()?,
             },
-            output_bytes_max: fields.number("maxOutputBytes", 1..=OUTPUT_BYTES_MAX)?.unwrap_or(OUTPUT_BYTES),
+            output_bytes_max: fields.number("maxOutputBytes", &OUTPUT_SIZES)?.unwrap_or(OUTPUT_BYTES),
         })
     }
 
@@ -327,7 +356,7 @@ impl Handler for Command {
         let fields = Fields::new(task.config())?;
         let program = Program::parse(&fields)?;
         self.check(&program.program)?;
-        fields.warn_unknown(task, &FIELDS);
+        fields.warn_unknown(task, FIELDS);
         let ended = program.run(task).await?;
         program.output(ended).map(Completion::output)
     }

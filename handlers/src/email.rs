@@ -1,5 +1,6 @@
 //! `email`: sends one mail by SMTP.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,6 +16,10 @@ use sha2::{Digest, Sha256};
 
 use crate::config::{ConfigError, Fields};
 use crate::http::{HttpPolicy, ResolveError};
+use crate::schema::{
+    Field, Table, flag, object_of, object_to, one_or_more_texts, optional, required, required_text, text,
+    whole, words,
+};
 
 /// Time for each answer of the server.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -23,8 +28,28 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(120);
 /// Recipients of one mail.
 const RECIPIENTS_MAX: usize = 100;
 
-const FIELDS: [&str; 11] =
-    ["from", "to", "cc", "bcc", "replyTo", "subject", "text", "html", "headers", "smtp", "timeoutMs"];
+const FIELDS: Table = &[&[
+    optional("from", one_or_more_texts, "One address, with or without a name."),
+    optional("to", one_or_more_texts, "Addresses."),
+    optional("cc", one_or_more_texts, "Addresses."),
+    optional("bcc", one_or_more_texts, "Addresses."),
+    optional("replyTo", one_or_more_texts, "Addresses."),
+    optional("subject", text, "The subject."),
+    optional("text", text, "The mail as text; this or `html` at least."),
+    optional("html", text, "The mail as HTML."),
+    optional("headers", || object_to(text()), "More headers."),
+    optional("smtp", || object_of(&SMTP_FIELDS), "The server. Default: the worker's."),
+    optional("ignoreInput", flag, "`true`: the input does nothing. Default false."),
+]];
+
+const SMTP_FIELDS: [Field; 5] = [
+    required("host", required_text, "Name or address."),
+    optional("port", || whole(&PORTS), "Default 587 for starttls, 465 for tls, 25 for none."),
+    optional("tls", || words(&TLS), "none, starttls (default) or tls."),
+    optional("username", text, "The account; needs a password."),
+    optional("password", text, "The account's password."),
+];
+const PORTS: RangeInclusive<u64> = 1..=65_535;
 
 /// Headers that come from their own fields or are made here.
 const RESERVED_HEADERS: [&str; 14] = [
@@ -111,7 +136,7 @@ impl Email {
     #[must_use]
     pub fn new(policy: EmailPolicy) -> Self {
         crate::install_crypto();
-        Self { manifest: crate::manifest("email", "Sends a mail"), policy }
+        Self { manifest: crate::manifest("email", "Sends a mail", FIELDS), policy }
     }
 
     async fn server(&self, fields: &Fields<'_>) -> Result<Server, Failure> {
@@ -135,7 +160,7 @@ impl Email {
         let smtp = Fields::nested("smtp.", smtp);
         let host = smtp.required_text("host")?;
         let tls = smtp.choice("tls", &TLS)?.unwrap_or_default();
-        let port = smtp.number("port", 1..=65_535)?.and_then(|port| u16::try_from(port).ok());
+        let port = smtp.number("port", &PORTS)?.and_then(|port| u16::try_from(port).ok());
         let port = port.unwrap_or_else(|| default_port(tls));
         let credentials = match (smtp.text("username")?, smtp.text("password")?) {
             (Some(name), Some(password)) => Some(Credentials::new(name.into(), password.into())),
@@ -337,11 +362,12 @@ impl Handler for Email {
     async fn run(&self, task: &Task) -> Result<Completion, Failure> {
         let fields = Fields::new(task.config())?;
         let none = Map::new();
-        let input = task.input().as_object().filter(|_| !fields.flag("ignoreInput", false).unwrap_or(false));
+        let ignore_input = fields.flag("ignoreInput", false)?;
+        let input = task.input().as_object().filter(|_| !ignore_input);
         let source = Source { config: fields, input: Fields::nested("input.", input.unwrap_or(&none)) };
         let mail = source.mail(task.idempotency_key())?;
         let server = self.server(&fields).await?;
-        fields.warn_unknown(task, &FIELDS);
+        fields.warn_unknown(task, FIELDS);
         let transport = server.connect()?;
         let sent = tokio::time::timeout(SEND_TIMEOUT, transport.send(mail.message)).await;
         let sent = sent.map_err(|_| unavailable("the mail server took too long".into()))?;

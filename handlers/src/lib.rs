@@ -8,6 +8,9 @@ mod config;
 mod email;
 mod file;
 mod http;
+mod schema;
+#[cfg(test)]
+mod schema_tests;
 mod table;
 mod transform;
 
@@ -63,11 +66,12 @@ pub fn install_crypto() {
     drop(rustls::crypto::ring::default_provider().install_default());
 }
 
-fn manifest(handler_type: &str, description: &str) -> Manifest {
+fn manifest(handler_type: &str, description: &str, fields: schema::Table) -> Manifest {
     Manifest {
         handler_type: handler_type.into(),
         version: env!("CARGO_PKG_VERSION").into(),
         description: Some(description.into()),
+        config_schema: Some(schema::config_schema(fields)),
         ..Manifest::default()
     }
 }

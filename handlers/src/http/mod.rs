@@ -60,7 +60,7 @@ impl HttpRequest {
             .user_agent(concat!("flowmonkey/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| chain(&error));
-        Self { manifest: crate::manifest("http-request", "Sends one HTTP request"), policy, client }
+        Self { manifest: crate::manifest("http-request", "Sends one HTTP request", FIELDS), policy, client }
     }
 
     async fn exchange(&self, request: &Request) -> Result<Exchange, Failure> {
@@ -111,7 +111,7 @@ impl Handler for HttpRequest {
     async fn run(&self, task: &Task) -> Result<Completion, Failure> {
         let fields = Fields::new(task.config())?;
         let request = Request::new(&fields, task.input(), task.idempotency_key())?;
-        fields.warn_unknown(task, &FIELDS);
+        fields.warn_unknown(task, FIELDS);
         let started = Instant::now();
         let exchange =
             tokio::time::timeout(request.timeout, self.exchange(&request)).await.map_err(|_| {
