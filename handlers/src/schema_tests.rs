@@ -29,7 +29,7 @@ pub(crate) fn note_read(field: String) {
 }
 
 /// What only the handler can tell: fields that need or exclude each other, mail addresses, URLs, content by its encoding.
-const HANDLER_ONLY: [(&str, &str); 24] = [
+const HANDLER_ONLY: [(&str, &str); 27] = [
     ("batch-process", "accumulator"),
     ("batch-process", "condition"),
     ("batch-process", "jq"),
@@ -38,6 +38,9 @@ const HANDLER_ONLY: [(&str, &str); 24] = [
     ("batch-process", "operation"),
     ("batch-process", "program"),
     ("batch-process", "transform"),
+    ("command", "parse"),
+    ("command", "stdin"),
+    ("command", "successCodes"),
     ("email", "bcc"),
     ("email", "cc"),
     ("email", "from"),
@@ -105,7 +108,10 @@ fn bases(handler: &str) -> Vec<Value> {
         }
         "transform" => changes(&json!({})),
         "batch-process" => changes(&json!({ "batchSize": 2 })),
-        "command" => vec![json!({ "command": ["true"], "env": { "A": 1 } })],
+        "command" => vec![
+            json!({ "command": ["true"], "env": { "A": 1 } }),
+            json!({ "command": ["true"], "protocol": "ndjson" }),
+        ],
         "file" => vec![
             json!({ "operation": "list", "path": "." }),
             json!({ "operation": "write", "path": "x", "content": "x" }),

@@ -7,6 +7,7 @@ mod email;
 mod file;
 mod http;
 mod jq;
+mod ndjson;
 mod support;
 mod table;
 mod worker;
