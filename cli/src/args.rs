@@ -137,6 +137,9 @@ pub(crate) struct HandlerArgs {
     /// Mail server of the handler `email`: smtp://, smtp+starttls:// or smtps://[USER:PASSWORD@]HOST[:PORT]
     #[arg(long, value_name = "URL", env = "FLOWMONKEY_SMTP", hide_env_values = true)]
     pub(crate) smtp: Option<String>,
+    /// Certificates (PEM) of authorities that HTTP requests and mails trust besides the public ones
+    #[arg(long = "ca-file", value_name = "FILE")]
+    pub(crate) ca_files: Vec<PathBuf>,
     /// How much a power cut may lose
     #[arg(long, value_enum, default_value_t)]
     pub(crate) durability: Durability,

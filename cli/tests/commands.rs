@@ -155,3 +155,11 @@ fn configurations_of_known_handlers_are_validated() {
     let done = bench.run(&["flow", "validate", "slip.yaml", "--handlers", "bad.json"]).expect(2);
     assert!(done.stderr.contains("handler `x`: `configSchema`: not a JSON Schema"), "{}", done.stderr);
 }
+
+#[test]
+fn a_file_without_certificates_is_no_authority() {
+    let bench = Bench::new();
+    bench.file("hello.yaml", HELLO);
+    let done = bench.run(&["run", "hello.yaml", "--ca-file", "hello.yaml"]).expect(2);
+    assert!(done.stderr.contains("--ca-file hello.yaml: there is no certificate in it"), "{}", done.stderr);
+}

@@ -9,7 +9,7 @@ use flowmonkey_worker::{Completion, Failure, Handler, Task};
 use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart, SinglePart};
 use lettre::transport::smtp::authentication::Credentials;
-use lettre::transport::smtp::client::{Tls, TlsParameters};
+use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters, TlsParametersBuilder};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -20,6 +20,7 @@ use crate::schema::{
     Field, Table, flag, object_of, object_to, one_or_more_texts, optional, required, required_text, text,
     whole, words,
 };
+use crate::trust::{Trust, refused_certificate};
 
 /// Time for each answer of the server.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -118,6 +119,7 @@ const TLS: [(&str, SmtpTls); 3] =
 pub struct Email {
     manifest: Manifest,
     policy: EmailPolicy,
+    trust: Trust,
 }
 
 /// A server to connect to.
@@ -132,11 +134,11 @@ struct Server {
 }
 
 impl Email {
-    /// A handler that sends by the server of `policy`.
+    /// A handler that sends by the server of `policy`, and trusts the authorities of `trust` besides the public ones.
     #[must_use]
-    pub fn new(policy: EmailPolicy) -> Self {
+    pub fn new(policy: EmailPolicy, trust: Trust) -> Self {
         crate::install_crypto();
-        Self { manifest: crate::manifest("email", "Sends a mail", FIELDS), policy }
+        Self { manifest: crate::manifest("email", "Sends a mail", FIELDS), policy, trust }
     }
 
     async fn server(&self, fields: &Fields<'_>) -> Result<Server, Failure> {
@@ -183,9 +185,15 @@ impl Email {
 }
 
 impl Server {
-    fn connect(self) -> Result<AsyncSmtpTransport<Tokio1Executor>, Failure> {
+    fn connect(self, trust: &Trust) -> Result<AsyncSmtpTransport<Tokio1Executor>, Failure> {
         let parameters = || {
-            TlsParameters::new_rustls(self.name.clone())
+            let mut authorities = trust.authorities().map(|der| Certificate::from_der(der.to_vec()));
+            let builder = authorities
+                .try_fold(TlsParameters::builder(self.name.clone()), |builder, authority| {
+                    authority.map(|authority| builder.add_root_certificate(authority))
+                });
+            builder
+                .and_then(TlsParametersBuilder::build_rustls)
                 .map_err(|error| unavailable(format!("TLS cannot be used: {error}")))
         };
         let tls = match self.tls {
@@ -337,6 +345,9 @@ fn unavailable(message: String) -> Failure {
 }
 
 fn send_failure(error: &lettre::transport::smtp::Error) -> Failure {
+    if let Some(failure) = refused_certificate(error) {
+        return failure;
+    }
     let mut message = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
@@ -368,7 +379,7 @@ impl Handler for Email {
         let mail = source.mail(task.idempotency_key())?;
         let server = self.server(&fields).await?;
         fields.warn_unknown(task, FIELDS);
-        let transport = server.connect()?;
+        let transport = server.connect(&self.trust)?;
         let sent = tokio::time::timeout(SEND_TIMEOUT, transport.send(mail.message)).await;
         let sent = sent.map_err(|_| unavailable("the mail server took too long".into()))?;
         sent.map_err(|error| send_failure(&error))?;

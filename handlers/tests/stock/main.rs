@@ -10,4 +10,5 @@ mod jq;
 mod ndjson;
 mod support;
 mod table;
+mod tls;
 mod worker;
