@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use flowmonkey_core::execution::state::Status;
 use flowmonkey_core::execution::{Dataset, DatasetReference, Execution, Handlers, JoinSpec, StartError};
@@ -22,10 +23,12 @@ use crate::chores::timer::Stuck;
 use crate::commit::Committer;
 use crate::config::{
     DATASETS_CACHED_MAX, EngineConfig, HOT_CONTEXT_BYTES_MAX, HOT_EXECUTIONS_MAX, HOT_EXTRAS_MAX,
-    JOINS_CACHED_MAX,
+    JOINS_CACHED_MAX, OUR_WAKES_MAX,
 };
 use crate::evidence::Evidence;
 use crate::flows::FlowCache;
+use crate::handlers::AnnouncedHandlers;
+use crate::pools::Pools;
 use crate::store::{Store, StoreError};
 use crate::tokens::{RESUME_KEY, ResumeTokens, SIGNING_KEY_BYTES};
 use crate::watch::Watchers;
@@ -43,6 +46,8 @@ pub struct EngineDeps {
     pub entropy: Arc<dyn Entropy>,
     /// What is known of handlers.
     pub handlers: Arc<dyn Handlers>,
+    /// To be told of the workers that are there; the same as `handlers` where these come from announcements.
+    pub announced: Option<Arc<AnnouncedHandlers>>,
 }
 
 /// What went wrong with a request.
@@ -85,6 +90,8 @@ pub struct Counters {
     pub conflicts: AtomicU64,
     /// Leases that ended.
     pub leases_expired: AtomicU64,
+    /// Results that were taken over from engines that had died.
+    pub results_adopted: AtomicU64,
     /// Tasks that were missing from the queue.
     pub republished: AtomicU64,
     /// Fan-outs, waits and children that nobody had looked after: the goal is none.
@@ -106,6 +113,7 @@ pub struct Engine {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) handlers: Arc<dyn Handlers>,
+    pub(crate) announced: Option<Arc<AnnouncedHandlers>>,
     pub(crate) config: EngineConfig,
     pub(crate) committer: Committer,
     pub(crate) flows: FlowCache,
@@ -126,12 +134,16 @@ pub struct Engine {
     pub(crate) stuck: Mutex<Stuck>,
     /// What the sweeper remembers.
     pub(crate) sweep: Mutex<Sweep>,
+    /// Pools that were met.
+    pub(crate) pools: Pools,
     /// Whether the queue refused tasks when it was told last.
     pub(crate) queue_full: AtomicBool,
     /// Commands and starts that are being decided, stored, or followed up at this moment.
     working: AtomicUsize,
     /// How many there have been.
     worked: AtomicU64,
+    /// Executions whose next wake this engine stored, where it shares the record.
+    pub(crate) our_wakes: Mutex<LruCache<ExecutionId, ()>>,
     hot: Mutex<LruCache<ExecutionId, Arc<Execution>>>,
     /// Read lately; they do not change any more.
     pub(crate) datasets: Mutex<LruCache<DatasetReference, Dataset>>,
@@ -169,18 +181,23 @@ impl Engine {
         let key = deps.store.signing_key(RESUME_KEY, &fresh).await?;
         let committer = match tracker {
             Some(tracker) => {
-                let (committer, run) = Committer::grouped(deps.store.clone());
-                tracker.spawn(run);
+                let (committer, runs) = Committer::grouped(&deps.store, config.commits_in_flight);
+                for run in runs {
+                    tracker.spawn(run);
+                }
                 committer
             }
             None => Committer::Direct,
         };
+        let our_wakes = cache(if config.shares_record { OUR_WAKES_MAX } else { 1 });
         Ok(Arc::new(Self {
             store: deps.store,
             queue: deps.queue,
             clock: deps.clock,
             entropy: deps.entropy,
             handlers: deps.handlers,
+            announced: deps.announced,
+            pools: Pools::default(),
             config,
             committer,
             flows: FlowCache::default(),
@@ -196,6 +213,7 @@ impl Engine {
             event_bell: Notify::new(),
             working: AtomicUsize::new(0),
             worked: AtomicU64::new(0),
+            our_wakes,
             hot: cache(HOT_EXECUTIONS_MAX),
             datasets: cache(DATASETS_CACHED_MAX),
             joins: cache(JOINS_CACHED_MAX),
@@ -247,6 +265,16 @@ impl Engine {
         self.working.fetch_add(1, Ordering::SeqCst);
         self.worked.fetch_add(1, Ordering::SeqCst);
         Work(&self.working)
+    }
+
+    /// Whether this engine may do now what one of several engines does for all, until `lasting` from now.
+    pub(crate) async fn has_turn(&self, name: &str, lasting: Duration) -> Result<bool, StoreError> {
+        if !self.config.shares_record {
+            return Ok(true);
+        }
+        let now = self.now();
+        let until = now.plus(u64::try_from(lasting.as_millis()).unwrap_or(u64::MAX));
+        self.store.take_turn(name, &self.config.engine_id, now, until).await
     }
 
     pub(crate) fn moment(&self) -> Moment {

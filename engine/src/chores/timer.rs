@@ -9,18 +9,21 @@ use flowmonkey_core::execution::Execution;
 use flowmonkey_core::execution::command::{Command, TaskAttempt};
 use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_core::time::Timestamp;
-use flowmonkey_plumbing::queue::{Delivery, QueueError};
+use flowmonkey_plumbing::queue::{Dispatched, QueueError};
 
 use super::{Backoff, Chore};
 use crate::apply::CommandOutcome;
 use crate::config::{STUCK_TIMER_REST, STUCK_TIMERS_MAX, TIMER_BATCH_MAX};
 use crate::engine::{Engine, EngineError};
-use crate::wire::delivery;
+use crate::wire::dispatched;
 
 /// Longest sleep, should a wake have been stored by another engine.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// Rest while the earliest of all is due and does not move.
 const STUCK_SLEEP: Duration = Duration::from_millis(250);
+
+/// How long engines leave a wake that is due to the one that stored it, in milliseconds.
+const OTHERS_HAVE_MS: i64 = 250;
 
 /// What a tick did.
 #[derive(Debug, PartialEq, Eq)]
@@ -73,6 +76,7 @@ pub async fn tick(engine: &Engine) -> Result<Woken, EngineError> {
         stuck.wake_up(now)
     };
     let mut due = engine.store.due(now, TIMER_BATCH_MAX + left_alone).await?;
+    leave_to_others(engine, now, left_alone, &mut due).await?;
     {
         let stuck = engine.stuck.lock().unwrap_or_else(PoisonError::into_inner);
         due.retain(|id| !stuck.is_left_alone(*id));
@@ -86,7 +90,7 @@ pub async fn tick(engine: &Engine) -> Result<Woken, EngineError> {
     let mut commands: Vec<(ExecutionId, Command)> = Vec::with_capacity(due.len());
     for (execution, _) in engine.hot(&ids, &BTreeSet::new()).await? {
         match late_start(&execution, now) {
-            Some(attempt) => late.push((execution.task_id(attempt.task), attempt)),
+            Some((attempt, pool)) => late.push((execution.task_id(attempt.task), attempt, pool)),
             None => commands.push((execution.id(), Command::Wake)),
         }
     }
@@ -114,30 +118,48 @@ pub async fn tick(engine: &Engine) -> Result<Woken, EngineError> {
     Ok(Woken { due: due.len(), moved: moved.len() })
 }
 
+/// Of several engines, the one that stored a wake answers it: were they all to, all but one would work for nothing. The
+/// others look after what is overdue.
+async fn leave_to_others(
+    engine: &Engine,
+    now: Timestamp,
+    left_alone: usize,
+    due: &mut Vec<ExecutionId>,
+) -> Result<(), EngineError> {
+    if !engine.config.shares_record || due.is_empty() || due.iter().all(|id| engine.is_our_wake(*id)) {
+        return Ok(());
+    }
+    let overdue_at = Timestamp::from_millis(now.as_millis().saturating_sub(OTHERS_HAVE_MS));
+    let overdue = engine.store.due(overdue_at, TIMER_BATCH_MAX + left_alone).await?;
+    let overdue: HashSet<ExecutionId> = overdue.into_iter().collect();
+    due.retain(|id| engine.is_our_wake(*id) || overdue.contains(id));
+    Ok(())
+}
+
 /// The attempt that should have been taken by a worker by now, if no other limit of it has come.
-fn late_start(execution: &Execution, now: Timestamp) -> Option<TaskAttempt> {
+fn late_start(execution: &Execution, now: Timestamp) -> Option<(TaskAttempt, String)> {
     let task = execution.task().filter(|task| {
         task.start_by.is_some_and(|due| due <= now) && task.total_by.is_none_or(|due| due > now)
     })?;
-    Some(TaskAttempt { task: task.run.task, attempt: task.run.attempt })
+    Some((TaskAttempt { task: task.run.task, attempt: task.run.attempt }, task.pool.clone()))
 }
 
 /// Whether tasks were started in time: only the queue knows.
 async fn started(
     engine: &Engine,
-    late: &[(TaskId, TaskAttempt)],
+    late: &[(TaskId, TaskAttempt, String)],
 ) -> Result<Vec<(ExecutionId, Command)>, QueueError> {
     if late.is_empty() {
         return Ok(Vec::new());
     }
-    let deliveries: Vec<Delivery> =
-        late.iter().map(|(task, attempt)| delivery(*task, attempt.attempt)).collect();
-    let untaken: HashSet<Delivery> = engine.queue.take_back(&deliveries).await?.into_iter().collect();
+    let deliveries: Vec<Dispatched> =
+        late.iter().map(|(task, attempt, pool)| dispatched(*task, attempt.attempt, pool)).collect();
+    let untaken: HashSet<Dispatched> = engine.queue.take_back(&deliveries).await?.into_iter().collect();
     let present = engine.queue.present(&deliveries).await?;
     Ok(late
         .iter()
         .zip(deliveries.iter().zip(present))
-        .map(|((task, attempt), (delivery, present))| {
+        .map(|((task, attempt, _), (delivery, present))| {
             let command = if present && !untaken.contains(delivery) {
                 Command::Started(*attempt)
             } else {
@@ -149,8 +171,16 @@ async fn started(
 }
 
 impl Engine {
+    /// Whether this engine stored the wake of the execution.
+    fn is_our_wake(&self, id: ExecutionId) -> bool {
+        self.our_wakes.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    }
+
     /// Tells the timer of a wake that it may not know of.
-    pub(crate) fn timer_hint(&self, wake: Timestamp) {
+    pub(crate) fn timer_hint(&self, id: ExecutionId, wake: Timestamp) {
+        if self.config.shares_record {
+            self.our_wakes.lock().unwrap_or_else(PoisonError::into_inner).put(id, ());
+        }
         if self.timer_next.fetch_min(wake.as_millis(), Ordering::SeqCst) > wake.as_millis() {
             self.timer_bell.notify_one();
         }
