@@ -412,7 +412,7 @@ async fn compare(queue: &LocalQueue, model: &mut Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1000) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
 
     #[test]
     fn the_queue_does_what_its_model_does(operations in proptest::collection::vec(operation(), 1..80)) {
