@@ -61,7 +61,7 @@ impl Bench {
     }
 
     /// Lets a command work here, with nothing of this process's settings.
-    fn prepare(&self, mut command: Command) -> Command {
+    pub fn prepare(&self, mut command: Command) -> Command {
         command.current_dir(self.dir.path()).stdin(Stdio::null());
         command.env("TMPDIR", self.dir.path()).env("NO_COLOR", "1");
         for name in ["FLOWMONKEY_LOG", "FLOWMONKEY_SERVER", "FLOWMONKEY_DATA_DIR", "FLOWMONKEY_LISTEN"] {
