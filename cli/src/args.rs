@@ -146,6 +146,9 @@ pub(crate) struct HandlerArgs {
     /// Mail server of the handler `email`: smtp://, smtp+starttls:// or smtps://[USER:PASSWORD@]HOST[:PORT]
     #[arg(long, value_name = "URL", env = "FLOWMONKEY_SMTP", hide_env_values = true)]
     pub(crate) smtp: Option<String>,
+    /// Certificates (PEM) of authorities that HTTP requests and mails trust besides the public ones
+    #[arg(long = "ca-file", value_name = "FILE")]
+    pub(crate) ca_files: Vec<PathBuf>,
 }
 
 /// `flowmonkey run`.
@@ -247,6 +250,9 @@ pub(crate) enum FlowCommand {
         /// Flow files, or `-` for standard input
         #[arg(required = true, value_name = "FILE")]
         files: Vec<String>,
+        /// Manifests of the handlers that the flows use: a `configSchema` in one is checked, as those of the stock handlers are
+        #[arg(long = "handlers", value_name = "FILE")]
+        manifests: Vec<PathBuf>,
         /// How issues are printed
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,

@@ -8,6 +8,7 @@ mod distributed;
 mod embedded;
 mod errors;
 mod panics;
+mod schemas;
 mod show;
 mod source;
 mod tree;
