@@ -195,6 +195,7 @@ fn config(args: &EngineArgs, engine_id: String, url: &str, unknown_handler: Unkn
         lease: Duration::from_millis(args.lease_ms),
         public_url: url.to_owned(),
         unknown_handler,
+        require_result_mac: true,
         shares_record: true,
         collectors: IN_FLIGHT,
         commits_in_flight: IN_FLIGHT,

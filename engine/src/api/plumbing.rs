@@ -298,7 +298,6 @@ async fn result_body(request: Request, api: &Api) -> Result<ResultMessage, Probl
             }
             WireError::Empty
             | WireError::UnknownFormat { .. }
-            | WireError::Compressed
             | WireError::TooDeep { .. }
             | WireError::NewerVersion { .. }
             | WireError::Malformed { .. } => invalid(error.to_string()),

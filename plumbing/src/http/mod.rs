@@ -176,7 +176,6 @@ impl HttpPlumbing {
             }
             other @ (WireError::Empty
             | WireError::UnknownFormat { .. }
-            | WireError::Compressed
             | WireError::TooDeep { .. }
             | WireError::NewerVersion { .. }
             | WireError::Malformed { .. }) => {
