@@ -254,6 +254,8 @@ fn idempotency(
                 input: None,
                 iteration: None,
                 event: None,
+                // A root has no tree yet whose results it could name.
+                datasets: None,
                 execution: facts,
             };
             let value = rule

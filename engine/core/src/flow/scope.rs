@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::path::{self, Path};
+use super::dataset::{DatasetReads, DatasetTooLarge};
+use super::path::{self, Path, Strings};
 use crate::time::Timestamp;
 
 /// Root key of the error that led to an `onFailure` step.
@@ -67,6 +68,8 @@ pub struct Scope<'a> {
     pub iteration: Option<u32>,
     /// `event` in expressions of `wait-event`: `{name, data}`.
     pub event: Option<&'a Value>,
+    /// The datasets that can be read through references. None: references are data like any other.
+    pub datasets: Option<&'a DatasetReads<'a>>,
     /// `execution` in expressions.
     pub execution: &'a ExecutionFacts<'a>,
 }
@@ -90,15 +93,22 @@ impl Snapshot {
         self.layers().find_map(|layer| layer.get(key)).map(Cow::Borrowed)
     }
 
-    /// As [`Path::get`] from this snapshot; `segments` are those behind `parent`.
-    fn get(&self, segments: &[Box<str>]) -> Option<Cow<'_, Value>> {
+    /// As [`Path::read`] from this snapshot; `segments` are those behind `parent`.
+    fn get(
+        &self,
+        segments: &[Box<str>],
+        datasets: Option<&DatasetReads<'_>>,
+    ) -> Result<Option<Cow<'_, Value>>, DatasetTooLarge> {
         let Some((root, rest)) = segments.split_first() else {
-            return Some(Cow::Owned(Value::Object(self.visible())));
+            return Ok(Some(Cow::Owned(Value::Object(self.visible()))));
         };
         if root.as_ref() == PARENT_KEY && !self.context.contains_key(PARENT_KEY) {
-            return self.outer.as_deref()?.get(rest);
+            return self.outer.as_deref().map_or(Ok(None), |outer| outer.get(rest, datasets));
         }
-        path::walk(self.layers().find_map(|layer| layer.get(root.as_ref()))?, rest)
+        match self.layers().find_map(|layer| layer.get(root.as_ref())) {
+            Some(value) => path::read(value, rest, Strings::Entered, datasets),
+            None => Ok(None),
+        }
     }
 
     /// This context, then the outer ones.
@@ -141,22 +151,38 @@ impl<'a> Scope<'a> {
         self.outer?.inherited(key)
     }
 
-    /// The value at a path. `_resumeUrl.STEP` gives a text even where URLs are not known (see [`Scope::resume_url`]).
-    #[must_use]
-    pub fn get(&self, path: &Path) -> Option<Cow<'a, Value>> {
-        let (root, rest) = path.segments().split_first()?;
+    /// The value at a path, through references to datasets too. `_resumeUrl.STEP` gives a text even where URLs are not
+    /// known (see [`Scope::resume_url`]).
+    ///
+    /// # Errors
+    /// More is read than may be held in memory.
+    pub fn get(&self, path: &Path) -> Result<Option<Cow<'a, Value>>, DatasetTooLarge> {
+        let Some((root, rest)) = path.segments().split_first() else { return Ok(None) };
         if !self.context.contains_key(root.as_ref()) {
             if root.as_ref() == RESUME_URL_KEY {
-                return self.resume_url_text(path);
+                return Ok(self.resume_url_text(path));
             }
             // Without building the whole parent first.
             if let (PARENT_KEY, Some(outer)) = (root.as_ref(), self.outer) {
-                return outer.get(rest);
+                return outer.get(rest, self.datasets);
             }
         }
-        match self.key(root)? {
-            Cow::Borrowed(value) => path::walk(value, rest),
-            Cow::Owned(value) => path::walk(&value, rest).map(|found| Cow::Owned(found.into_owned())),
+        match self.key(root) {
+            Some(Cow::Borrowed(value)) => path::read(value, rest, Strings::Entered, self.datasets),
+            Some(Cow::Owned(value)) => Ok(path::read(&value, rest, Strings::Entered, self.datasets)?
+                .map(|found| Cow::Owned(found.into_owned()))),
+            None => Ok(None),
+        }
+    }
+
+    /// `value`, or the array that it is a reference to: for what looks at all of a value.
+    ///
+    /// # Errors
+    /// More is read than may be held in memory.
+    pub fn whole<'v>(&self, value: Cow<'v, Value>) -> Result<Cow<'v, Value>, DatasetTooLarge> {
+        match self.datasets {
+            Some(datasets) => datasets.whole(value),
+            None => Ok(value),
         }
     }
 
@@ -229,9 +255,10 @@ mod tests {
             input: None,
             iteration: None,
             event: None,
+            datasets: None,
             execution: &facts,
         };
-        let get = |path: &str| scope.get(&Path::parse(path).unwrap()).map(Cow::into_owned);
+        let get = |path: &str| scope.get(&Path::parse(path).unwrap()).unwrap().map(Cow::into_owned);
         for (path, wanted) in [
             ("item", Some(json!(3))),
             ("c", Some(json!(3))),
@@ -259,7 +286,7 @@ mod tests {
 
         let own = object(json!({"_error": "own", "_resumeUrl": {"ship": "own"}, "parent": {"a": "own"}}));
         let scope = Scope { context: &own, ..scope };
-        let get = |path: &str| scope.get(&Path::parse(path).unwrap()).map(Cow::into_owned);
+        let get = |path: &str| scope.get(&Path::parse(path).unwrap()).unwrap().map(Cow::into_owned);
         for path in ["_error", "_resumeUrl.ship", "parent.a"] {
             assert_eq!(get(path), Some(json!("own")), "{path}");
         }

@@ -39,6 +39,7 @@ impl Turn<'_> {
         output: Option<&Value>,
     ) -> Result<(), ExecutionError> {
         self.check_output(step, output)?;
+        self.check_pipes(step, output)?;
         output.map_or(Ok(()), |output| self.write_output(step, output))
     }
 
