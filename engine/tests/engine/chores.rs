@@ -9,6 +9,7 @@ use flowmonkey_core::execution::command::Command;
 use flowmonkey_core::execution::state::CancelSource;
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::chores::{collector, events, pruner, reaper, reconciler, sweeper, timer};
+use flowmonkey_engine::config::TIMER_BATCH_MAX;
 use flowmonkey_engine::evidence::RefusedFor;
 use flowmonkey_engine::start::{Start, StartFlow};
 use flowmonkey_engine::store::{MemoryStore, PublishedEvent, StoreError};
@@ -17,9 +18,11 @@ use flowmonkey_plumbing::clock::Clock;
 use flowmonkey_plumbing::queue::LocalQueueLimits;
 use flowmonkey_plumbing::wire::Outcome;
 use serde_json::json;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Connection, SqliteConnection};
 
 use crate::fused::Fused;
-use crate::{Bench, echo, flow, parsed, result};
+use crate::{Bench, echo, flow, parsed, result, sqlite};
 
 fn work() -> serde_json::Value {
     flow("work", json!({ "do": { "type": "work", "timeoutMs": 600_000 } }))
@@ -307,4 +310,53 @@ async fn group_commit_keeps_what_was_accepted_and_ends() {
     assert_eq!(republished, 0);
     assert_eq!(sweeper::tick(&bench.engine).await.unwrap(), sweeper::Swept::default());
     assert_eq!(bench.engine.counters.repairs.load(Ordering::Relaxed), 0);
+}
+
+/// Makes the state of every execution unreadable.
+async fn corrupt_all(directory: &tempfile::TempDir) {
+    let options = SqliteConnectOptions::new().filename(directory.path().join("record.db"));
+    let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::query("UPDATE fm_executions SET state = '{'").execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+/// A page of what cannot be read is due first; what is due behind it moves nevertheless.
+#[tokio::test]
+async fn corrupt_executions_that_are_due_do_not_hold_up_those_behind_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let bench = Bench::on(sqlite(&directory).await).await;
+    bench.publish(sleeper("sleep")).await;
+    let page = TIMER_BATCH_MAX + 1;
+    for _ in 0..page {
+        bench.start("sleep", json!({})).await;
+    }
+    corrupt_all(&directory).await;
+    // In memory they are whole still; this is how the next process finds them.
+    let store = bench.store.clone();
+    let bench = bench.restart(store).await;
+    bench.clock.advance(1);
+    let behind = bench.start("sleep", json!({})).await;
+    bench.clock.advance(5000);
+    let mut moved = 0;
+    for _ in 0..4 {
+        moved += timer::tick(&bench.engine).await.unwrap().moved;
+    }
+    assert_eq!(moved, 1, "once the page has been tried twice");
+    bench.expect(behind, Status::Completed).await;
+}
+
+#[tokio::test]
+async fn one_corrupt_execution_that_is_due_alone_is_no_failure_of_the_timer() {
+    let directory = tempfile::tempdir().unwrap();
+    let bench = Bench::on(sqlite(&directory).await).await;
+    bench.publish(sleeper("sleep")).await;
+    let id = bench.start("sleep", json!({})).await;
+    corrupt_all(&directory).await;
+    // In memory it is whole still; this is how another process finds it.
+    let engine = bench.another("b").await;
+    bench.clock.advance(2000);
+    for due in [1, 1, 0] {
+        assert_eq!(timer::tick(&engine).await.unwrap(), timer::Woken { due, moved: 0 });
+    }
+    assert!(engine.execution(id).await.is_err());
 }
