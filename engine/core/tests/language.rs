@@ -32,6 +32,7 @@ fn with_scope<T>(context: &Map<String, Value>, run: impl FnOnce(&Scope<'_>) -> T
         iteration: Some(1),
         event: None,
         datasets: None,
+        item_key: None,
         execution: &execution,
     })
 }

@@ -256,6 +256,7 @@ fn idempotency(
                 event: None,
                 // A root has no tree yet whose results it could name.
                 datasets: None,
+                item_key: None,
                 execution: facts,
             };
             let value = rule

@@ -16,6 +16,8 @@ pub const ERROR_KEY: &str = "_error";
 pub const RESUME_KEY: &str = "_resume";
 /// Root key below which each step's resume URL can be read.
 pub const RESUME_URL_KEY: &str = "_resumeUrl";
+/// Root key of the item of a `map`, unless the map names another.
+pub const ITEM_KEY: &str = "item";
 /// Root key of the parent's context.
 pub const PARENT_KEY: &str = "parent";
 
@@ -70,6 +72,8 @@ pub struct Scope<'a> {
     pub event: Option<&'a Value>,
     /// The datasets that can be read through references. None: references are data like any other.
     pub datasets: Option<&'a DatasetReads<'a>>,
+    /// The key of `item` in expressions, within a `map` that names it differently.
+    pub item_key: Option<&'a str>,
     /// `execution` in expressions.
     pub execution: &'a ExecutionFacts<'a>,
 }
@@ -194,6 +198,12 @@ impl<'a> Scope<'a> {
         overlay(&std::iter::once(self.context).chain(outer).collect::<Vec<_>>())
     }
 
+    /// The item of the innermost `map` around: `item` in expressions.
+    #[must_use]
+    pub fn item(&self) -> Option<Cow<'a, Value>> {
+        self.key(self.item_key.unwrap_or(ITEM_KEY))
+    }
+
     /// What the parent saw under a root key: `parent.KEY`. `None` without a parent.
     #[must_use]
     pub fn parent_key(&self, key: &str) -> Option<Cow<'a, Value>> {
@@ -256,6 +266,7 @@ mod tests {
             iteration: None,
             event: None,
             datasets: None,
+            item_key: None,
             execution: &facts,
         };
         let get = |path: &str| scope.get(&Path::parse(path).unwrap()).unwrap().map(Cow::into_owned);

@@ -179,6 +179,7 @@ mod tests {
             iteration: None,
             event: None,
             datasets: None,
+            item_key: None,
             execution: &facts,
         };
         selector.resolve(&scope)

@@ -294,6 +294,7 @@ mod tests {
             iteration: None,
             event: None,
             datasets: None,
+            item_key: None,
             execution: &facts,
         };
         Template::parse(&template).unwrap().resolve(&scope).unwrap()
@@ -391,6 +392,7 @@ mod tests {
             iteration: None,
             event: None,
             datasets: None,
+            item_key: None,
             execution: &facts,
         };
         for template in [json!("${big} ".repeat(64)), json!(vec!["${big}"; 64])] {

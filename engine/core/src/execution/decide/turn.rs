@@ -303,6 +303,7 @@ pub(in crate::execution) fn with_scope<T>(
         iteration: Some(iteration_seen(execution, world)),
         event,
         datasets: Some(datasets),
+        item_key: if execution.undoing.is_some() { None } else { item_key(execution, world) },
         execution: &facts,
     })
 }
@@ -324,6 +325,33 @@ fn write_within(
 
 fn parsed(path: &str) -> Result<Path, ContextError> {
     Path::parse(path).map_err(|_| ContextError::PathBlocked { path: path.into(), place: path.into() })
+}
+
+/// The key of the item of the innermost map around the execution.
+fn item_key<'w>(execution: &Execution, world: &'w World<'_>) -> Option<&'w str> {
+    let path = &execution.identity.graph;
+    (0..path.len()).rev().find_map(|above| {
+        let around = world.flow.graph_at(path.get(..above)?)?;
+        match &around.steps.get(path.get(above)?.as_str())?.kind {
+            StepKind::Map(map) => Some(map.item_key.as_str()),
+            StepKind::Task(_)
+            | StepKind::Delay(_)
+            | StepKind::WaitSignal(_)
+            | StepKind::WaitEvent(_)
+            | StepKind::Approval(_)
+            | StepKind::Conditional(_)
+            | StepKind::Switch(_)
+            | StepKind::Branch(_)
+            | StepKind::Parallel(_)
+            | StepKind::Loop(_)
+            | StepKind::SubFlow(_)
+            | StepKind::Emit(_)
+            | StepKind::Set(_)
+            | StepKind::Echo
+            | StepKind::Fail(_)
+            | StepKind::Succeed => None,
+        }
+    })
 }
 
 /// The iterations that expressions see: at a loop its own, in the body of a loop those that were done when the body began.

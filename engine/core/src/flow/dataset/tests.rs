@@ -66,6 +66,7 @@ fn see<T>(look: impl FnOnce(&Scope<'_>) -> T) -> Seen<T> {
         iteration: None,
         event: None,
         datasets: Some(&datasets),
+        item_key: None,
         execution: &facts,
     });
     Seen { result, asked: asked.get() }

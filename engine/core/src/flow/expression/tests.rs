@@ -32,6 +32,7 @@ fn eval(source: &str) -> Result<Value, String> {
         iteration: Some(3),
         event: Some(&event),
         datasets: None,
+        item_key: None,
         execution: &facts,
     };
     let expression = Expression::parse(source).map_err(|error| error.message)?;
@@ -222,6 +223,7 @@ fn a_condition_must_be_a_boolean() {
         iteration: None,
         event: None,
         datasets: None,
+        item_key: None,
         execution: &facts,
     };
     assert_eq!(Expression::parse("1 < 2").unwrap().holds(&scope), Ok(true));
@@ -246,6 +248,7 @@ fn comprehensions_have_a_budget() {
             iteration: None,
             event: None,
             datasets: None,
+            item_key: None,
             execution: &facts,
         };
         Expression::parse(source).unwrap().eval(&scope).map_err(|error| error.message)

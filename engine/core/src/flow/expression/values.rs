@@ -55,8 +55,8 @@ pub(super) fn declare_variables(
         };
         declare("parent", &Value::Object(parent))?;
     }
-    for root in ["item", "index"] {
-        if let (Some(_), Some(value)) = (reads.keys(root), scope.key(root)) {
+    for (root, value) in [("item", scope.item()), ("index", scope.key("index"))] {
+        if let (Some(_), Some(value)) = (reads.keys(root), value) {
             declare(root, &value)?;
         }
     }
