@@ -9,9 +9,10 @@ use flowmonkey_core::execution::command::Command;
 use flowmonkey_core::execution::state::CancelSource;
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::chores::{collector, events, pruner, reaper, reconciler, sweeper, timer};
-use flowmonkey_engine::config::TIMER_BATCH_MAX;
+use flowmonkey_engine::config::{COMMIT_BATCH_MAX, RECONCILE_BATCH_MAX, TIMER_BATCH_MAX};
 use flowmonkey_engine::evidence::RefusedFor;
 use flowmonkey_engine::start::{Start, StartFlow};
+use flowmonkey_engine::store::conformance::fixture;
 use flowmonkey_engine::store::{MemoryStore, PublishedEvent, StoreError};
 use flowmonkey_engine::{CommandError, EngineConfig, EngineError};
 use flowmonkey_plumbing::clock::Clock;
@@ -359,4 +360,37 @@ async fn one_corrupt_execution_that_is_due_alone_is_no_failure_of_the_timer() {
         assert_eq!(timer::tick(&engine).await.unwrap(), timer::Woken { due, moved: 0 });
     }
     assert!(engine.execution(id).await.is_err());
+}
+
+/// The queue is lost while very many tasks are out: they are published again, a page at a time.
+#[tokio::test]
+async fn a_hundred_thousand_tasks_are_reconciled_in_pages() {
+    const TASKS: usize = 100_000;
+    let fused = Arc::new(Fused::new(Arc::new(MemoryStore::default()), i64::MAX));
+    let bench = Bench::on(fused.clone()).await;
+    let flow = fixture::work();
+    bench.engine.publish(&flow).await.unwrap();
+    let now = bench.engine.now();
+    for page in 0..TASKS / RECONCILE_BATCH_MAX {
+        let numbers = (page * RECONCILE_BATCH_MAX..).take(RECONCILE_BATCH_MAX);
+        let batch = numbers.map(|number| fixture::root(&flow, number as u64, now)).collect();
+        fixture::store_all(&*bench.store, fixture::creates(now, batch)).await;
+    }
+    fused.take_sizes();
+    bench.clock.advance(3000);
+
+    let reconciled = reconciler::tick(&bench.engine).await.unwrap();
+    assert_eq!(reconciled, reconciler::Reconciled { looked_at: TASKS, republished: TASKS });
+    assert_eq!(bench.queue_depth().await, TASKS);
+    let sizes = fused.take_sizes();
+    let pages = TASKS / RECONCILE_BATCH_MAX;
+    assert_eq!(sizes.tasks_out, [vec![RECONCILE_BATCH_MAX; pages], vec![0]].concat());
+    assert_eq!(sizes.commits.iter().sum::<usize>(), TASKS, "each is written once");
+    assert!(sizes.commits.iter().all(|size| *size <= COMMIT_BATCH_MAX), "{:?}", sizes.commits.iter().max());
+
+    bench.clock.advance(3000);
+    let nothing = reconciler::Reconciled { looked_at: TASKS, republished: 0 };
+    assert_eq!(reconciler::tick(&bench.engine).await.unwrap(), nothing, "all are in the queue");
+    let sizes = fused.take_sizes();
+    assert_eq!((sizes.tasks_out.len(), sizes.commits.len()), (pages + 1, 0));
 }
