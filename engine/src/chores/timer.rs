@@ -15,6 +15,7 @@ use super::{Backoff, Chore};
 use crate::apply::CommandOutcome;
 use crate::config::{STUCK_TIMER_REST, STUCK_TIMERS_MAX, TIMER_BATCH_MAX};
 use crate::engine::{Engine, EngineError};
+use crate::store::StoreError;
 use crate::wire::dispatched;
 
 /// Longest sleep, should a wake have been stored by another engine.
@@ -88,7 +89,15 @@ pub async fn tick(engine: &Engine) -> Result<Woken, EngineError> {
     let ids: BTreeSet<ExecutionId> = due.iter().copied().collect();
     let mut late = Vec::new();
     let mut commands: Vec<(ExecutionId, Command)> = Vec::with_capacity(due.len());
-    for (execution, _) in engine.hot(&ids, &BTreeSet::new()).await? {
+    let found = match engine.hot(&ids, &BTreeSet::new()).await {
+        // Asked for alone, it is said to be corrupt; among others it is left out. Either way it must not hold up others.
+        Err(error @ (StoreError::Corrupt { .. } | StoreError::Internal { .. })) if ids.len() == 1 => {
+            tracing::error!(%error, "an execution that is due cannot be read");
+            Vec::new()
+        }
+        found => found?,
+    };
+    for (execution, _) in found {
         match late_start(&execution, now) {
             Some((attempt, pool)) => late.push((execution.task_id(attempt.task), attempt, pool)),
             None => commands.push((execution.id(), Command::Wake)),

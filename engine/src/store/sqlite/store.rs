@@ -249,8 +249,21 @@ impl Store for SqliteStore {
     }
 
     async fn undelivered_events(&self, max: usize) -> Result<Vec<PublishedEvent>, StoreError> {
-        let found = self.read(query(sql::EVENTS_UNDELIVERED).bind(integer(max as u64))).await?;
-        Ok(self.sound(&found, rows::event))
+        let mut events = Vec::new();
+        // Behind rows that are left out there may be others, however many they are.
+        let (mut at, mut sequence) = (i64::MIN, i64::MIN);
+        loop {
+            let wanted = max - events.len();
+            let statement =
+                query(sql::EVENTS_UNDELIVERED).bind(at).bind(sequence).bind(integer(wanted as u64));
+            let found = self.read(statement).await?;
+            events.extend(self.sound(&found, rows::event));
+            let Some(last) = found.last().filter(|_| found.len() == wanted && events.len() < max) else {
+                return Ok(events);
+            };
+            at = rows::column(last, 4, &"fm_events")?;
+            sequence = rows::column(last, 5, &"fm_events")?;
+        }
     }
 
     async fn mark_delivered(&self, ids: &[String]) -> Result<(), StoreError> {
