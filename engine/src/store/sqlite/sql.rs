@@ -74,3 +74,8 @@ queries! {
     TIMERS_NEXT = "timers_next",
     TIMERS_SET = "timers_set",
 }
+
+/// Stores a whole batch, by the view and trigger of [`super::whole`]: a statement that only the connection which writes
+/// knows.
+pub(super) const BATCH_STORE: &str =
+    "INSERT INTO fm_batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
