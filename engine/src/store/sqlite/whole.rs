@@ -91,7 +91,7 @@ impl SqliteStore {
         writer: &mut Lent<'_>,
         batch: &PreparedBatch,
     ) -> Result<Option<Committed>, StoreError> {
-        if !names_are_distinct(&batch.updates, &batch.creates) {
+        if !names_are_distinct(batch) || !depend_on_what_is_there(batch) {
             return Ok(None);
         }
         if batch.joins.is_empty() && batch.budgets.is_empty() {
@@ -136,10 +136,16 @@ impl SqliteStore {
 }
 
 /// Whether no execution is updated twice and no key taken twice: of such, the statements would not tell the first.
-fn names_are_distinct(updates: &[PreparedUpdate], creates: &[PreparedCreate]) -> bool {
+fn names_are_distinct(PreparedBatch { updates, creates, .. }: &PreparedBatch) -> bool {
     let mut keys = HashSet::new();
-    let named = creates.iter().filter_map(|create| create.key.as_ref());
-    first_of_each(updates).iter().all(|first| *first) && named.into_iter().all(|key| keys.insert(&key.name))
+    let mut named = creates.iter().filter_map(|create| create.key.as_ref());
+    first_of_each(updates).iter().all(|first| *first) && named.all(|key| keys.insert(&key.name))
+}
+
+/// Whether the fan-outs and decisions that creates name are in the batch.
+fn depend_on_what_is_there(PreparedBatch { updates, creates, spawns, .. }: &PreparedBatch) -> bool {
+    let is_there = |place: Option<usize>, of: usize| place.is_none_or(|place| place < of);
+    creates.iter().all(|one| is_there(one.spawn, spawns.len()) && is_there(one.cause, updates.len()))
 }
 
 /// What becomes of fan-outs and budgets if all of the batch is stored; none when a fan-out takes no more children.
