@@ -4,20 +4,30 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-need() { # command, Debian package, what for
-    command -v "$1" >/dev/null 2>&1 && return 0
+need() { # a command that succeeds when it is there, Debian package, what for
+    sh -c "$1" >/dev/null 2>&1 && return 0
     if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
         echo "installing $2 ($3)"
-        apt-get install -y --no-install-recommends "$2" >/dev/null 2>&1 ||
-            { apt-get update >/dev/null && apt-get install -y --no-install-recommends "$2" >/dev/null; }
-    else
-        echo "missing: $1 ($3). Install it; on Debian: apt-get install $2" >&2
-        exit 1
+        install "$2" || { apt-get update >/dev/null && install "$2"; } || true
+        sh -c "$1" >/dev/null 2>&1 && return 0
     fi
+    echo "missing: $2 ($3). Install it; on Debian: apt-get install $2" >&2
+    exit 1
 }
 
-need cc gcc "SQLite is compiled from its sources"
-need python3 python3 "handlers in Python are part of the tests"
+# In runlevel 1 Debian does not start the services that come with a package: the tests start servers of their own.
+install() { RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$1" >/dev/null 2>&1; }
+
+need "command -v cc" gcc "SQLite is compiled from its sources"
+need "command -v python3" python3 "handlers in Python are part of the tests"
+need "command -v redis-server" redis-server "the tests start private servers"
+need "command -v redis-sentinel" redis-sentinel "the tests start private servers"
+# Debian keeps the programs of the server out of the PATH.
+need "ls /usr/lib/postgresql/*/bin/postgres || command -v postgres" postgresql "the tests start private servers"
+need "[ -x /usr/sbin/pgbouncer ] || command -v pgbouncer" pgbouncer "the tests start private servers"
+for module in redis msgpack zstandard; do
+    need "/usr/bin/python3 -c 'import $module'" "python3-$module" "the worker in Python of the end-to-end tests"
+done
 cargo clippy --version >/dev/null 2>&1 || { echo "missing: clippy. Install it: rustup component add clippy" >&2; exit 1; }
 cargo fmt --version >/dev/null 2>&1 || { echo "missing: rustfmt. Install it: rustup component add rustfmt" >&2; exit 1; }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use flowmonkey_core::ids::ExecutionId;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::config::{COMMIT_BATCH_MAX, COMMIT_BYTES_MAX};
 use crate::store::{Batch, Committed, JoinKey, Store, StoreError, touched_budgets, touched_joins};
@@ -31,10 +31,16 @@ pub(crate) enum Committer {
 pub(crate) struct Sender(mpsc::Sender<Waiting>);
 
 impl Committer {
-    /// The committer, and the loop that has to run for it.
-    pub(crate) fn grouped(store: Arc<dyn Store>) -> (Self, impl Future<Output = ()> + Send + 'static) {
+    /// The committer, and the loops that have to run for it: as many as commits may be written at the same time. Batches of
+    /// one execution may then overtake each other; the version guard tells.
+    pub(crate) fn grouped(
+        store: &Arc<dyn Store>,
+        in_flight: usize,
+    ) -> (Self, Vec<impl Future<Output = ()> + Send + 'static>) {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
-        (Self::Grouped(Sender(sender)), run(store, receiver))
+        let line = Arc::new(Mutex::new(Line { receiver, held: None }));
+        let runs = (0..in_flight.max(1)).map(|_| run(store.clone(), line.clone())).collect();
+        (Self::Grouped(Sender(sender)), runs)
     }
 
     pub(crate) async fn commit(&self, store: &dyn Store, batch: Batch) -> Result<Committed, StoreError> {
@@ -46,22 +52,25 @@ impl Committer {
     }
 }
 
-async fn run(store: Arc<dyn Store>, mut receiver: mpsc::Receiver<Waiting>) {
-    let mut held: Option<Waiting> = None;
-    loop {
-        let first = match held.take() {
+/// Batches that wait for a transaction.
+struct Line {
+    receiver: mpsc::Receiver<Waiting>,
+    held: Option<Waiting>,
+}
+
+impl Line {
+    /// The next group; none: nobody is left who could ask.
+    async fn next(&mut self) -> Option<Vec<Waiting>> {
+        let first = match self.held.take() {
             Some(waiting) => waiting,
-            None => match receiver.recv().await {
-                Some(waiting) => waiting,
-                None => return,
-            },
+            None => self.receiver.recv().await?,
         };
         let mut touched = HashSet::new();
         let mut size = note(&mut touched, &first.batch).unwrap_or(0);
         let mut bytes = weight(&first.batch);
         let mut group = vec![first];
         while size < COMMIT_BATCH_MAX && bytes < COMMIT_BYTES_MAX {
-            let Ok(waiting) = receiver.try_recv() else { break };
+            let Ok(waiting) = self.receiver.try_recv() else { break };
             match note(&mut touched, &waiting.batch) {
                 Some(more) => {
                     size += more;
@@ -71,11 +80,20 @@ async fn run(store: Arc<dyn Store>, mut receiver: mpsc::Receiver<Waiting>) {
                 // Two decisions on one execution cannot be in one batch; the second may well conflict, and then its
                 // caller decides again. It is the first of the next group, so that nobody is overtaken for ever.
                 None => {
-                    held = Some(waiting);
+                    self.held = Some(waiting);
                     break;
                 }
             }
         }
+        Some(group)
+    }
+}
+
+async fn run(store: Arc<dyn Store>, line: Arc<Mutex<Line>>) {
+    loop {
+        // Whoever holds the line waits for batches; the others wait for it, or write.
+        let next = line.lock().await.next().await;
+        let Some(group) = next else { return };
         store_group(&*store, group).await;
     }
 }

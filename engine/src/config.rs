@@ -72,6 +72,20 @@ pub struct EngineConfig {
     pub public_url: String,
     /// What becomes of tasks for which no handler is known.
     pub unknown_handler: UnknownHandler,
+    /// Whether other engine processes work on the same record. They take turns at what one of them can do for all.
+    /// Default false: the record is this process's own.
+    pub shares_record: bool,
+    /// Batches of results that are applied at the same time, each with a commit of its own. Default 1; a record on another
+    /// machine is kept busy by several.
+    pub collectors: usize,
+    /// Commits that are written at the same time. Default 1: what one disk flush holds up the next one shares.
+    pub commits_in_flight: usize,
+    /// How long the workers of a queue that was emptied have to re-assert what they run, before it is rebuilt.
+    pub rebuild_grace: Duration,
+    /// Time between looks whether a queue was emptied.
+    pub look_at_queue_every: Duration,
+    /// Time between signs of life to the queue and looks at the workers that are there.
+    pub presence_every: Duration,
     /// Time between looks at expired leases.
     pub reap_every: Duration,
     /// Time between comparisons of queue and record.
@@ -107,6 +121,12 @@ impl Default for EngineConfig {
             lease: LEASE,
             public_url: "http://127.0.0.1:7420".into(),
             unknown_handler: UnknownHandler::Wait,
+            shares_record: false,
+            collectors: 1,
+            commits_in_flight: 1,
+            rebuild_grace: Duration::from_secs(3),
+            look_at_queue_every: Duration::from_secs(1),
+            presence_every: Duration::from_secs(3),
             reap_every: Duration::from_secs(1),
             reconcile_every: Duration::from_secs(10),
             sweep_every: Duration::from_secs(5),

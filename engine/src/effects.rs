@@ -11,14 +11,14 @@ use flowmonkey_core::execution::state::{CancelSource, Cost};
 use flowmonkey_core::execution::{Effect, Execution};
 use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_core::time::Timestamp;
-use flowmonkey_plumbing::queue::{Delivery, QueueError};
+use flowmonkey_plumbing::queue::{Dispatched, QueueError};
 use flowmonkey_plumbing::wire::{CheckpointReference, TaskMessage};
 
 use crate::apply::CommandOutcome;
 use crate::config::EARLY_EVENTS_MAX;
 use crate::engine::{Engine, EngineError};
 use crate::store::{JoinState, Spent, StoreError};
-use crate::wire::{delivery, task_message};
+use crate::wire::{dispatched, task_message};
 
 /// Children that are cancelled in one commit.
 const CANCEL_CHUNK_MAX: usize = 500;
@@ -29,8 +29,8 @@ const EARLY_EVENTS_PAGE: usize = 500;
 #[derive(Default)]
 pub(crate) struct Aftermath {
     publish: Vec<TaskMessage>,
-    cancel: Vec<(TaskId, u32)>,
-    drop: Vec<Delivery>,
+    cancel: Vec<(TaskId, u32, String)>,
+    drop: Vec<Dispatched>,
     pub(crate) commands: Vec<(ExecutionId, Command)>,
     spawn: BTreeSet<(ExecutionId, u32)>,
     cancel_children: BTreeSet<(ExecutionId, u32)>,
@@ -73,11 +73,11 @@ impl Aftermath {
                         self.publish.push(task_message(*draft, execution, &engine.config, now));
                     }
                 }
-                Effect::CancelTask { task, attempt } => {
-                    self.cancel.push((TaskId { execution: id, number: task }, attempt))
+                Effect::CancelTask { task, attempt, pool } => {
+                    self.cancel.push((TaskId { execution: id, number: task }, attempt, pool));
                 }
-                Effect::DropTask { task, attempt } => {
-                    self.drop.push(delivery(TaskId { execution: id, number: task }, attempt));
+                Effect::DropTask { task, attempt, pool } => {
+                    self.drop.push(dispatched(TaskId { execution: id, number: task }, attempt, &pool));
                 }
                 Effect::SpawnChildren { join } => {
                     self.spawn.insert((id, join));
@@ -197,19 +197,19 @@ impl Engine {
     async fn tell_queue(
         &self,
         publish: Vec<TaskMessage>,
-        cancel: Vec<(TaskId, u32)>,
-        drop: Vec<Delivery>,
+        cancel: Vec<(TaskId, u32, String)>,
+        drop: Vec<Dispatched>,
         next: &mut Aftermath,
     ) {
         self.push_tasks(publish).await;
         if !cancel.is_empty() {
-            let deliveries: Vec<Delivery> =
-                cancel.iter().map(|(task, attempt)| delivery(*task, *attempt)).collect();
+            let deliveries: Vec<Dispatched> =
+                cancel.iter().map(|(task, attempt, pool)| dispatched(*task, *attempt, pool)).collect();
             match self.queue.request_cancel(&deliveries).await {
                 // Nobody had started these: they do not have to be waited for.
                 Ok(unstarted) => {
-                    for (task, attempt) in cancel {
-                        if unstarted.contains(&delivery(task, attempt)) {
+                    for ((task, attempt, _), delivery) in cancel.into_iter().zip(&deliveries) {
+                        if unstarted.contains(delivery) {
                             let attempt = TaskAttempt { task: task.number, attempt };
                             next.commands.push((task.execution, Command::Republish(attempt)));
                         }
@@ -227,6 +227,7 @@ impl Engine {
 
     /// Makes tasks ready. A queue that has no room for all of them gets as many as it takes.
     async fn push_tasks(&self, mut tasks: Vec<TaskMessage>) {
+        self.pools.note(tasks.iter().map(|task| task.pool.as_str()));
         for task in &mut tasks {
             self.name_checkpoint(task).await;
         }

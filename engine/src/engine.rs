@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use flowmonkey_core::execution::state::Status;
 use flowmonkey_core::execution::{Dataset, DatasetReference, Execution, Handlers, JoinSpec, StartError};
@@ -26,6 +27,8 @@ use crate::config::{
 };
 use crate::evidence::Evidence;
 use crate::flows::FlowCache;
+use crate::handlers::AnnouncedHandlers;
+use crate::pools::Pools;
 use crate::store::{Store, StoreError};
 use crate::tokens::{RESUME_KEY, ResumeTokens, SIGNING_KEY_BYTES};
 use crate::watch::Watchers;
@@ -43,6 +46,8 @@ pub struct EngineDeps {
     pub entropy: Arc<dyn Entropy>,
     /// What is known of handlers.
     pub handlers: Arc<dyn Handlers>,
+    /// To be told of the workers that are there; the same as `handlers` where these come from announcements.
+    pub announced: Option<Arc<AnnouncedHandlers>>,
 }
 
 /// What went wrong with a request.
@@ -85,6 +90,8 @@ pub struct Counters {
     pub conflicts: AtomicU64,
     /// Leases that ended.
     pub leases_expired: AtomicU64,
+    /// Results that were taken over from engines that had died.
+    pub results_adopted: AtomicU64,
     /// Tasks that were missing from the queue.
     pub republished: AtomicU64,
     /// Fan-outs, waits and children that nobody had looked after: the goal is none.
@@ -106,6 +113,7 @@ pub struct Engine {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) handlers: Arc<dyn Handlers>,
+    pub(crate) announced: Option<Arc<AnnouncedHandlers>>,
     pub(crate) config: EngineConfig,
     pub(crate) committer: Committer,
     pub(crate) flows: FlowCache,
@@ -126,6 +134,8 @@ pub struct Engine {
     pub(crate) stuck: Mutex<Stuck>,
     /// What the sweeper remembers.
     pub(crate) sweep: Mutex<Sweep>,
+    /// Pools that were met.
+    pub(crate) pools: Pools,
     /// Whether the queue refused tasks when it was told last.
     pub(crate) queue_full: AtomicBool,
     /// Commands and starts that are being decided, stored, or followed up at this moment.
@@ -169,8 +179,10 @@ impl Engine {
         let key = deps.store.signing_key(RESUME_KEY, &fresh).await?;
         let committer = match tracker {
             Some(tracker) => {
-                let (committer, run) = Committer::grouped(deps.store.clone());
-                tracker.spawn(run);
+                let (committer, runs) = Committer::grouped(&deps.store, config.commits_in_flight);
+                for run in runs {
+                    tracker.spawn(run);
+                }
                 committer
             }
             None => Committer::Direct,
@@ -181,6 +193,8 @@ impl Engine {
             clock: deps.clock,
             entropy: deps.entropy,
             handlers: deps.handlers,
+            announced: deps.announced,
+            pools: Pools::default(),
             config,
             committer,
             flows: FlowCache::default(),
@@ -247,6 +261,16 @@ impl Engine {
         self.working.fetch_add(1, Ordering::SeqCst);
         self.worked.fetch_add(1, Ordering::SeqCst);
         Work(&self.working)
+    }
+
+    /// Whether this engine may do now what one of several engines does for all, until `lasting` from now.
+    pub(crate) async fn has_turn(&self, name: &str, lasting: Duration) -> Result<bool, StoreError> {
+        if !self.config.shares_record {
+            return Ok(true);
+        }
+        let now = self.now();
+        let until = now.plus(u64::try_from(lasting.as_millis()).unwrap_or(u64::MAX));
+        self.store.take_turn(name, &self.config.engine_id, now, until).await
     }
 
     pub(crate) fn moment(&self) -> Moment {

@@ -8,10 +8,11 @@ use flowmonkey_core::execution::{Execution, TaskDraft, codes};
 use flowmonkey_core::flow::definition::Priority;
 use flowmonkey_core::ids::TaskId;
 use flowmonkey_core::time::Timestamp;
-use flowmonkey_plumbing::queue::Delivery;
+use flowmonkey_plumbing::queue::{Delivery, Dispatched};
 use flowmonkey_plumbing::wire;
 use flowmonkey_plumbing::wire::{
-    CONTINUE_AFTER_WAIT, HandlerReference, PROTOCOL_VERSION, ResultMessage, TaskMessage, TaskMetadata,
+    CONTINUE_AFTER_WAIT, HandlerReference, Metrics, PROTOCOL_VERSION, ResultMessage, TaskMessage,
+    TaskMetadata,
 };
 
 use crate::config::EngineConfig;
@@ -66,8 +67,8 @@ fn millis(duration: std::time::Duration) -> u64 {
 }
 
 /// How queues name an attempt.
-pub(crate) fn delivery(task: TaskId, attempt: u32) -> Delivery {
-    Delivery { task_id: task.to_string(), attempt }
+pub(crate) fn dispatched(task: TaskId, attempt: u32, pool: &str) -> Dispatched {
+    Dispatched { pool: pool.into(), delivery: Delivery { task_id: task.to_string(), attempt } }
 }
 
 /// What a worker's result says, in the core's words.
@@ -147,11 +148,15 @@ pub(crate) fn task_report(result: ResultMessage) -> Result<(TaskId, TaskReport),
 
 /// The report that stands for a result that cannot be understood: the attempt failed, and its budget counts. Were the
 /// result only dropped, the task would be delivered for ever. None when not even the task is known.
-pub(crate) fn unreadable_report(result: &ResultMessage, reason: &str) -> Option<(TaskId, TaskReport)> {
-    let task: TaskId = result.task_id.parse().ok()?;
+pub(crate) fn unreadable_report(
+    delivery: &Delivery,
+    metrics: &Metrics,
+    reason: &str,
+) -> Option<(TaskId, TaskReport)> {
+    let task: TaskId = delivery.task_id.parse().ok()?;
     let report = TaskReport {
         task: task.number,
-        attempt: result.attempt,
+        attempt: delivery.attempt,
         outcome: ReportedOutcome::Failure {
             code: Some(codes::INVALID_RESULT.into()),
             message: format!("the worker's result cannot be understood: {reason}"),
@@ -164,9 +169,9 @@ pub(crate) fn unreadable_report(result: &ResultMessage, reason: &str) -> Option<
         emitted: Vec::new(),
         rows: Vec::new(),
         cost: Cost::default(),
-        started_at: Timestamp::parse_rfc3339(&result.metrics.started_at),
-        duration_ms: result.metrics.duration,
-        worker: Some(result.metrics.worker_id.clone()).filter(|worker| !worker.is_empty()),
+        started_at: Timestamp::parse_rfc3339(&metrics.started_at),
+        duration_ms: metrics.duration,
+        worker: Some(metrics.worker_id.clone()).filter(|worker| !worker.is_empty()),
     };
     Some((task, report))
 }

@@ -13,7 +13,6 @@ use flowmonkey_plumbing::queue::conformance::{QueueUnderTest, result, task};
 use flowmonkey_plumbing::queue::{
     Claim, Delivery, DispatchQueue, LocalQueue, LocalQueueLimits, QueueError, TaskQueue,
 };
-use flowmonkey_plumbing::wire::ResultMessage;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -119,13 +118,13 @@ async fn many_workers_share_the_tasks_and_lose_none() {
         let (queue, collected, done) = (Arc::clone(&queue), Arc::clone(&collected), done.clone());
         tracker.spawn(async move {
             while !done.is_cancelled() {
-                let results = queue.take(engine, 7).await.unwrap();
-                let deliveries: Vec<_> = results.iter().map(ResultMessage::delivery).collect();
+                let taken = queue.take(engine, 7).await.unwrap();
+                let deliveries: Vec<_> = taken.iter().map(|taken| taken.dispatched.clone()).collect();
                 queue.acknowledge(engine, &deliveries).await.unwrap();
                 let all = {
                     let mut collected = collected.lock().unwrap();
                     for delivery in deliveries {
-                        *collected.entry(delivery).or_default() += 1;
+                        *collected.entry(delivery.delivery).or_default() += 1;
                     }
                     collected.len() == TASKS
                 };

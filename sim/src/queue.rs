@@ -5,8 +5,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use flowmonkey_core::ids::TaskId;
 use flowmonkey_engine::store::Store;
-use flowmonkey_plumbing::queue::{Delivery, Depth, DispatchQueue, ExpiredLease, QueueError};
-use flowmonkey_plumbing::wire::{ResultMessage, TaskMessage};
+use flowmonkey_plumbing::queue::{
+    Depth, DispatchQueue, Dispatched, ExpiredLease, QueueError, Taken, WorkerPresence,
+};
+use flowmonkey_plumbing::wire::TaskMessage;
 
 use crate::boundary::Boundary;
 use crate::plants::Plant;
@@ -33,7 +35,8 @@ impl SimQueue {
     }
 
     /// Takes the fence away: each result is given the attempt that the record has.
-    async fn unfence(&self, result: &mut ResultMessage) {
+    async fn unfence(&self, taken: &mut Taken) {
+        let Ok(result) = &mut taken.result else { return };
         let Ok(task) = result.task_id.parse::<TaskId>() else { return };
         let stored = self.0.store.load(&[task.execution]).await;
         let current = stored.ok().and_then(|mut found| found.pop());
@@ -61,7 +64,7 @@ impl DispatchQueue for SimQueue {
         self.after().await
     }
 
-    async fn take(&self, engine: &str, max: usize) -> Result<Vec<ResultMessage>, QueueError> {
+    async fn take(&self, engine: &str, max: usize) -> Result<Vec<Taken>, QueueError> {
         self.before().await?;
         let mut results = self.0.queue().take(engine, max).await?;
         if results.len() > 1 && self.0.goes_wrong(300) {
@@ -89,7 +92,7 @@ impl DispatchQueue for SimQueue {
 
     async fn wait_for_results(&self) {}
 
-    async fn acknowledge(&self, engine: &str, deliveries: &[Delivery]) -> Result<(), QueueError> {
+    async fn acknowledge(&self, engine: &str, deliveries: &[Dispatched]) -> Result<(), QueueError> {
         self.before().await?;
         self.0.books().acknowledged(deliveries);
         if self.0.plant != Some(Plant::NeverAcknowledged) {
@@ -102,6 +105,13 @@ impl DispatchQueue for SimQueue {
     async fn adopt_results(&self, engine: &str) -> Result<usize, QueueError> {
         self.before().await?;
         let adopted = self.0.queue().adopt_results(engine).await?;
+        self.after().await?;
+        Ok(adopted)
+    }
+
+    async fn keep_alive(&self, engine: &str) -> Result<usize, QueueError> {
+        self.before().await?;
+        let adopted = self.0.queue().keep_alive(engine).await?;
         self.after().await?;
         Ok(adopted)
     }
@@ -122,27 +132,27 @@ impl DispatchQueue for SimQueue {
         Ok(expired)
     }
 
-    async fn drop_deliveries(&self, deliveries: &[Delivery]) -> Result<(), QueueError> {
+    async fn drop_deliveries(&self, deliveries: &[Dispatched]) -> Result<(), QueueError> {
         self.before().await?;
         self.0.queue().drop_deliveries(deliveries).await?;
         self.after().await
     }
 
-    async fn request_cancel(&self, deliveries: &[Delivery]) -> Result<Vec<Delivery>, QueueError> {
+    async fn request_cancel(&self, deliveries: &[Dispatched]) -> Result<Vec<Dispatched>, QueueError> {
         self.before().await?;
         let removed = self.0.queue().request_cancel(deliveries).await?;
         self.after().await?;
         Ok(removed)
     }
 
-    async fn take_back(&self, deliveries: &[Delivery]) -> Result<Vec<Delivery>, QueueError> {
+    async fn take_back(&self, deliveries: &[Dispatched]) -> Result<Vec<Dispatched>, QueueError> {
         self.before().await?;
         let removed = self.0.queue().take_back(deliveries).await?;
         self.after().await?;
         Ok(removed)
     }
 
-    async fn present(&self, deliveries: &[Delivery]) -> Result<Vec<bool>, QueueError> {
+    async fn present(&self, deliveries: &[Dispatched]) -> Result<Vec<bool>, QueueError> {
         self.before().await?;
         let present = self.0.queue().present(deliveries).await?;
         self.after().await?;
@@ -151,6 +161,28 @@ impl DispatchQueue for SimQueue {
 
     async fn depths(&self) -> Result<Vec<(String, Depth)>, QueueError> {
         self.0.queue().depths().await
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerPresence>, QueueError> {
+        self.0.queue().workers().await
+    }
+
+    async fn generations(&self, pools: &[String]) -> Result<Vec<Option<u64>>, QueueError> {
+        self.before().await?;
+        let generations = self.0.queue().generations(pools).await?;
+        self.after().await?;
+        Ok(generations)
+    }
+
+    async fn set_generation(&self, pool: &str, generation: u64) -> Result<(), QueueError> {
+        self.before().await?;
+        self.0.queue().set_generation(pool, generation).await?;
+        self.after().await
+    }
+
+    async fn server_id(&self) -> Result<String, QueueError> {
+        self.before().await?;
+        self.0.queue().server_id().await
     }
 
     async fn is_idle(&self) -> Result<bool, QueueError> {

@@ -232,6 +232,20 @@ impl Store for SimStore {
         self.call(self.0.store.table_rows(table, after, max)).await
     }
 
+    async fn take_turn(
+        &self,
+        name: &str,
+        holder: &str,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.call(self.0.store.take_turn(name, holder, now, until)).await
+    }
+
+    async fn pool_generation(&self, pool: &str, server_id: &str) -> Result<u64, StoreError> {
+        self.call(self.0.store.pool_generation(pool, server_id)).await
+    }
+
     async fn signing_key(&self, name: &str, fresh: &[u8]) -> Result<Vec<u8>, StoreError> {
         self.call(self.0.store.signing_key(name, fresh)).await
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flowmonkey_core::time::Timestamp;
-use flowmonkey_plumbing::queue::{Claim, Delivery, DispatchQueue, TaskQueue};
+use flowmonkey_plumbing::queue::{Claim, DispatchQueue, Dispatched, TaskQueue};
 use flowmonkey_plumbing::wire::{ResultMessage, TaskMessage};
 
 use crate::boundary::Boundary;
@@ -188,9 +188,9 @@ impl Worker {
             }
             6..8 => {
                 self.boundary.sometimes.hit("result lost");
-                let delivery = result.delivery();
+                let dispatched = Dispatched { pool: job.task.pool.clone(), delivery: result.delivery() };
                 self.hand_in(&job.task.pool, result);
-                self.lose(&delivery);
+                self.lose(&dispatched);
             }
             8..11 => {
                 self.hand_in(&job.task.pool, result.clone());
@@ -200,7 +200,7 @@ impl Worker {
         }
     }
 
-    fn lose(&self, delivery: &Delivery) {
+    fn lose(&self, delivery: &Dispatched) {
         let lost = block_on(self.boundary.queue().drop_deliveries(std::slice::from_ref(delivery)));
         drop(lost);
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use flowmonkey_plumbing::queue::{Delivery, DispatchQueue};
+use flowmonkey_plumbing::queue::{Delivery, DispatchQueue, Dispatched};
 use flowmonkey_plumbing::wire::{ContextOperation, ContextUpdates, Cost, LogLevel, Outcome, Priority};
 use flowmonkey_worker::{Completion, DrainReport, Failure, Handler, Wait, WorkerConfig};
 use serde_json::{Value, json};
@@ -17,6 +17,11 @@ use tokio::sync::{Semaphore, watch};
 
 /// Long enough for everything that is not meant to run out.
 const LONG: Duration = Duration::from_secs(60);
+
+/// The task `t` of a pool.
+fn dispatched(pool: &str) -> Dispatched {
+    Dispatched { pool: pool.into(), delivery: delivery("t") }
+}
 
 fn delivery(id: &str) -> Delivery {
     Delivery { task_id: id.into(), attempt: 1 }
@@ -205,7 +210,7 @@ async fn a_cancelled_handler_may_end_by_itself() {
     let worker = start(WorkerConfig { heartbeat_ms: 10, ..config() }, &queue, Arc::default(), [polite]);
     queue.queue.push(vec![task("t", "polite")]).await.unwrap();
     wait_for(&started, 1).await;
-    assert_eq!(queue.queue.request_cancel(&[delivery("t")]).await.unwrap(), []);
+    assert_eq!(queue.queue.request_cancel(&[dispatched("polite")]).await.unwrap(), []);
     assert_eq!(error(&queue.result().await).0, "STOPPED");
     assert_eq!(worker.metrics().cancelled.get(), 0);
 }
@@ -218,7 +223,7 @@ async fn a_cancelled_handler_that_goes_on_is_dropped_after_the_grace() {
     let worker = start(config, &queue, Arc::default(), [endless(&started)]);
     queue.queue.push(vec![task("t", "endless")]).await.unwrap();
     wait_for(&started, 1).await;
-    queue.queue.request_cancel(&[delivery("t")]).await.unwrap();
+    queue.queue.request_cancel(&[dispatched("endless")]).await.unwrap();
     let result = queue.result().await;
     assert_eq!(error(&result).0, "CANCELLED");
     assert_eq!(result.error.unwrap().retryable, Some(false));
@@ -255,7 +260,7 @@ async fn a_lost_lease_stops_the_handler_and_nothing_is_reported() {
     let worker = start(config, &queue, Arc::default(), [dropping(&started, &dropped)]);
     queue.queue.push(vec![task("t", "endless")]).await.unwrap();
     wait_for(&started, 1).await;
-    queue.queue.drop_deliveries(&[delivery("t")]).await.unwrap();
+    queue.queue.drop_deliveries(&[dispatched("endless")]).await.unwrap();
     wait_for(&dropped, 1).await;
     let metrics = worker.metrics();
     assert_eq!(soon(worker.drain(LONG)).await, DrainReport::default());
@@ -375,7 +380,7 @@ async fn refused_results_are_counted() {
     queue.queue.push(vec![task("t", "gated")]).await.unwrap();
     wait_for(&started, 1).await;
     // The queue is rebuilt behind the worker's back, and another worker claims the task.
-    queue.queue.drop_deliveries(&[delivery("t")]).await.unwrap();
+    queue.queue.drop_deliveries(&[dispatched("gated")]).await.unwrap();
     let claim = flowmonkey_plumbing::queue::Claim {
         pool: "gated".into(),
         worker: "worker-2".into(),

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::Api;
 use super::operations::ready;
 use super::problem::Problem;
-use crate::wire::delivery;
+use crate::wire::dispatched;
 
 /// The status, the one thing that can move the execution now (its live cause), and where its task is.
 pub(super) async fn explain(api: &Api, id: ExecutionId) -> Result<Value, Problem> {
@@ -127,7 +127,7 @@ async fn queue_state(api: &Api, execution: &Execution, task: &TaskRun) -> Value 
 
 async fn ask_queue(api: &Api, execution: &Execution, task: &TaskRun) -> Result<Value, QueueError> {
     let queue = api.engine.queue();
-    let delivery = delivery(execution.task_id(task.run.task), task.run.attempt);
+    let delivery = dispatched(execution.task_id(task.run.task), task.run.attempt, &task.pool);
     let present = queue.present(std::slice::from_ref(&delivery)).await?;
     let depth = queue.depths().await?.into_iter().find(|(pool, _)| *pool == task.pool);
     let depth = depth.map(|(_, depth)| depth).unwrap_or_default();

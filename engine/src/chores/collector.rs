@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use flowmonkey_core::execution::Rejection;
 use flowmonkey_core::execution::command::Command;
-use flowmonkey_plumbing::queue::Delivery;
-use flowmonkey_plumbing::wire::ResultMessage;
+use flowmonkey_plumbing::queue::{Dispatched, Taken};
+use flowmonkey_plumbing::wire::Metrics;
 
 use super::{Backoff, Chore};
 use crate::apply::{CommandOutcome, Fault};
@@ -32,8 +32,9 @@ pub struct Collected {
 /// # Errors
 /// When queue or record fail. The results that were taken stay with this engine; see [`apply`].
 pub async fn tick(engine: &Engine) -> Result<Collected, EngineError> {
-    let mut results = engine.queue.take(&engine.config.engine_id, COLLECT_BATCH_MAX).await?;
-    apply(engine, &mut results).await
+    let name = collector_name(engine, 0);
+    let mut results = engine.queue.take(&name, COLLECT_BATCH_MAX).await?;
+    apply(engine, &name, &mut results).await
 }
 
 /// Applies results that were taken, and lets the queue forget them after the commit. What is done is taken out of
@@ -41,39 +42,40 @@ pub async fn tick(engine: &Engine) -> Result<Collected, EngineError> {
 ///
 /// # Errors
 /// When queue or record fail; the caller repeats it with the results that are left.
-pub async fn apply(engine: &Engine, results: &mut Vec<ResultMessage>) -> Result<Collected, EngineError> {
+pub async fn apply(engine: &Engine, name: &str, results: &mut Vec<Taken>) -> Result<Collected, EngineError> {
     if results.is_empty() {
         return Ok(Collected::default());
     }
     let mut collected = Collected::default();
     let mut commands = Vec::with_capacity(results.len());
     let mut places = Vec::with_capacity(results.len());
-    for (place, result) in results.iter().enumerate() {
-        match task_report(result.clone()) {
+    for (place, taken) in results.iter().enumerate() {
+        let understood = match &taken.result {
+            Ok(result) => task_report(result.clone()),
+            Err(error) => Err(error.to_string()),
+        };
+        match understood {
             Ok((task, report)) => {
                 commands.push((task.execution, Command::Report(Box::new(report))));
                 places.push(place);
             }
             Err(reason) => {
-                tracing::warn!(
-                    task = result.task_id,
-                    attempt = result.attempt,
-                    reason,
-                    "a result is not understood"
-                );
+                tracing::warn!(delivery = %taken.dispatched.delivery, reason, "a result is not understood");
                 Counters::add(&engine.counters.results_invalid, 1);
                 collected.refused += 1;
-                if let Some((task, report)) = unreadable_report(result, &reason) {
+                let metrics = metrics(taken);
+                if let Some((task, report)) = unreadable_report(&taken.dispatched.delivery, &metrics, &reason)
+                {
                     commands.push((task.execution, Command::Report(Box::new(report))));
                     places.push(place);
                 }
-                note(engine, result, RefusedFor::Invalid, reason);
+                note(engine, taken, RefusedFor::Invalid, reason);
             }
         }
     }
     let mut contended = Vec::new();
     for (place, outcome) in places.into_iter().zip(engine.apply(commands).await?) {
-        let result = &results[place];
+        let taken = &results[place];
         let (reason, detail) = match outcome {
             CommandOutcome::Applied(_) => {
                 collected.applied += 1;
@@ -90,30 +92,36 @@ pub async fn apply(engine: &Engine, results: &mut Vec<ResultMessage>) -> Result<
             // It cannot ever be applied to the execution as it is, and must not be in the way of others.
             CommandOutcome::Failed(fault) => (RefusedFor::Unusable, fault.to_string()),
         };
-        tracing::debug!(task = result.task_id, attempt = result.attempt, detail, "a result was refused");
+        tracing::debug!(delivery = %taken.dispatched.delivery, detail, "a result was refused");
         collected.refused += 1;
         Counters::add(&engine.counters.results_refused, 1);
-        note(engine, result, reason, detail);
+        note(engine, taken, reason, detail);
     }
     let is_left = |place: &usize| contended.binary_search(place).is_ok();
-    let done: Vec<Delivery> = results
+    let done: Vec<Dispatched> = results
         .iter()
         .enumerate()
         .filter(|(place, _)| !is_left(place))
-        .map(|(_, result)| result.delivery())
+        .map(|(_, taken)| taken.dispatched.clone())
         .collect();
-    engine.queue.acknowledge(&engine.config.engine_id, &done).await?;
+    engine.queue.acknowledge(name, &done).await?;
     let mut place = 0..;
     results.retain(|_| place.next().is_some_and(|place| is_left(&place)));
     Ok(collected)
 }
 
-fn note(engine: &Engine, result: &ResultMessage, reason: RefusedFor, detail: String) {
+/// When and where the attempt ran, as far as that can be read.
+fn metrics(taken: &Taken) -> Metrics {
+    taken.result.as_ref().map(|result| result.metrics.clone()).unwrap_or_default()
+}
+
+fn note(engine: &Engine, taken: &Taken, reason: RefusedFor, detail: String) {
+    let delivery = &taken.dispatched.delivery;
     engine.evidence.note(RefusedResult {
         at: engine.now(),
-        task: result.task_id.clone(),
-        attempt: result.attempt,
-        worker: result.metrics.worker_id.clone(),
+        task: delivery.task_id.clone(),
+        attempt: delivery.attempt,
+        worker: metrics(taken).worker_id,
         reason,
         detail,
     });
@@ -140,10 +148,19 @@ fn refused_for(rejection: &Rejection) -> RefusedFor {
     }
 }
 
+/// How the queue knows a collector: results stay with it until they are acknowledged.
+pub(crate) fn collector_name(engine: &Engine, number: usize) -> String {
+    match number {
+        0 => engine.config.engine_id.clone(),
+        _ => format!("{}.{number}", engine.config.engine_id),
+    }
+}
+
 /// Takes results and applies them, again and again. What was taken stays here until it is stored.
 #[derive(Debug)]
 pub struct Collector {
-    taken: Vec<ResultMessage>,
+    number: usize,
+    taken: Vec<Taken>,
     /// Whether the queue may think that this engine has results which it does not have.
     uncertain: bool,
 }
@@ -151,34 +168,40 @@ pub struct Collector {
 impl Default for Collector {
     /// An engine that starts may have died under the same name with results in its hands.
     fn default() -> Self {
-        Self { taken: Vec::new(), uncertain: true }
+        Self::new(0)
     }
 }
 
 impl Collector {
+    /// One of the engine's collectors, by number.
+    #[must_use]
+    pub const fn new(number: usize) -> Self {
+        Self { number, taken: Vec::new(), uncertain: true }
+    }
+
     /// Takes results, or those of the last tick if it failed, and applies them.
     ///
     /// # Errors
     /// When queue or record fail; the next tick goes on with the same results.
     pub async fn tick(&mut self, engine: &Engine) -> Result<Collected, EngineError> {
-        let id = &engine.config.engine_id;
+        let name = collector_name(engine, self.number);
         if self.taken.is_empty() {
             // Results whose answer was lost are with this engine for the queue, and nobody else would ever take them.
             if self.uncertain {
-                engine.queue.adopt_results(id).await?;
+                engine.queue.adopt_results(&name).await?;
             }
             self.uncertain = true;
-            self.taken = engine.queue.take(id, COLLECT_BATCH_MAX).await?;
+            self.taken = engine.queue.take(&name, COLLECT_BATCH_MAX).await?;
             self.uncertain = false;
         }
-        apply(engine, &mut self.taken).await
+        apply(engine, &name, &mut self.taken).await
     }
 }
 
-pub(super) async fn run(chore: Chore) {
+pub(super) async fn run(chore: Chore, number: usize) {
     let engine = &chore.engine;
     let mut backoff = Backoff::default();
-    let mut collector = Collector::default();
+    let mut collector = Collector::new(number);
     while !chore.shutdown.is_cancelled() {
         match collector.tick(engine).await {
             Ok(Collected { applied: 0, refused: 0 }) => {

@@ -33,8 +33,8 @@ pub async fn tick(engine: &Engine) -> Result<Reaped, EngineError> {
     let commands = expired
         .iter()
         .filter_map(|lease| {
-            let task: TaskId = lease.delivery.task_id.parse().ok()?;
-            let attempt = TaskAttempt { task: task.number, attempt: lease.delivery.attempt };
+            let task: TaskId = lease.dispatched.delivery.task_id.parse().ok()?;
+            let attempt = TaskAttempt { task: task.number, attempt: lease.dispatched.delivery.attempt };
             let command =
                 if lease.hard_end { Command::TimedOut(attempt) } else { Command::LeaseLost(attempt) };
             Some((task.execution, command))
@@ -42,7 +42,7 @@ pub async fn tick(engine: &Engine) -> Result<Reaped, EngineError> {
         .collect();
     engine.apply(commands).await?;
     // Whatever the record said: these deliveries do not count any more.
-    let deliveries: Vec<_> = expired.iter().map(|lease| lease.delivery.clone()).collect();
+    let deliveries: Vec<_> = expired.iter().map(|lease| lease.dispatched.clone()).collect();
     engine.queue.drop_deliveries(&deliveries).await?;
     Ok(Reaped { expired: expired.len() })
 }

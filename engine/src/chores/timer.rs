@@ -9,13 +9,13 @@ use flowmonkey_core::execution::Execution;
 use flowmonkey_core::execution::command::{Command, TaskAttempt};
 use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_core::time::Timestamp;
-use flowmonkey_plumbing::queue::{Delivery, QueueError};
+use flowmonkey_plumbing::queue::{Dispatched, QueueError};
 
 use super::{Backoff, Chore};
 use crate::apply::CommandOutcome;
 use crate::config::{STUCK_TIMER_REST, STUCK_TIMERS_MAX, TIMER_BATCH_MAX};
 use crate::engine::{Engine, EngineError};
-use crate::wire::delivery;
+use crate::wire::dispatched;
 
 /// Longest sleep, should a wake have been stored by another engine.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
@@ -86,7 +86,7 @@ pub async fn tick(engine: &Engine) -> Result<Woken, EngineError> {
     let mut commands: Vec<(ExecutionId, Command)> = Vec::with_capacity(due.len());
     for (execution, _) in engine.hot(&ids, &BTreeSet::new()).await? {
         match late_start(&execution, now) {
-            Some(attempt) => late.push((execution.task_id(attempt.task), attempt)),
+            Some((attempt, pool)) => late.push((execution.task_id(attempt.task), attempt, pool)),
             None => commands.push((execution.id(), Command::Wake)),
         }
     }
@@ -115,29 +115,29 @@ pub async fn tick(engine: &Engine) -> Result<Woken, EngineError> {
 }
 
 /// The attempt that should have been taken by a worker by now, if no other limit of it has come.
-fn late_start(execution: &Execution, now: Timestamp) -> Option<TaskAttempt> {
+fn late_start(execution: &Execution, now: Timestamp) -> Option<(TaskAttempt, String)> {
     let task = execution.task().filter(|task| {
         task.start_by.is_some_and(|due| due <= now) && task.total_by.is_none_or(|due| due > now)
     })?;
-    Some(TaskAttempt { task: task.run.task, attempt: task.run.attempt })
+    Some((TaskAttempt { task: task.run.task, attempt: task.run.attempt }, task.pool.clone()))
 }
 
 /// Whether tasks were started in time: only the queue knows.
 async fn started(
     engine: &Engine,
-    late: &[(TaskId, TaskAttempt)],
+    late: &[(TaskId, TaskAttempt, String)],
 ) -> Result<Vec<(ExecutionId, Command)>, QueueError> {
     if late.is_empty() {
         return Ok(Vec::new());
     }
-    let deliveries: Vec<Delivery> =
-        late.iter().map(|(task, attempt)| delivery(*task, attempt.attempt)).collect();
-    let untaken: HashSet<Delivery> = engine.queue.take_back(&deliveries).await?.into_iter().collect();
+    let deliveries: Vec<Dispatched> =
+        late.iter().map(|(task, attempt, pool)| dispatched(*task, attempt.attempt, pool)).collect();
+    let untaken: HashSet<Dispatched> = engine.queue.take_back(&deliveries).await?.into_iter().collect();
     let present = engine.queue.present(&deliveries).await?;
     Ok(late
         .iter()
         .zip(deliveries.iter().zip(present))
-        .map(|((task, attempt), (delivery, present))| {
+        .map(|((task, attempt, _), (delivery, present))| {
             let command = if present && !untaken.contains(delivery) {
                 Command::Started(*attempt)
             } else {

@@ -188,6 +188,22 @@ pub trait Store: Send + Sync + 'static {
         max: usize,
     ) -> Result<Vec<TableRowRecord>, StoreError>;
 
+    // Several engines.
+
+    /// Lets `holder` have the turn called `name` until `until`: true when nobody else has it at `now`. Whoever holds it
+    /// may ask again to keep it. Turns spare work that several engines would do at once; nothing is wrong if two do it.
+    async fn take_turn(
+        &self,
+        name: &str,
+        holder: &str,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// The generation of a pool on the queue servers called `server_id`: 1 at first, and one more each time the servers are
+    /// others than those noted before. Repeatable.
+    async fn pool_generation(&self, pool: &str, server_id: &str) -> Result<u64, StoreError>;
+
     // Upkeep.
 
     /// Secret keys for tokens, by name; made with `fresh` on first use.

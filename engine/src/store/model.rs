@@ -275,6 +275,8 @@ pub struct TaskOut {
     pub attempt: u32,
     /// When the attempt was scheduled.
     pub scheduled_at: Timestamp,
+    /// The pool whose queue carries it.
+    pub pool: String,
 }
 
 /// A parked task.

@@ -346,6 +346,14 @@ impl Store for TestRecord {
         Ok(rows.take(max).map(|(_, row)| row.clone()).collect())
     }
 
+    async fn take_turn(&self, _: &str, _: &str, _: Timestamp, _: Timestamp) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
+    async fn pool_generation(&self, _: &str, _: &str) -> Result<u64, StoreError> {
+        Ok(1)
+    }
+
     async fn signing_key(&self, _: &str, fresh: &[u8]) -> Result<Vec<u8>, StoreError> {
         Ok(fresh.to_vec())
     }

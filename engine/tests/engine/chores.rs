@@ -14,8 +14,8 @@ use flowmonkey_engine::start::{Start, StartFlow};
 use flowmonkey_engine::store::{MemoryStore, PublishedEvent, StoreError};
 use flowmonkey_engine::{CommandError, EngineConfig, EngineError};
 use flowmonkey_plumbing::clock::Clock;
-use flowmonkey_plumbing::queue::LocalQueueLimits;
-use flowmonkey_plumbing::wire::Outcome;
+use flowmonkey_plumbing::queue::{Dispatched, LocalQueueLimits, Taken};
+use flowmonkey_plumbing::wire::{Outcome, ResultMessage};
 use serde_json::json;
 
 use crate::fused::Fused;
@@ -59,16 +59,22 @@ async fn a_second_look_finds_nothing_to_do() {
     assert_eq!(pruner::tick(&bench.engine).await.unwrap(), pruner::Pruned { rows: 0 });
 }
 
+/// As the queue hands it out.
+fn taken(result: ResultMessage) -> Taken {
+    let delivery = result.delivery();
+    Taken { dispatched: Dispatched { pool: "echo".into(), delivery }, result: Ok(result) }
+}
+
 #[tokio::test]
 async fn a_result_applied_twice_leaves_one_row() {
     let bench = Bench::new().await;
     bench.publish(work()).await;
     bench.start("work", json!({})).await;
     let task = bench.claim().await.remove(0);
-    let mut twice = vec![echo(&task), echo(&task)];
+    let mut twice = vec![taken(echo(&task)), taken(echo(&task))];
     let collected = collector::apply(&bench.engine, &mut twice).await.unwrap();
     assert_eq!(collected, collector::Collected { applied: 1, refused: 1 });
-    let collected = collector::apply(&bench.engine, &mut vec![echo(&task)]).await.unwrap();
+    let collected = collector::apply(&bench.engine, &mut vec![taken(echo(&task))]).await.unwrap();
     assert_eq!(collected, collector::Collected { applied: 0, refused: 1 });
     assert_eq!(bench.rows().await.into_values().collect::<Vec<_>>(), [1]);
     assert_eq!(bench.engine.evidence.counts()[&RefusedFor::Finished], 2);
@@ -82,7 +88,7 @@ async fn what_cannot_be_understood_is_kept_as_evidence() {
     let task = bench.claim().await.remove(0);
     let mut nonsense = result(&task, Outcome::Success);
     nonsense.task_id = "nonsense".into();
-    let mut results = vec![nonsense, echo(&task)];
+    let mut results = vec![taken(nonsense), taken(echo(&task))];
     let collected = collector::apply(&bench.engine, &mut results).await.unwrap();
     assert_eq!(collected, collector::Collected { applied: 1, refused: 1 });
     assert!(results.is_empty());

@@ -263,6 +263,22 @@ impl Store for Fused {
         self.inner.table_rows(table, after, max).await
     }
 
+    async fn take_turn(
+        &self,
+        name: &str,
+        holder: &str,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.alive()?;
+        self.inner.take_turn(name, holder, now, until).await
+    }
+
+    async fn pool_generation(&self, pool: &str, server_id: &str) -> Result<u64, StoreError> {
+        self.alive()?;
+        self.inner.pool_generation(pool, server_id).await
+    }
+
     async fn signing_key(&self, name: &str, fresh: &[u8]) -> Result<Vec<u8>, StoreError> {
         self.alive()?;
         self.inner.signing_key(name, fresh).await

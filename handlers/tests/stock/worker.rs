@@ -52,7 +52,8 @@ async fn tasks_of_the_stock_handlers_come_back_as_results() {
         let mut results: Vec<ResultMessage> = Vec::new();
         while results.len() < count {
             queue.wait_for_results().await;
-            results.extend(queue.take("engine", count).await.unwrap());
+            let taken = queue.take("engine", count).await.unwrap();
+            results.extend(taken.into_iter().map(|taken| taken.result.unwrap()));
         }
         results
     });

@@ -11,7 +11,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::json;
 
-use super::{Claim, Delivery, Depth, DispatchQueue, ExpiredLease, TaskQueue};
+use super::{
+    Claim, Delivery, Depth, DispatchQueue, Dispatched, ExpiredLease, Lease, TaskQueue, WORKER_SILENT_AFTER,
+    WorkerPresence,
+};
 use crate::wire::{Outcome, Priority, ResultMessage, TaskMessage};
 
 /// The unit of time of the rules, in milliseconds.
@@ -60,6 +63,11 @@ macro_rules! queue_conformance {
             a_waiting_worker_hears_a_push_and_a_release,
             a_waiting_engine_hears_a_result,
             limits_of_claim_and_take_are_kept,
+            a_pool_is_named_with_every_delivery,
+            forgotten_leases_are_reasserted,
+            a_lease_is_not_reasserted_against_others,
+            generations_are_kept_and_told,
+            workers_announce_themselves,
         );
     };
     (@rules $new_queue:path, $($rule:ident,)*) => {
@@ -98,6 +106,11 @@ fn with_priority(id: &str, priority: Priority) -> TaskMessage {
     TaskMessage { priority, ..task(id, 1, "a") }
 }
 
+/// As the engine's side names it, in the pool `a`.
+fn on(id: &str, attempt: u32) -> Dispatched {
+    Dispatched { pool: "a".into(), delivery: of(id, attempt) }
+}
+
 fn of(id: &str, attempt: u32) -> Delivery {
     Delivery { task_id: id.into(), attempt }
 }
@@ -124,7 +137,17 @@ async fn finish(queue: &impl QueueUnderTest, worker: &str, task: &TaskMessage) -
 }
 
 async fn take(queue: &impl QueueUnderTest, engine: &str) -> Vec<ResultMessage> {
-    queue.dispatch().take(engine, 100).await.unwrap()
+    take_some(queue, engine, 100).await
+}
+
+async fn take_some(queue: &impl QueueUnderTest, engine: &str, max: usize) -> Vec<ResultMessage> {
+    let taken = queue.dispatch().take(engine, max).await.unwrap();
+    let results = taken.into_iter().map(|taken| {
+        let result = taken.result.unwrap();
+        assert_eq!(taken.dispatched, Dispatched { pool: "a".into(), delivery: result.delivery() });
+        result
+    });
+    results.collect()
 }
 
 async fn depth(queue: &impl QueueUnderTest, pool: &str) -> Depth {
@@ -173,7 +196,7 @@ pub async fn a_push_can_be_repeated_wherever_the_delivery_is(queue: &impl QueueU
     assert_eq!(take(queue, "e").await.len(), 1);
     push(queue, [task.clone()]).await;
     assert!(claimed(queue, "a", "w", 9).await.is_empty());
-    queue.dispatch().acknowledge("e", &[of("t", 1)]).await.unwrap();
+    queue.dispatch().acknowledge("e", &[on("t", 1)]).await.unwrap();
     assert!(queue.dispatch().is_idle().await.unwrap());
 }
 
@@ -184,7 +207,7 @@ pub async fn a_newer_attempt_replaces_older_ones_that_are_ready(queue: &impl Que
     let first = claimed(queue, "a", "w", 9).await;
     assert_eq!(first.iter().map(TaskMessage::delivery).collect::<Vec<_>>(), [of("u", 1), of("t", 2)]);
     push(queue, [task("t", 3, "a")]).await;
-    let held = queue.dispatch().present(&[of("t", 1), of("t", 2), of("t", 3)]).await.unwrap();
+    let held = queue.dispatch().present(&[on("t", 1), on("t", 2), on("t", 3)]).await.unwrap();
     assert_eq!(held, [false, true, true]);
 }
 
@@ -198,10 +221,10 @@ pub async fn a_finished_task_is_a_result_until_acknowledged(queue: &impl QueueUn
     assert_eq!(take(queue, "e1").await, [result(&task)]);
     assert_eq!(take(queue, "e1").await, []);
     assert_eq!(take(queue, "e2").await, []);
-    queue.dispatch().acknowledge("e2", &[of("t", 1)]).await.unwrap();
-    assert_eq!(queue.dispatch().present(&[of("t", 1)]).await.unwrap(), [true]);
-    queue.dispatch().acknowledge("e1", &[of("t", 1)]).await.unwrap();
-    assert_eq!(queue.dispatch().present(&[of("t", 1)]).await.unwrap(), [false]);
+    queue.dispatch().acknowledge("e2", &[on("t", 1)]).await.unwrap();
+    assert_eq!(queue.dispatch().present(&[on("t", 1)]).await.unwrap(), [true]);
+    queue.dispatch().acknowledge("e1", &[on("t", 1)]).await.unwrap();
+    assert_eq!(queue.dispatch().present(&[on("t", 1)]).await.unwrap(), [false]);
     assert!(queue.dispatch().is_idle().await.unwrap());
 }
 
@@ -212,9 +235,9 @@ pub async fn results_of_a_dead_engine_are_adopted(queue: &impl QueueUnderTest) {
     claimed(queue, "a", "w", 9).await;
     let results = tasks.iter().map(result).collect();
     queue.tasks().finish("a", "w", results).await.unwrap();
-    assert_eq!(queue.dispatch().take("dead", 2).await.unwrap().len(), 2);
-    assert_eq!(queue.dispatch().take("alive", 9).await.unwrap(), [result(&tasks[2])]);
-    queue.dispatch().acknowledge("dead", &[of("t1", 1)]).await.unwrap();
+    assert_eq!(take_some(queue, "dead", 2).await.len(), 2);
+    assert_eq!(take_some(queue, "alive", 9).await, [result(&tasks[2])]);
+    queue.dispatch().acknowledge("dead", &[on("t1", 1)]).await.unwrap();
     assert_eq!(queue.dispatch().adopt_results("dead").await.unwrap(), 1);
     assert_eq!(queue.dispatch().adopt_results("dead").await.unwrap(), 0);
     assert_eq!(take(queue, "alive").await, [result(&tasks[1])]);
@@ -252,7 +275,7 @@ pub async fn results_without_an_owner_are_delivered(queue: &impl QueueUnderTest)
     assert_eq!(finish(queue, "w", &unknown).await, []);
     assert!(claimed(queue, "a", "w", 9).await.is_empty());
     assert_eq!(take(queue, "e").await, [result(&ready), result(&unknown)]);
-    queue.dispatch().acknowledge("e", &[of("ready", 1), of("unknown", 1)]).await.unwrap();
+    queue.dispatch().acknowledge("e", &[on("ready", 1), on("unknown", 1)]).await.unwrap();
     assert!(queue.dispatch().is_idle().await.unwrap());
 }
 
@@ -283,7 +306,7 @@ pub async fn leases_end_without_heartbeats(queue: &impl QueueUnderTest) {
     queue.advance(STEP_MS).await;
     assert_eq!(queue.dispatch().expired(9).await.unwrap(), []);
     queue.advance(STEP_MS + STEP_MS / 2).await;
-    let ended = ExpiredLease { pool: "a".into(), delivery: of("t", 1), worker: "w".into(), hard_end: false };
+    let ended = ExpiredLease { dispatched: on("t", 1), worker: "w".into(), hard_end: false };
     assert_eq!(queue.dispatch().expired(9).await.unwrap(), std::slice::from_ref(&ended));
     assert_eq!(queue.dispatch().expired(9).await.unwrap(), [ended]);
     assert_eq!(queue.dispatch().expired(0).await.unwrap(), []);
@@ -304,7 +327,7 @@ pub async fn heartbeats_keep_leases_but_never_past_the_hard_end(queue: &impl Que
     queue.advance(STEP_MS + STEP_MS / 2).await;
     queue.tasks().extend("a", "w", &[of("t", 1)]).await.unwrap();
     let expired = queue.dispatch().expired(9).await.unwrap();
-    assert_eq!((expired.len(), &expired[0].delivery, expired[0].hard_end), (1, &of("t", 1), true));
+    assert_eq!((expired.len(), &expired[0].dispatched, expired[0].hard_end), (1, &on("t", 1), true));
 }
 
 /// Dropped deliveries are nowhere, whatever they were; their owners learn of it.
@@ -313,7 +336,7 @@ pub async fn a_drop_removes_deliveries_wherever_they_are(queue: &impl QueueUnder
     push(queue, tasks.clone()).await;
     claimed(queue, "a", "w", 2).await;
     finish(queue, "w", &tasks[0]).await;
-    let all = ["done", "held", "ready", "unknown"].map(|id| of(id, 1));
+    let all = ["done", "held", "ready", "unknown"].map(|id| on(id, 1));
     queue.dispatch().drop_deliveries(&all).await.unwrap();
     assert_eq!(queue.dispatch().present(&all).await.unwrap(), [false; 4]);
     assert!(queue.dispatch().is_idle().await.unwrap());
@@ -329,8 +352,8 @@ pub async fn cancel_removes_what_is_ready_and_tells_owners(queue: &impl QueueUnd
     push(queue, tasks.clone()).await;
     claimed(queue, "a", "w", 3).await;
     finish(queue, "w", &tasks[0]).await;
-    let asked = ["done", "held", "ready", "unknown"].map(|id| of(id, 1));
-    assert_eq!(queue.dispatch().request_cancel(&asked).await.unwrap(), [of("ready", 1)]);
+    let asked = ["done", "held", "ready", "unknown"].map(|id| on(id, 1));
+    assert_eq!(queue.dispatch().request_cancel(&asked).await.unwrap(), [on("ready", 1)]);
     for _ in 0..2 {
         let held = [of("held", 1), of("other", 1)];
         let extended = queue.tasks().extend("a", "w", &held).await.unwrap();
@@ -344,7 +367,7 @@ pub async fn cancel_removes_what_is_ready_and_tells_owners(queue: &impl QueueUnd
 pub async fn a_cancellation_survives_a_release(queue: &impl QueueUnderTest) {
     push(queue, [task("t", 1, "a")]).await;
     claimed(queue, "a", "w1", 1).await;
-    queue.dispatch().request_cancel(&[of("t", 1)]).await.unwrap();
+    queue.dispatch().request_cancel(&[on("t", 1)]).await.unwrap();
     queue.tasks().release("a", "w1", &[of("t", 1)]).await.unwrap();
     assert_eq!(claimed(queue, "a", "w2", 1).await.len(), 1);
     let extended = queue.tasks().extend("a", "w2", &[of("t", 1)]).await.unwrap();
@@ -359,7 +382,7 @@ pub async fn presence_is_in_any_place(queue: &impl QueueUnderTest) {
     finish(queue, "w", &tasks[0]).await;
     take(queue, "e").await;
     finish(queue, "w", &tasks[1]).await;
-    let asked = [of("taken", 1), of("done", 1), of("held", 1), of("ready", 1), of("ready", 2), of("x", 1)];
+    let asked = [on("taken", 1), on("done", 1), on("held", 1), on("ready", 1), on("ready", 2), on("x", 1)];
     let present = queue.dispatch().present(&asked).await.unwrap();
     assert_eq!(present, [true, true, true, true, false, false]);
     assert!(!queue.dispatch().is_idle().await.unwrap());
@@ -379,7 +402,7 @@ pub async fn depths_count_every_place(queue: &impl QueueUnderTest) {
     let depths = queue.dispatch().depths().await.unwrap();
     assert!(depths[0].1.oldest_age_ms >= STEP_MS, "{depths:?}");
     take(queue, "e").await;
-    queue.dispatch().acknowledge("e", &[of("h1", 1)]).await.unwrap();
+    queue.dispatch().acknowledge("e", &[on("h1", 1)]).await.unwrap();
     assert_eq!(depth(queue, "a").await, Depth { results: 0, ..expected });
 }
 
@@ -423,7 +446,114 @@ pub async fn limits_of_claim_and_take_are_kept(queue: &impl QueueUnderTest) {
     assert!(claimed(queue, "a", "w", 0).await.is_empty());
     assert_eq!(claimed(queue, "a", "w", 5).await.len(), 5);
     queue.tasks().finish("a", "w", tasks.iter().map(result).collect()).await.unwrap();
-    assert_eq!(queue.dispatch().take("e", 0).await.unwrap(), []);
-    assert_eq!(queue.dispatch().take("e", 2).await.unwrap().len(), 2);
-    assert_eq!(queue.dispatch().take("e", 9).await.unwrap().len(), 3);
+    assert_eq!(take_some(queue, "e", 0).await, []);
+    assert_eq!(take_some(queue, "e", 2).await.len(), 2);
+    assert_eq!(take_some(queue, "e", 9).await.len(), 3);
+}
+
+/// A delivery is looked for in its own pool only.
+pub async fn a_pool_is_named_with_every_delivery(queue: &impl QueueUnderTest) {
+    push(queue, [task("t", 1, "a"), task("u", 1, "b")]).await;
+    let there = |pool: &str, id: &str| Dispatched { pool: pool.into(), delivery: of(id, 1) };
+    let asked = [there("a", "t"), there("b", "t"), there("a", "u"), there("b", "u")];
+    assert_eq!(queue.dispatch().present(&asked).await.unwrap(), [true, false, false, true]);
+    assert_eq!(queue.dispatch().take_back(&asked[1..3]).await.unwrap(), []);
+    queue.dispatch().drop_deliveries(&asked[1..3]).await.unwrap();
+    assert_eq!(queue.dispatch().present(&asked).await.unwrap(), [true, false, false, true]);
+    assert_eq!(queue.dispatch().take_back(&asked).await.unwrap(), [asked[0].clone(), asked[3].clone()]);
+}
+
+fn lease(id: &str, attempt: u32) -> Lease {
+    Lease { delivery: of(id, attempt), lease_ms: 2 * STEP_MS, remaining_ms: 5 * STEP_MS }
+}
+
+/// What the queue does not know is in the worker's hands again: present, leased, and finished as if nothing had happened.
+pub async fn forgotten_leases_are_reasserted(queue: &impl QueueUnderTest) {
+    let tasks = queue.tasks();
+    let known = task("known", 1, "a");
+    push(queue, [known.clone()]).await;
+    claimed(queue, "a", "w", 1).await;
+    let leases = [lease("known", 1), lease("forgotten", 1)];
+    for _ in 0..2 {
+        let extended = tasks.reassert("a", "w", &leases).await.unwrap();
+        assert_eq!((extended.lost, extended.cancelled), (vec![], vec![]));
+    }
+    assert_eq!(depth(queue, "a").await, Depth { in_flight: 2, ..Depth::default() });
+    assert_eq!(tasks.extend("a", "w", &[of("forgotten", 1)]).await.unwrap().lost, []);
+    assert_eq!(tasks.extend("a", "w2", &[of("forgotten", 1)]).await.unwrap().lost, [of("forgotten", 1)]);
+    // The lease ends as any other does.
+    queue.advance(2 * STEP_MS + STEP_MS / 2).await;
+    let expired = queue.dispatch().expired(9).await.unwrap();
+    assert_eq!(expired.len(), 2, "{expired:?}");
+    assert_eq!(finish(queue, "w", &task("forgotten", 1, "a")).await, []);
+    assert_eq!(take(queue, "e").await, [result(&task("forgotten", 1, "a"))]);
+    // A queue may have been restored to an older state, in which the task was ready.
+    push(queue, [task("restored", 1, "a")]).await;
+    assert_eq!(tasks.reassert("a", "w", &[lease("restored", 1)]).await.unwrap().lost, []);
+    assert!(claimed(queue, "a", "w2", 9).await.is_empty());
+    // What cannot be put back, because its message is forgotten, is gone; the record knows.
+    tasks.reassert("a", "w", &[lease("bare", 1)]).await.unwrap();
+    tasks.release("a", "w", &[of("restored", 1), of("bare", 1)]).await.unwrap();
+    assert_eq!(ids(&claimed(queue, "a", "w2", 9).await), ["restored"]);
+    assert_eq!(queue.dispatch().present(&[on("bare", 1)]).await.unwrap(), [false]);
+}
+
+/// Another owner, a newer attempt and a result stand against a lease that is re-asserted.
+pub async fn a_lease_is_not_reasserted_against_others(queue: &impl QueueUnderTest) {
+    let tasks = queue.tasks();
+    push(queue, ["held", "done"].map(|id| task(id, 1, "a"))).await;
+    claimed(queue, "a", "w1", 9).await;
+    finish(queue, "w1", &task("done", 1, "a")).await;
+    push(queue, [task("newer", 2, "a")]).await;
+    let leases = [lease("held", 1), lease("done", 1), lease("newer", 1)];
+    let lost = leases.each_ref().map(|lease| lease.delivery.clone());
+    assert_eq!(tasks.reassert("a", "w2", &leases).await.unwrap().lost, lost);
+    assert_eq!(tasks.extend("a", "w1", &[of("held", 1)]).await.unwrap().lost, []);
+    assert_eq!(take(queue, "e").await, [result(&task("done", 1, "a"))]);
+    assert_eq!(ids(&claimed(queue, "a", "w1", 9).await), ["newer"]);
+}
+
+/// A pool has no generation until it is built; workers learn of it with each claim and heartbeat.
+pub async fn generations_are_kept_and_told(queue: &impl QueueUnderTest) {
+    let (tasks, dispatch) = (queue.tasks(), queue.dispatch());
+    let pools = ["a".to_owned(), "b".to_owned()];
+    assert_eq!(dispatch.generations(&pools).await.unwrap(), [None, None]);
+    assert_eq!(dispatch.server_id().await.unwrap(), dispatch.server_id().await.unwrap());
+    push(queue, ["t", "u"].map(|id| task(id, 1, "a"))).await;
+    let generation = async || tasks.claim(claim("a", "w", 1)).await.unwrap()[0].generation;
+    assert_eq!(generation().await, 0);
+    assert_eq!(tasks.extend("a", "w", &[of("t", 1)]).await.unwrap().generation, 0);
+    dispatch.set_generation("a", 7).await.unwrap();
+    assert_eq!(dispatch.generations(&pools).await.unwrap(), [Some(7), None]);
+    assert_eq!(generation().await, 7);
+    assert_eq!(tasks.extend("a", "w", &[of("t", 1)]).await.unwrap().generation, 7);
+    assert_eq!(tasks.reassert("a", "w", &[lease("t", 1)]).await.unwrap().generation, 7);
+    assert_eq!(tasks.extend("b", "w", &[]).await.unwrap().generation, 0);
+}
+
+/// Workers are there from their announcement on, until they retire.
+pub async fn workers_announce_themselves(queue: &impl QueueUnderTest) {
+    let (tasks, dispatch) = (queue.tasks(), queue.dispatch());
+    assert_eq!(dispatch.workers().await.unwrap(), []);
+    let worker = |name: &str, pools: &[&str]| WorkerPresence {
+        worker: name.into(),
+        pools: pools.iter().map(|&pool| pool.into()).collect(),
+        slots: 3,
+        version: "1.0.0".into(),
+        ..WorkerPresence::default()
+    };
+    let (one, two) = (worker("w1", &["a", "b"]), worker("w2", &["b"]));
+    tasks.announce(&one).await.unwrap();
+    tasks.announce(&two).await.unwrap();
+    tasks.announce(&WorkerPresence { running: 2, ..one.clone() }).await.unwrap();
+    let mut found = dispatch.workers().await.unwrap();
+    found.sort_by(|a, b| a.worker.cmp(&b.worker));
+    for presence in &mut found {
+        assert!(u128::from(presence.silent_ms) < WORKER_SILENT_AFTER.as_millis());
+        presence.silent_ms = 0;
+    }
+    assert_eq!(found, [WorkerPresence { running: 2, ..one.clone() }, two.clone()]);
+    tasks.retire("w1", &one.pools).await.unwrap();
+    let left: Vec<String> = dispatch.workers().await.unwrap().into_iter().map(|one| one.worker).collect();
+    assert_eq!(left, ["w2"]);
 }

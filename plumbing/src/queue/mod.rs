@@ -8,11 +8,20 @@
 pub mod conformance;
 mod local;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 pub use local::{LocalQueue, LocalQueueLimits};
 
-use crate::wire::{ResultMessage, TaskMessage};
+use crate::manifest::Manifest;
+use crate::wire::{ResultMessage, TaskMessage, WireError};
+
+/// How often workers announce themselves.
+pub const ANNOUNCE_EVERY: Duration = Duration::from_secs(10);
+/// A worker that has not announced itself for so long is taken for dead in what people see; its leases end by themselves.
+pub const WORKER_SILENT_AFTER: Duration = Duration::from_secs(45);
 
 /// One delivery of a task: what every queue operation names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,7 +38,22 @@ impl std::fmt::Display for Delivery {
     }
 }
 
+/// A delivery and the pool whose queue carries it: what the engine's side names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Dispatched {
+    /// The pool.
+    pub pool: String,
+    /// Which delivery.
+    pub delivery: Delivery,
+}
+
 impl TaskMessage {
+    /// Which delivery the message is, and where.
+    #[must_use]
+    pub fn dispatched(&self) -> Dispatched {
+        Dispatched { pool: self.pool.clone(), delivery: self.delivery() }
+    }
+
     /// Which delivery the message is.
     #[must_use]
     pub fn delivery(&self) -> Delivery {
@@ -89,24 +113,73 @@ pub struct ClaimedTask {
     pub generation: u64,
 }
 
-/// What a worker learns when it extends its leases.
+/// A lease that a worker believes to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Of which delivery.
+    pub delivery: Delivery,
+    /// Milliseconds without a heartbeat after which it ends.
+    pub lease_ms: u64,
+    /// Milliseconds that are left of the attempt.
+    pub remaining_ms: u64,
+}
+
+/// What a worker learns when it extends or re-asserts its leases.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extended {
     /// Deliveries that the worker no longer owns: stop them, their results will be refused.
     pub lost: Vec<Delivery>,
     /// Deliveries whose cancellation was asked for.
     pub cancelled: Vec<Delivery>,
-    /// The pool's generation; changed: re-assert the leases.
+    /// The pool's generation. Changed: the queue may have forgotten the leases, so that `lost` says nothing yet; re-assert
+    /// them. 0: the queue has been emptied and is not rebuilt yet.
     pub generation: u64,
+}
+
+/// A result that an engine took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Taken {
+    /// Of which delivery, and the pool that it came from.
+    pub dispatched: Dispatched,
+    /// The result; an error: its bytes cannot be understood, or it is not of that delivery.
+    pub result: Result<ResultMessage, WireError>,
+}
+
+/// A worker as it announces itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerPresence {
+    /// The worker instance.
+    pub worker: String,
+    /// Pools it serves.
+    pub pools: Vec<String>,
+    /// Tasks that it runs at a time.
+    pub slots: u32,
+    /// Tasks that it runs now.
+    pub running: u32,
+    /// Version of its program.
+    pub version: String,
+    /// Where it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// RFC 3339, by the worker's clock.
+    pub started_at: String,
+    /// Whether it takes no more tasks.
+    #[serde(default)]
+    pub draining: bool,
+    /// What it offers, in the order of handler types.
+    #[serde(default)]
+    pub manifests: Vec<Manifest>,
+    /// Milliseconds since it was heard of; filled in by the queue.
+    #[serde(default)]
+    pub silent_ms: u64,
 }
 
 /// A lease that ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpiredLease {
-    /// The pool.
-    pub pool: String,
-    /// Which delivery.
-    pub delivery: Delivery,
+    /// Which delivery, and where.
+    pub dispatched: Dispatched,
     /// The worker that held it.
     pub worker: String,
     /// True: the attempt's hard end passed (a timeout); false: heartbeats stopped (a lost lease).
@@ -145,6 +218,11 @@ pub trait TaskQueue: Send + Sync {
     async fn extend(&self, pool: &str, worker: &str, deliveries: &[Delivery])
     -> Result<Extended, QueueError>;
 
+    /// Puts leases back that the queue has forgotten: whatever became of the pool, the deliveries are in this worker's hands
+    /// again, and nowhere else. Refused (lost) where another owner is recorded, a result is there, or a newer attempt of
+    /// the task has been pushed. A lease that the worker still has is extended.
+    async fn reassert(&self, pool: &str, worker: &str, leases: &[Lease]) -> Result<Extended, QueueError>;
+
     /// Hands in results and ends their leases. Refuses only where another owner is recorded; returns the refused.
     async fn finish(
         &self,
@@ -155,6 +233,13 @@ pub trait TaskQueue: Send + Sync {
 
     /// Gives back tasks whose handler has not started: same attempt, to the head of the line.
     async fn release(&self, pool: &str, worker: &str, deliveries: &[Delivery]) -> Result<(), QueueError>;
+
+    /// Tells engines and people that the worker is there; to be repeated at least every
+    /// [`ANNOUNCE_EVERY`](crate::queue::ANNOUNCE_EVERY).
+    async fn announce(&self, presence: &WorkerPresence) -> Result<(), QueueError>;
+
+    /// Tells that the worker has ended.
+    async fn retire(&self, worker: &str, pools: &[String]) -> Result<(), QueueError>;
 }
 
 /// The engine's side of all pools' queues.
@@ -166,35 +251,51 @@ pub trait DispatchQueue: Send + Sync {
     async fn push(&self, tasks: Vec<TaskMessage>) -> Result<(), QueueError>;
 
     /// Takes up to `max` results for `engine`; they stay with it until acknowledged.
-    async fn take(&self, engine: &str, max: usize) -> Result<Vec<ResultMessage>, QueueError>;
+    async fn take(&self, engine: &str, max: usize) -> Result<Vec<Taken>, QueueError>;
 
     /// Waits until there may be results; may return early and for no reason.
     async fn wait_for_results(&self);
 
     /// Forgets results and payloads after the commit.
-    async fn acknowledge(&self, engine: &str, deliveries: &[Delivery]) -> Result<(), QueueError>;
+    async fn acknowledge(&self, engine: &str, deliveries: &[Dispatched]) -> Result<(), QueueError>;
 
     /// Makes the results that `engine` took and never acknowledged available to be taken again; returns how many. For
     /// engines that have died, and for an engine that starts again under its old name.
     async fn adopt_results(&self, engine: &str) -> Result<usize, QueueError>;
 
+    /// Notes that `engine` is alive, and makes the results available again that engines took which have not been heard of
+    /// for a while; returns how many. To be repeated every few seconds.
+    async fn keep_alive(&self, engine: &str) -> Result<usize, QueueError>;
+
     /// Leases that ended, at most `max`. Read only: the record changes first, then [`Self::drop_deliveries`].
     async fn expired(&self, max: usize) -> Result<Vec<ExpiredLease>, QueueError>;
 
     /// Removes deliveries wherever they are, after the record moved on.
-    async fn drop_deliveries(&self, deliveries: &[Delivery]) -> Result<(), QueueError>;
+    async fn drop_deliveries(&self, deliveries: &[Dispatched]) -> Result<(), QueueError>;
 
     /// Asks the owners of `deliveries` to cancel. A delivery that is only ready is removed and returned.
-    async fn request_cancel(&self, deliveries: &[Delivery]) -> Result<Vec<Delivery>, QueueError>;
+    async fn request_cancel(&self, deliveries: &[Dispatched]) -> Result<Vec<Dispatched>, QueueError>;
 
     /// Removes those of `deliveries` that are only ready, and returns them; what is in a worker's hands stays there.
-    async fn take_back(&self, deliveries: &[Delivery]) -> Result<Vec<Delivery>, QueueError>;
+    async fn take_back(&self, deliveries: &[Dispatched]) -> Result<Vec<Dispatched>, QueueError>;
 
     /// Which of `deliveries` are present: ready, in a worker's hands, or among the results.
-    async fn present(&self, deliveries: &[Delivery]) -> Result<Vec<bool>, QueueError>;
+    async fn present(&self, deliveries: &[Dispatched]) -> Result<Vec<bool>, QueueError>;
 
     /// How many tasks each pool holds, by pool.
     async fn depths(&self) -> Result<Vec<(String, Depth)>, QueueError>;
+
+    /// The workers that announced themselves and have not fallen silent.
+    async fn workers(&self) -> Result<Vec<WorkerPresence>, QueueError>;
+
+    /// The generation that the queue holds for each of `pools`; none: the queue has forgotten the pool.
+    async fn generations(&self, pools: &[String]) -> Result<Vec<Option<u64>>, QueueError>;
+
+    /// Notes the generation of a pool that has been rebuilt.
+    async fn set_generation(&self, pool: &str, generation: u64) -> Result<(), QueueError>;
+
+    /// Names the servers as they run: changes whenever one of them is started anew or replaced.
+    async fn server_id(&self) -> Result<String, QueueError>;
 
     /// Whether nothing is ready, in a worker's hands, or among the results.
     async fn is_idle(&self) -> Result<bool, QueueError>;

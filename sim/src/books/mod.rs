@@ -13,7 +13,7 @@ use std::sync::Arc;
 use flowmonkey_core::ids::ExecutionId;
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::start::Started;
-use flowmonkey_plumbing::queue::Delivery;
+use flowmonkey_plumbing::queue::Dispatched;
 
 use crate::sometimes::Sometimes;
 use crate::workload::StepTable;
@@ -102,8 +102,8 @@ impl Books {
     }
 
     /// An engine lets the queue forget results: each must have been stored, or be of an attempt that does not count.
-    pub fn acknowledged(&mut self, deliveries: &[Delivery]) {
-        for delivery in deliveries {
+    pub fn acknowledged(&mut self, deliveries: &[Dispatched]) {
+        for Dispatched { delivery, .. } in deliveries {
             let Ok(task) = delivery.task_id.parse::<flowmonkey_core::ids::TaskId>() else { continue };
             let Some(book) = self.executions.get(&task.execution) else { continue };
             let state = &book.state;

@@ -11,8 +11,8 @@ use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress};
 use flowmonkey_plumbing::clock::SystemClock;
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::queue::{
-    Claim, ClaimedTask, Delivery, DispatchQueue, Extended, LocalQueue, LocalQueueLimits, QueueError,
-    TaskQueue,
+    Claim, ClaimedTask, Delivery, DispatchQueue, Extended, Lease, LocalQueue, LocalQueueLimits, QueueError,
+    TaskQueue, WorkerPresence,
 };
 use flowmonkey_plumbing::wire::{LogLine, ResultMessage, TaskMessage};
 use flowmonkey_worker::{Completion, Failure, Handler, Registry, Task, Worker, WorkerConfig, WorkerHandle};
@@ -116,7 +116,8 @@ impl Probe {
         let mut results = Vec::new();
         while results.len() < count {
             soon(self.queue.wait_for_results()).await;
-            results.extend(self.queue.take("engine", count - results.len()).await.unwrap());
+            let taken = self.queue.take("engine", count - results.len()).await.unwrap();
+            results.extend(taken.into_iter().map(|taken| taken.result.unwrap()));
         }
         results
     }
@@ -177,6 +178,18 @@ impl TaskQueue for Probe {
 
     async fn release(&self, pool: &str, worker: &str, deliveries: &[Delivery]) -> Result<(), QueueError> {
         self.queue.release(pool, worker, deliveries).await
+    }
+
+    async fn reassert(&self, pool: &str, worker: &str, leases: &[Lease]) -> Result<Extended, QueueError> {
+        self.queue.reassert(pool, worker, leases).await
+    }
+
+    async fn announce(&self, presence: &WorkerPresence) -> Result<(), QueueError> {
+        self.queue.announce(presence).await
+    }
+
+    async fn retire(&self, worker: &str, pools: &[String]) -> Result<(), QueueError> {
+        self.queue.retire(worker, pools).await
     }
 }
 

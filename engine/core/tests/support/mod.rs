@@ -457,8 +457,8 @@ impl Bench {
                     self.queue.insert(id, *draft);
                 }
             }
-            Effect::CancelTask { task, attempt } => self.cancelled_tasks.push((id, task, attempt)),
-            Effect::DropTask { task, attempt } => {
+            Effect::CancelTask { task, attempt, .. } => self.cancelled_tasks.push((id, task, attempt)),
+            Effect::DropTask { task, attempt, .. } => {
                 self.queue
                     .retain(|of, draft| *of != id || draft.task.number != task || draft.attempt > attempt);
             }

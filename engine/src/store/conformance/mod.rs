@@ -104,6 +104,8 @@ rules! {
         equal_rows_are_inserted_once,
         tables_are_defined_and_replaced,
         a_signing_key_is_made_once,
+        a_turn_is_one_holders_until_it_ends,
+        generations_follow_the_servers,
         trees_are_pruned_as_a_whole,
         pruning_goes_in_steps,
         a_healthy_record_passes_its_check;

@@ -45,6 +45,7 @@ pub(super) async fn tasks_out_come_in_order_and_by_page(store: &dyn Store) {
         task: task(execution),
         attempt: 1,
         scheduled_at: at(when),
+        pool: execution.task().unwrap().pool.clone(),
     };
     let all = store.tasks_out(None, at(100), 9).await.unwrap();
     assert_eq!(all.iter().map(|out| out.task.execution).collect::<Vec<_>>(), [id(1), id(2), id(3)]);

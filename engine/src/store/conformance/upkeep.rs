@@ -97,6 +97,32 @@ pub(super) async fn tables_are_defined_and_replaced(store: &dyn Store) {
     assert_eq!(store.tables().await.unwrap(), [table("a", &[]), table("b", &["y", "z"])]);
 }
 
+pub(super) async fn a_turn_is_one_holders_until_it_ends(store: &dyn Store) {
+    let take =
+        async |name, holder, now, until| store.take_turn(name, holder, at(now), at(until)).await.unwrap();
+    assert!(take("reconcile", "e1", 0, 10).await);
+    assert!(!take("reconcile", "e2", 9, 20).await);
+    assert!(take("prune", "e2", 9, 20).await);
+    assert!(take("reconcile", "e1", 9, 30).await);
+    assert!(!take("reconcile", "e2", 29, 40).await);
+    assert!(take("reconcile", "e2", 30, 40).await);
+    assert!(!take("reconcile", "e1", 31, 50).await);
+    let all = ["a", "b", "c", "d"].map(|holder| store.take_turn("once", holder, at(0), at(10)));
+    let taken = futures_util::future::join_all(all).await;
+    assert_eq!(taken.into_iter().filter(|taken| *taken.as_ref().unwrap()).count(), 1);
+}
+
+pub(super) async fn generations_follow_the_servers(store: &dyn Store) {
+    let generation = async |pool, server| store.pool_generation(pool, server).await.unwrap();
+    assert_eq!(generation("http", "s1").await, 1);
+    assert_eq!(generation("http", "s1").await, 1);
+    assert_eq!(generation("http", "s2").await, 2);
+    assert_eq!(generation("eu/http", "s2").await, 1);
+    let all = futures_util::future::join_all((0..4).map(|_| store.pool_generation("http", "s3"))).await;
+    assert!(all.into_iter().all(|found| found.unwrap() == 3));
+    assert_eq!(generation("http", "s1").await, 4);
+}
+
 pub(super) async fn a_signing_key_is_made_once(store: &dyn Store) {
     assert_eq!(store.signing_key("task", &[1, 0, 255]).await.unwrap(), [1, 0, 255]);
     assert_eq!(store.signing_key("task", &[2]).await.unwrap(), [1, 0, 255]);

@@ -58,6 +58,10 @@ pub struct MemoryRows {
     pub table_rows: Vec<(String, TableRowRecord)>,
     /// Secret keys.
     pub keys: BTreeMap<String, Vec<u8>>,
+    /// Who has a turn, and until when.
+    pub turns: BTreeMap<String, (String, Timestamp)>,
+    /// Generations of pools, and the servers that they are of.
+    pub pools: BTreeMap<String, (u64, String)>,
 }
 
 /// What an idempotency key stands for.

@@ -128,7 +128,12 @@ impl Store for MemoryStore {
         let out = out.filter_map(|(id, execution)| {
             let task = execution.task().filter(|task| task.scheduled_at <= until)?;
             let name = TaskId { execution: *id, number: task.run.task };
-            Some(TaskOut { task: name, attempt: task.run.attempt, scheduled_at: task.scheduled_at })
+            Some(TaskOut {
+                task: name,
+                attempt: task.run.attempt,
+                scheduled_at: task.scheduled_at,
+                pool: task.pool.clone(),
+            })
         });
         Ok(out.take(max).collect())
     }
@@ -274,6 +279,31 @@ impl Store for MemoryStore {
         let rows = self.rows();
         let own = rows.table_rows.iter().filter(|(owner, _)| owner == table).map(|(_, row)| row);
         Ok(own.filter(|row| after.is_none_or(|after| row.sequence > after)).take(max).cloned().collect())
+    }
+
+    async fn take_turn(
+        &self,
+        name: &str,
+        holder: &str,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let mut rows = self.rows();
+        let turn = rows.turns.entry(name.into()).or_insert_with(|| (holder.into(), now));
+        let is_free = turn.0 == holder || turn.1 <= now;
+        if is_free {
+            *turn = (holder.into(), until);
+        }
+        Ok(is_free)
+    }
+
+    async fn pool_generation(&self, pool: &str, server_id: &str) -> Result<u64, StoreError> {
+        let mut rows = self.rows();
+        let noted = rows.pools.entry(pool.into()).or_insert_with(|| (1, server_id.into()));
+        if noted.1 != server_id {
+            *noted = (noted.0 + 1, server_id.into());
+        }
+        Ok(noted.0)
     }
 
     async fn signing_key(&self, name: &str, fresh: &[u8]) -> Result<Vec<u8>, StoreError> {

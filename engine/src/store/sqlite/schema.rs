@@ -8,7 +8,10 @@ use crate::store::StoreError;
 const APPLICATION_ID: i64 = 0x464d_4e4b;
 
 /// All migrations in order; the first is version 1.
-const MIGRATIONS: &[&str] = &[include_str!("../../../../migrations/sqlite/0001_create_record.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../../../migrations/sqlite/0001_create_record.sql"),
+    include_str!("../../../../migrations/sqlite/0002_add_turns_and_pools.sql"),
+];
 
 /// The schema version that this program needs.
 #[allow(clippy::cast_possible_wrap, reason = "a handful of migrations")]

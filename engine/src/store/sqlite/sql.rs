@@ -59,6 +59,7 @@ queries! {
     JOINS_SET = "joins_set",
     KEYS_GET = "keys_get",
     KEYS_MAKE = "keys_make",
+    POOLS_GENERATION = "pools_generation",
     SNAPSHOTS_CHAIN = "snapshots_chain",
     SNAPSHOTS_INSERT = "snapshots_insert",
     SNAPSHOTS_SPEC = "snapshots_spec",
@@ -73,6 +74,7 @@ queries! {
     TIMERS_DUE = "timers_due",
     TIMERS_NEXT = "timers_next",
     TIMERS_SET = "timers_set",
+    TURNS_TAKE = "turns_take",
 }
 
 /// Stores a whole batch, by the view and trigger of [`super::whole`]: a statement that only the connection which writes

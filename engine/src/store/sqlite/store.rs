@@ -137,6 +137,7 @@ impl Store for SqliteStore {
                 task: TaskId { execution, number: rows::count(row, 1, &what)? },
                 attempt: rows::count(row, 2, &what)?,
                 scheduled_at: rows::instant(row, 3, &what)?,
+                pool: rows::column(row, 4, &what)?,
             })
         }))
     }
@@ -354,6 +355,27 @@ impl Store for SqliteStore {
                 at: rows::instant(row, 4, &what)?,
             })
         }))
+    }
+
+    async fn take_turn(
+        &self,
+        name: &str,
+        holder: &str,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let statement = query(sql::TURNS_TAKE)
+            .bind(name.to_owned())
+            .bind(holder.to_owned())
+            .bind(now.as_millis())
+            .bind(until.as_millis());
+        self.write(statement).await.map(|taken| taken > 0)
+    }
+
+    async fn pool_generation(&self, pool: &str, server_id: &str) -> Result<u64, StoreError> {
+        let statement = query(sql::POOLS_GENERATION).bind(pool.to_owned()).bind(server_id.to_owned());
+        let row = statement.fetch_one(&self.writer).await.map_err(|error| self.classify(error))?;
+        rows::count(&row, 0, &format!("fm_pools {pool}"))
     }
 
     async fn signing_key(&self, name: &str, fresh: &[u8]) -> Result<Vec<u8>, StoreError> {

@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use super::{
-    Claim, ClaimedTask, Delivery, Depth, DispatchQueue, ExpiredLease, Extended, QueueError, TaskQueue,
+    Claim, ClaimedTask, Delivery, Depth, DispatchQueue, Dispatched, ExpiredLease, Extended, Lease,
+    QueueError, Taken, TaskQueue, WorkerPresence,
 };
 use crate::clock::Clock;
 use crate::wire::{ResultMessage, TaskMessage};
@@ -97,6 +98,10 @@ impl TaskQueue for LocalQueue {
         Ok(self.state().extend(pool, worker, deliveries, self.clock.now_ms()))
     }
 
+    async fn reassert(&self, pool: &str, worker: &str, leases: &[Lease]) -> Result<Extended, QueueError> {
+        Ok(self.state().reassert(pool, worker, leases, self.clock.now_ms()))
+    }
+
     async fn finish(
         &self,
         pool: &str,
@@ -113,6 +118,16 @@ impl TaskQueue for LocalQueue {
         self.tasks_bell.notify_waiters();
         Ok(())
     }
+
+    async fn announce(&self, presence: &WorkerPresence) -> Result<(), QueueError> {
+        self.state().announce(presence, self.clock.now_ms());
+        Ok(())
+    }
+
+    async fn retire(&self, worker: &str, _pools: &[String]) -> Result<(), QueueError> {
+        self.state().retire(worker);
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -123,7 +138,7 @@ impl DispatchQueue for LocalQueue {
         Ok(())
     }
 
-    async fn take(&self, engine: &str, max: usize) -> Result<Vec<ResultMessage>, QueueError> {
+    async fn take(&self, engine: &str, max: usize) -> Result<Vec<Taken>, QueueError> {
         Ok(self.state().take(engine, max))
     }
 
@@ -131,7 +146,7 @@ impl DispatchQueue for LocalQueue {
         self.wait_until(&self.results_bell, State::has_results).await;
     }
 
-    async fn acknowledge(&self, engine: &str, deliveries: &[Delivery]) -> Result<(), QueueError> {
+    async fn acknowledge(&self, engine: &str, deliveries: &[Dispatched]) -> Result<(), QueueError> {
         self.state().acknowledge(engine, deliveries);
         Ok(())
     }
@@ -142,29 +157,52 @@ impl DispatchQueue for LocalQueue {
         Ok(adopted)
     }
 
+    async fn keep_alive(&self, _engine: &str) -> Result<usize, QueueError> {
+        // The engine and its queue are one process: there are no others that could have died.
+        Ok(0)
+    }
+
     async fn expired(&self, max: usize) -> Result<Vec<ExpiredLease>, QueueError> {
         Ok(self.state().expired(max, self.clock.now_ms()))
     }
 
-    async fn drop_deliveries(&self, deliveries: &[Delivery]) -> Result<(), QueueError> {
+    async fn drop_deliveries(&self, deliveries: &[Dispatched]) -> Result<(), QueueError> {
         self.state().drop_deliveries(deliveries);
         Ok(())
     }
 
-    async fn request_cancel(&self, deliveries: &[Delivery]) -> Result<Vec<Delivery>, QueueError> {
+    async fn request_cancel(&self, deliveries: &[Dispatched]) -> Result<Vec<Dispatched>, QueueError> {
         Ok(self.state().request_cancel(deliveries))
     }
 
-    async fn take_back(&self, deliveries: &[Delivery]) -> Result<Vec<Delivery>, QueueError> {
+    async fn take_back(&self, deliveries: &[Dispatched]) -> Result<Vec<Dispatched>, QueueError> {
         Ok(self.state().take_back(deliveries))
     }
 
-    async fn present(&self, deliveries: &[Delivery]) -> Result<Vec<bool>, QueueError> {
+    async fn present(&self, deliveries: &[Dispatched]) -> Result<Vec<bool>, QueueError> {
         Ok(self.state().present(deliveries))
     }
 
     async fn depths(&self) -> Result<Vec<(String, Depth)>, QueueError> {
         Ok(self.state().depths(self.clock.now_ms()))
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerPresence>, QueueError> {
+        Ok(self.state().workers(self.clock.now_ms()))
+    }
+
+    async fn generations(&self, pools: &[String]) -> Result<Vec<Option<u64>>, QueueError> {
+        Ok(self.state().generations(pools))
+    }
+
+    async fn set_generation(&self, pool: &str, generation: u64) -> Result<(), QueueError> {
+        self.state().set_generation(pool, generation);
+        Ok(())
+    }
+
+    async fn server_id(&self) -> Result<String, QueueError> {
+        // It lives and dies with its process: no one ever sees it started anew.
+        Ok("local".into())
     }
 
     async fn is_idle(&self) -> Result<bool, QueueError> {

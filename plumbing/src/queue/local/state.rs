@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Claim, ClaimedTask, Delivery, Depth, ExpiredLease, Extended, LocalQueueLimits, QueueError};
+use super::super::{Lease as LeaseClaim, Taken, WORKER_SILENT_AFTER, WorkerPresence};
+use super::{
+    Claim, ClaimedTask, Delivery, Depth, Dispatched, ExpiredLease, Extended, LocalQueueLimits, QueueError,
+};
 use crate::wire::{Priority, ResultMessage, TaskMessage};
-
-/// The queue lives and dies with its process, so its pools are never rebuilt.
-const GENERATION: u64 = 1;
 
 /// Names a delivery in the indexes.
 type Number = u64;
@@ -42,8 +42,10 @@ struct Ready {
 }
 
 struct Lease {
-    task: Box<TaskMessage>,
+    /// None: the queue had forgotten the delivery when its worker re-asserted the lease.
+    task: Option<Box<TaskMessage>>,
     worker: Arc<str>,
+    lease_ms: u64,
     /// Never past `hard_end_ms`.
     ends_ms: i64,
     hard_end_ms: i64,
@@ -98,8 +100,8 @@ pub(super) struct State {
     limits: LocalQueueLimits,
     entries: HashMap<Number, Entry>,
     numbers: HashMap<Delivery, Number>,
-    /// The ready attempts of a task, to drop older ones.
-    ready_attempts: HashMap<String, BTreeMap<u32, Number>>,
+    /// The attempts of a task, to tell older ones.
+    attempts: HashMap<String, BTreeMap<u32, Number>>,
     /// Pools that hold something.
     pools: HashMap<Arc<str>, Pool>,
     /// Leases by their end.
@@ -110,6 +112,10 @@ pub(super) struct State {
     taken: HashMap<Arc<str>, BTreeSet<Number>>,
     /// Results of deliveries that the queue did not hold.
     late_results: usize,
+    /// Of pools that have been built.
+    generations: HashMap<String, u64>,
+    /// Workers, and when they were last heard of.
+    workers: BTreeMap<String, (WorkerPresence, i64)>,
     next_number: Number,
     next_tail: i64,
     next_head: i64,
@@ -122,12 +128,14 @@ impl State {
             limits,
             entries: HashMap::new(),
             numbers: HashMap::new(),
-            ready_attempts: HashMap::new(),
+            attempts: HashMap::new(),
             pools: HashMap::new(),
             leases: BTreeSet::new(),
             untaken: BTreeMap::new(),
             taken: HashMap::new(),
             late_results: 0,
+            generations: HashMap::new(),
+            workers: BTreeMap::new(),
             next_number: 0,
             next_tail: 0,
             next_head: -1,
@@ -175,11 +183,45 @@ impl State {
     }
 
     fn drop_older_ready(&mut self, delivery: &Delivery) {
-        let Some(attempts) = self.ready_attempts.get(&delivery.task_id) else { return };
+        let Some(attempts) = self.attempts.get(&delivery.task_id) else { return };
         let older: Vec<Number> = attempts.range(..delivery.attempt).map(|(_, number)| *number).collect();
         for number in older {
-            self.remove(number);
+            if self.is_ready(number) {
+                self.remove(number);
+            }
         }
+    }
+
+    fn is_ready(&self, number: Number) -> bool {
+        self.entries.get(&number).is_some_and(|entry| matches!(entry.place, Place::Ready(_)))
+    }
+
+    fn generation(&self, pool: &str) -> u64 {
+        self.generations.get(pool).copied().unwrap_or(0)
+    }
+
+    pub(super) fn generations(&self, pools: &[String]) -> Vec<Option<u64>> {
+        pools.iter().map(|pool| self.generations.get(pool).copied()).collect()
+    }
+
+    pub(super) fn set_generation(&mut self, pool: &str, generation: u64) {
+        self.generations.insert(pool.to_owned(), generation);
+    }
+
+    pub(super) fn announce(&mut self, presence: &WorkerPresence, now_ms: i64) {
+        self.workers.insert(presence.worker.clone(), (presence.clone(), now_ms));
+    }
+
+    pub(super) fn retire(&mut self, worker: &str) {
+        self.workers.remove(worker);
+    }
+
+    pub(super) fn workers(&mut self, now_ms: i64) -> Vec<WorkerPresence> {
+        let silent_ms = |heard: i64| u64::try_from(now_ms.saturating_sub(heard)).unwrap_or(0);
+        let is_there = |heard: i64| u128::from(silent_ms(heard)) < WORKER_SILENT_AFTER.as_millis();
+        self.workers.retain(|_, (_, heard)| is_there(*heard));
+        let workers = self.workers.values();
+        workers.map(|(one, heard)| WorkerPresence { silent_ms: silent_ms(*heard), ..one.clone() }).collect()
     }
 
     pub(super) fn has_ready(&self, pool: &str) -> bool {
@@ -202,9 +244,11 @@ impl State {
             let Place::Ready(Ready { task, since_ms, .. }) = entry.place else { break };
             let hard_end_ms = now_ms.saturating_add_unsigned(task.remaining_ms);
             let ends_ms = now_ms.saturating_add_unsigned(task.lease_ms).min(hard_end_ms);
-            claimed.push(ClaimedTask { task: (*task).clone(), generation: GENERATION });
-            let worker = Arc::clone(&worker);
-            let place = Place::Held(Lease { task, worker, ends_ms, hard_end_ms, since_ms });
+            let generation = self.generation(&claim.pool);
+            claimed.push(ClaimedTask { task: (*task).clone(), generation });
+            let (worker, lease_ms) = (Arc::clone(&worker), task.lease_ms);
+            let task = Some(task);
+            let place = Place::Held(Lease { task, worker, lease_ms, ends_ms, hard_end_ms, since_ms });
             self.place(number, Entry { place, ..entry });
         }
         claimed
@@ -217,20 +261,74 @@ impl State {
         deliveries: &[Delivery],
         now_ms: i64,
     ) -> Extended {
-        let mut extended = Extended { generation: GENERATION, ..Extended::default() };
+        let mut extended = Extended { generation: self.generation(pool), ..Extended::default() };
         for delivery in deliveries {
-            let Some(number) = self.held_by(delivery, pool, worker) else {
+            match self.held_by(delivery, pool, worker) {
+                Some(number) => self.extend_one(number, now_ms, &mut extended),
+                None => extended.lost.push(delivery.clone()),
+            }
+        }
+        extended
+    }
+
+    fn extend_one(&mut self, number: Number, now_ms: i64, extended: &mut Extended) {
+        let Some(entry) = self.entries.get_mut(&number) else { return };
+        if let Place::Held(lease) = &mut entry.place {
+            self.leases.remove(&(lease.ends_ms, number));
+            lease.ends_ms = now_ms.saturating_add_unsigned(lease.lease_ms).min(lease.hard_end_ms);
+            self.leases.insert((lease.ends_ms, number));
+        }
+        if entry.cancel_requested {
+            extended.cancelled.push(entry.delivery.clone());
+        }
+    }
+
+    pub(super) fn reassert(
+        &mut self,
+        pool: &str,
+        worker: &str,
+        leases: &[LeaseClaim],
+        now_ms: i64,
+    ) -> Extended {
+        let mut extended = Extended { generation: self.generation(pool), ..Extended::default() };
+        for lease in leases {
+            let delivery = &lease.delivery;
+            if let Some(number) = self.held_by(delivery, pool, worker) {
+                self.extend_one(number, now_ms, &mut extended);
+                continue;
+            }
+            let newer = self.attempts.get(&delivery.task_id).and_then(|attempts| attempts.last_key_value());
+            let is_old = newer.is_some_and(|(attempt, _)| *attempt > delivery.attempt);
+            let known = self.numbers.get(delivery).copied();
+            if is_old || known.is_some_and(|number| !self.is_ready(number)) {
                 extended.lost.push(delivery.clone());
                 continue;
-            };
-            let Some(entry) = self.entries.get_mut(&number) else { continue };
-            if let Place::Held(lease) = &mut entry.place {
-                self.leases.remove(&(lease.ends_ms, number));
-                lease.ends_ms = now_ms.saturating_add_unsigned(lease.task.lease_ms).min(lease.hard_end_ms);
-                self.leases.insert((lease.ends_ms, number));
             }
-            if entry.cancel_requested {
+            let entry = known.and_then(|number| self.displace(number));
+            let cancel_requested = entry.as_ref().is_some_and(|entry| entry.cancel_requested);
+            if cancel_requested {
                 extended.cancelled.push(delivery.clone());
+            }
+            let (task, since_ms) = match entry.map(|entry| entry.place) {
+                Some(Place::Ready(ready)) => (Some(ready.task), ready.since_ms),
+                Some(Place::Held(_) | Place::Done(_)) | None => (None, now_ms),
+            };
+            let hard_end_ms = now_ms.saturating_add_unsigned(lease.remaining_ms);
+            let place = Place::Held(Lease {
+                task,
+                worker: worker.into(),
+                lease_ms: lease.lease_ms,
+                ends_ms: now_ms.saturating_add_unsigned(lease.lease_ms).min(hard_end_ms),
+                hard_end_ms,
+                since_ms,
+            });
+            let pool = self.pool_name(pool);
+            match known {
+                Some(number) => {
+                    let delivery = delivery.clone();
+                    self.place(number, Entry { delivery, pool, cancel_requested, place });
+                }
+                None => self.insert(delivery.clone(), pool, place),
             }
         }
         extended
@@ -294,6 +392,11 @@ impl State {
             let Some(number) = self.held_by(delivery, pool, worker) else { continue };
             let Some(entry) = self.displace(number) else { continue };
             let Place::Held(Lease { task, since_ms, .. }) = entry.place else { continue };
+            let Some(task) = task else {
+                // Nothing is known of it but its name: the record publishes it anew.
+                self.forget(&entry.delivery);
+                continue;
+            };
             let place = Place::Ready(Ready { task, position: self.next_head, since_ms });
             self.next_head -= 1;
             self.place(number, Entry { place, ..entry });
@@ -304,24 +407,26 @@ impl State {
         !self.untaken.is_empty()
     }
 
-    pub(super) fn take(&mut self, engine: &str, max: usize) -> Vec<ResultMessage> {
+    pub(super) fn take(&mut self, engine: &str, max: usize) -> Vec<Taken> {
         let engine: Arc<str> = engine.into();
         let mut results = Vec::new();
         while results.len() < max {
             let Some((_, number)) = self.untaken.pop_first() else { break };
-            let Some(Entry { place: Place::Done(done), .. }) = self.entries.get_mut(&number) else {
+            let Some(Entry { place: Place::Done(done), pool, delivery, .. }) = self.entries.get_mut(&number)
+            else {
                 continue;
             };
-            results.push((*done.result).clone());
+            let dispatched = Dispatched { pool: pool.to_string(), delivery: delivery.clone() };
+            results.push(Taken { dispatched, result: Ok((*done.result).clone()) });
             done.taken_by = Some(Arc::clone(&engine));
             self.taken.entry(Arc::clone(&engine)).or_default().insert(number);
         }
         results
     }
 
-    pub(super) fn acknowledge(&mut self, engine: &str, deliveries: &[Delivery]) {
-        for delivery in deliveries {
-            let Some(&number) = self.numbers.get(delivery) else { continue };
+    pub(super) fn acknowledge(&mut self, engine: &str, deliveries: &[Dispatched]) {
+        for dispatched in deliveries {
+            let Some(number) = self.number_of(dispatched) else { continue };
             let held = self.taken.get(engine).is_some_and(|numbers| numbers.contains(&number));
             if held {
                 self.remove(number);
@@ -346,8 +451,7 @@ impl State {
             let entry = self.entries.get(number)?;
             let Place::Held(lease) = &entry.place else { return None };
             Some(ExpiredLease {
-                pool: entry.pool.to_string(),
-                delivery: entry.delivery.clone(),
+                dispatched: Dispatched { pool: entry.pool.to_string(), delivery: entry.delivery.clone() },
                 worker: lease.worker.to_string(),
                 hard_end: now_ms >= lease.hard_end_ms,
             })
@@ -355,23 +459,23 @@ impl State {
         .collect()
     }
 
-    pub(super) fn drop_deliveries(&mut self, deliveries: &[Delivery]) {
-        for delivery in deliveries {
-            if let Some(&number) = self.numbers.get(delivery) {
+    pub(super) fn drop_deliveries(&mut self, deliveries: &[Dispatched]) {
+        for dispatched in deliveries {
+            if let Some(number) = self.number_of(dispatched) {
                 self.remove(number);
             }
         }
     }
 
-    pub(super) fn request_cancel(&mut self, deliveries: &[Delivery]) -> Vec<Delivery> {
+    pub(super) fn request_cancel(&mut self, deliveries: &[Dispatched]) -> Vec<Dispatched> {
         let mut removed = Vec::new();
-        for delivery in deliveries {
-            let Some(&number) = self.numbers.get(delivery) else { continue };
+        for dispatched in deliveries {
+            let Some(number) = self.number_of(dispatched) else { continue };
             let Some(entry) = self.entries.get_mut(&number) else { continue };
             match entry.place {
                 Place::Ready(_) => {
                     self.remove(number);
-                    removed.push(delivery.clone());
+                    removed.push(dispatched.clone());
                 }
                 Place::Held(_) => entry.cancel_requested = true,
                 Place::Done(_) => {}
@@ -380,20 +484,26 @@ impl State {
         removed
     }
 
-    pub(super) fn take_back(&mut self, deliveries: &[Delivery]) -> Vec<Delivery> {
+    pub(super) fn take_back(&mut self, deliveries: &[Dispatched]) -> Vec<Dispatched> {
         let mut removed = Vec::new();
-        for delivery in deliveries {
-            let Some(&number) = self.numbers.get(delivery) else { continue };
-            if self.entries.get(&number).is_some_and(|entry| matches!(entry.place, Place::Ready(_))) {
+        for dispatched in deliveries {
+            let Some(number) = self.number_of(dispatched) else { continue };
+            if self.is_ready(number) {
                 self.remove(number);
-                removed.push(delivery.clone());
+                removed.push(dispatched.clone());
             }
         }
         removed
     }
 
-    pub(super) fn present(&self, deliveries: &[Delivery]) -> Vec<bool> {
-        deliveries.iter().map(|delivery| self.numbers.contains_key(delivery)).collect()
+    pub(super) fn present(&self, deliveries: &[Dispatched]) -> Vec<bool> {
+        deliveries.iter().map(|dispatched| self.number_of(dispatched).is_some()).collect()
+    }
+
+    /// The number of a delivery that its pool holds.
+    fn number_of(&self, dispatched: &Dispatched) -> Option<Number> {
+        let number = *self.numbers.get(&dispatched.delivery)?;
+        self.entries.get(&number).is_some_and(|entry| *entry.pool == *dispatched.pool).then_some(number)
     }
 
     pub(super) fn depths(&self, now_ms: i64) -> Vec<(String, Depth)> {
@@ -430,12 +540,25 @@ impl State {
         let number = self.next_number;
         self.next_number += 1;
         self.numbers.insert(delivery.clone(), number);
+        let attempts = self.attempts.entry(delivery.task_id.clone()).or_default();
+        attempts.insert(delivery.attempt, number);
         self.place(number, Entry { delivery, pool, cancel_requested: false, place });
     }
 
     fn remove(&mut self, number: Number) {
         if let Some(entry) = self.displace(number) {
-            self.numbers.remove(&entry.delivery);
+            self.forget(&entry.delivery);
+        }
+    }
+
+    /// Forgets the name of a delivery that has no place any more.
+    fn forget(&mut self, delivery: &Delivery) {
+        self.numbers.remove(delivery);
+        if let Some(attempts) = self.attempts.get_mut(&delivery.task_id) {
+            attempts.remove(&delivery.attempt);
+            if attempts.is_empty() {
+                self.attempts.remove(&delivery.task_id);
+            }
         }
     }
 
@@ -446,8 +569,6 @@ impl State {
             Place::Ready(ready) => {
                 pool.list_mut(ready.task.priority).insert(ready.position, number);
                 pool.ready_since.insert((ready.since_ms, number));
-                let attempts = self.ready_attempts.entry(entry.delivery.task_id.clone()).or_default();
-                attempts.insert(entry.delivery.attempt, number);
             }
             Place::Held(lease) => {
                 pool.held += 1;
@@ -489,14 +610,7 @@ impl State {
             }
         }
         match &entry.place {
-            Place::Ready(_) => {
-                if let Some(attempts) = self.ready_attempts.get_mut(&entry.delivery.task_id) {
-                    attempts.remove(&entry.delivery.attempt);
-                    if attempts.is_empty() {
-                        self.ready_attempts.remove(&entry.delivery.task_id);
-                    }
-                }
-            }
+            Place::Ready(_) => {}
             Place::Held(lease) => {
                 self.leases.remove(&(lease.ends_ms, number));
             }

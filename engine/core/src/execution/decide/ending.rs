@@ -120,9 +120,7 @@ impl Turn<'_> {
         let run = run.or_else(|| self.visit_under_way());
         self.emit(Event::EndingBegan { why, stage: Stage::Draining { until }, run });
         match self.execution.activity.clone() {
-            Activity::Task(task) => {
-                self.wish(Effect::CancelTask { task: task.run.task, attempt: task.run.attempt });
-            }
+            Activity::Task(_) => self.ask_to_cancel(),
             Activity::Children(fan) => {
                 if fan.closing.is_none() {
                     self.record(Record::CloseJoin { join: fan.join });
@@ -284,10 +282,9 @@ impl Turn<'_> {
     /// Ends it at once.
     pub(super) fn terminate(&mut self, reason: Option<String>) {
         match &self.execution.activity {
-            Activity::Task(task) => {
-                let (task, attempt) = (task.run.task, task.run.attempt);
-                self.wish(Effect::CancelTask { task, attempt });
-                self.wish(Effect::DropTask { task, attempt });
+            Activity::Task(_) => {
+                self.ask_to_cancel();
+                self.withdraw();
             }
             Activity::Children(fan) => {
                 let join = fan.join;
@@ -320,7 +317,7 @@ impl Turn<'_> {
     pub(super) fn drain_ran_out(&mut self) {
         if let Some(task) = self.execution.task().cloned() {
             let run = task.run;
-            self.wish(Effect::DropTask { task: run.task, attempt: run.attempt });
+            self.withdraw();
             self.emit(Event::TaskFenced { task: run.task, attempt: run.attempt });
             if let Some(step) = self.step_of(&run) {
                 self.remember_compensation(&step, &run, true);
@@ -330,11 +327,8 @@ impl Turn<'_> {
     }
 
     pub(super) fn compensation_timed_out(&mut self) {
-        if let Some(task) = self.execution.task() {
-            let (task, attempt) = (task.run.task, task.run.attempt);
-            self.wish(Effect::CancelTask { task, attempt });
-            self.wish(Effect::DropTask { task, attempt });
-        }
+        self.ask_to_cancel();
+        self.withdraw();
         let run = match &self.execution.activity {
             Activity::Task(task) => task.run.clone(),
             Activity::Backoff { task, .. } => task.clone(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::super::codes;
 use super::super::command::{NextStep, ReportedOutcome, TaskAttempt, TaskReport};
-use super::super::decision::{Effect, Record};
+use super::super::decision::Record;
 use super::super::error::{ExecutionError, Rejection};
 use super::super::event::{AttemptEnded, AttemptOutcome, Event};
 use super::super::state::{Cost, Pause, Phase, Stage, StepRun, TaskRun, Wait, WaitOn};
@@ -33,8 +33,8 @@ impl Turn<'_> {
     /// A pause moves nothing: what the engine itself finds out about an attempt is held back like a worker's report.
     fn hold_failure(&mut self, task: &TaskRun, code: &str, message: String) {
         let (task, attempt) = (task.run.task, task.run.attempt);
-        self.wish(Effect::CancelTask { task, attempt });
-        self.wish(Effect::DropTask { task, attempt });
+        self.ask_to_cancel();
+        self.withdraw();
         self.emit(Event::ReportHeld(Box::new(TaskReport {
             task,
             attempt,
@@ -206,7 +206,7 @@ impl Turn<'_> {
             self.step_is_gone(run);
             return Ok(());
         };
-        self.wish(Effect::DropTask { task: run.task, attempt: run.attempt });
+        self.withdraw();
         self.emit(Event::LeaseLost { step: run.step.clone(), attempt: run.attempt });
         run.lost += 1;
         if self.is_draining() {
@@ -262,8 +262,8 @@ impl Turn<'_> {
     /// The engine itself ends an attempt as a failure.
     pub(super) fn fail_attempt(&mut self, run: StepRun, code: &str, message: String, retryable: bool) {
         let Some(step) = self.step_of(&run) else { return self.step_is_gone(run) };
-        self.wish(Effect::CancelTask { task: run.task, attempt: run.attempt });
-        self.wish(Effect::DropTask { task: run.task, attempt: run.attempt });
+        self.ask_to_cancel();
+        self.withdraw();
         let error = self.error(code, message, Some(&step));
         self.note_outcome(&step, &run, AttemptOutcome::Failure, Some(error.clone()));
         if self.is_draining() {

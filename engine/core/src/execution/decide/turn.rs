@@ -90,6 +90,22 @@ impl<'a> Turn<'a> {
         self.effects.push(effect);
     }
 
+    /// The worker that has the task, if one is out, is told to stop.
+    pub(super) fn ask_to_cancel(&mut self) {
+        if let Some(task) = self.execution.task() {
+            let (attempt, pool) = (task.run.attempt, task.pool.clone());
+            self.wish(Effect::CancelTask { task: task.run.task, attempt, pool });
+        }
+    }
+
+    /// The attempt that is out, if one is, does not count any more.
+    pub(super) fn withdraw(&mut self) {
+        if let Some(task) = self.execution.task() {
+            let (attempt, pool) = (task.run.attempt, task.pool.clone());
+            self.wish(Effect::DropTask { task: task.run.task, attempt, pool });
+        }
+    }
+
     /// The graph that the execution runs.
     pub(super) fn graph(&self) -> Option<Arc<Graph>> {
         self.world.flow.graph_at(&self.execution.identity.graph).cloned()
