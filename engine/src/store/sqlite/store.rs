@@ -374,7 +374,10 @@ impl Store for SqliteStore {
 
     async fn pool_generation(&self, pool: &str, server_id: &str) -> Result<u64, StoreError> {
         let statement = query(sql::POOLS_GENERATION).bind(pool.to_owned()).bind(server_id.to_owned());
-        let row = statement.fetch_one(&self.writer).await.map_err(|error| self.classify(error))?;
+        let fail = |error| self.classify(error);
+        let mut writer = self.writer.lend().await.map_err(fail)?;
+        let row = statement.fetch_one(&mut *writer).await;
+        let row = writer.done(row).map_err(fail)?;
         rows::count(&row, 0, &format!("fm_pools {pool}"))
     }
 

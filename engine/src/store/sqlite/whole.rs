@@ -12,9 +12,7 @@ use sqlx::{Connection, Error, SqliteConnection, query};
 use super::connections::Lent;
 use super::encode;
 use super::error::is_constraint;
-use super::prepare::{
-    PreparedBatch, PreparedCreate, PreparedUpdate, Wakes, first_of_each, gather, update_rows,
-};
+use super::prepare::{PreparedBatch, Wakes, first_of_each, gather, update_rows};
 use super::{SqliteStore, commit, sql};
 use crate::store::StoreError;
 use crate::store::model::{Committed, CreateOutcome};
