@@ -23,7 +23,7 @@ use crate::chores::timer::Stuck;
 use crate::commit::Committer;
 use crate::config::{
     DATASETS_CACHED_MAX, EngineConfig, HOT_CONTEXT_BYTES_MAX, HOT_EXECUTIONS_MAX, HOT_EXTRAS_MAX,
-    JOINS_CACHED_MAX,
+    JOINS_CACHED_MAX, OUR_WAKES_MAX,
 };
 use crate::evidence::Evidence;
 use crate::flows::FlowCache;
@@ -142,6 +142,8 @@ pub struct Engine {
     working: AtomicUsize,
     /// How many there have been.
     worked: AtomicU64,
+    /// Executions whose next wake this engine stored, where it shares the record.
+    pub(crate) our_wakes: Mutex<LruCache<ExecutionId, ()>>,
     hot: Mutex<LruCache<ExecutionId, Arc<Execution>>>,
     /// Read lately; they do not change any more.
     pub(crate) datasets: Mutex<LruCache<DatasetReference, Dataset>>,
@@ -187,6 +189,7 @@ impl Engine {
             }
             None => Committer::Direct,
         };
+        let our_wakes = cache(if config.shares_record { OUR_WAKES_MAX } else { 1 });
         Ok(Arc::new(Self {
             store: deps.store,
             queue: deps.queue,
@@ -210,6 +213,7 @@ impl Engine {
             event_bell: Notify::new(),
             working: AtomicUsize::new(0),
             worked: AtomicU64::new(0),
+            our_wakes,
             hot: cache(HOT_EXECUTIONS_MAX),
             datasets: cache(DATASETS_CACHED_MAX),
             joins: cache(JOINS_CACHED_MAX),

@@ -96,6 +96,7 @@ impl Server {
             clock,
             entropy: Arc::new(SystemEntropy::new()),
             handlers: Arc::new(AllHandlers),
+            announced: None,
         };
         let engine = Engine::open(deps, EngineConfig::default(), None).await.unwrap();
         Self { router: router(engine.clone(), options), engine, record }

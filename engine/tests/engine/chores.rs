@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use flowmonkey_core::execution::Status;
 use flowmonkey_core::execution::command::Command;
@@ -72,9 +71,9 @@ async fn a_result_applied_twice_leaves_one_row() {
     bench.start("work", json!({})).await;
     let task = bench.claim().await.remove(0);
     let mut twice = vec![taken(echo(&task)), taken(echo(&task))];
-    let collected = collector::apply(&bench.engine, &mut twice).await.unwrap();
+    let collected = collector::apply(&bench.engine, "engine", &mut twice).await.unwrap();
     assert_eq!(collected, collector::Collected { applied: 1, refused: 1 });
-    let collected = collector::apply(&bench.engine, &mut vec![taken(echo(&task))]).await.unwrap();
+    let collected = collector::apply(&bench.engine, "engine", &mut vec![taken(echo(&task))]).await.unwrap();
     assert_eq!(collected, collector::Collected { applied: 0, refused: 1 });
     assert_eq!(bench.rows().await.into_values().collect::<Vec<_>>(), [1]);
     assert_eq!(bench.engine.evidence.counts()[&RefusedFor::Finished], 2);
@@ -89,7 +88,7 @@ async fn what_cannot_be_understood_is_kept_as_evidence() {
     let mut nonsense = result(&task, Outcome::Success);
     nonsense.task_id = "nonsense".into();
     let mut results = vec![taken(nonsense), taken(echo(&task))];
-    let collected = collector::apply(&bench.engine, &mut results).await.unwrap();
+    let collected = collector::apply(&bench.engine, "engine", &mut results).await.unwrap();
     assert_eq!(collected, collector::Collected { applied: 1, refused: 1 });
     assert!(results.is_empty());
     assert_eq!(bench.engine.evidence.latest()[0].reason, RefusedFor::Invalid);
@@ -291,6 +290,7 @@ async fn group_commit_keeps_what_was_accepted_and_ends() {
         clock: bench.clock.clone(),
         entropy: Arc::new(flowmonkey_plumbing::ids::SystemEntropy::new()),
         handlers: Arc::new(crate::AllHandlers),
+        announced: None,
     };
     let engine =
         flowmonkey_engine::Engine::open(deps, EngineConfig::default(), Some(&tracker)).await.unwrap();
@@ -309,7 +309,8 @@ async fn group_commit_keeps_what_was_accepted_and_ends() {
     tracker.wait().await;
     assert_eq!(bench.statuses().await, [("waiting_for_worker", 3000)].into());
     assert_eq!(bench.queue_depth().await, 3000);
-    let republished = reconciler::reconcile(&bench.engine, Duration::ZERO).await.unwrap().republished;
+    let republished =
+        reconciler::reconcile(&bench.engine, reconciler::Patience::NONE).await.unwrap().republished;
     assert_eq!(republished, 0);
     assert_eq!(sweeper::tick(&bench.engine).await.unwrap(), sweeper::Swept::default());
     assert_eq!(bench.engine.counters.repairs.load(Ordering::Relaxed), 0);

@@ -13,7 +13,6 @@ mod races;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
 
 use flowmonkey_core::execution::{Execution, Handlers, Status};
 use flowmonkey_core::flow::Flow;
@@ -116,7 +115,7 @@ impl Bench {
         let Self { clock, config, .. } = self;
         let queue = Arc::new(LocalQueue::new(clock.clone(), LocalQueueLimits::default()));
         let engine = open(&store, &queue, &clock, config.clone()).await;
-        reconciler::reconcile(&engine, Duration::ZERO).await.unwrap();
+        reconciler::reconcile(&engine, reconciler::Patience::NONE).await.unwrap();
         sweeper::tick(&engine).await.unwrap();
         Self { engine, store, queue, clock, config }
     }
@@ -215,6 +214,7 @@ async fn open(
         clock: clock.clone(),
         entropy: Arc::new(SystemEntropy::new()),
         handlers: Arc::new(AllHandlers),
+        announced: None,
     };
     Engine::open(deps, config, None).await.unwrap()
 }
