@@ -129,7 +129,7 @@ pub struct Engine {
     pub evidence: Evidence,
     /// Rung when a wake may be earlier than the timer thinks.
     pub(crate) timer_bell: Notify,
-    /// The earliest wake that the timer knows of, as milliseconds.
+    /// When the timer looks again by itself, as milliseconds.
     pub(crate) timer_next: AtomicI64,
     /// Rung when events were published.
     pub(crate) event_bell: Notify,

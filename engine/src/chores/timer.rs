@@ -223,12 +223,14 @@ pub(super) async fn run(chore: Chore) {
 }
 
 fn sleep_until(engine: &Engine, next: Option<Timestamp>, looked_at: Timestamp) -> Duration {
-    let Some(next) = next else { return SLEEP_MAX };
-    if next <= looked_at {
+    if next.is_some_and(|next| next <= looked_at) {
         // It was due already when the tick looked, and did not move. What is due behind it is not known, so the look is
         // repeated, but not in a busy loop.
         return STUCK_SLEEP;
     }
-    engine.timer_next.fetch_min(next.as_millis(), Ordering::SeqCst);
-    Duration::from_millis(next.since(engine.now()).max(1)).min(SLEEP_MAX)
+    // What is due after the next look is found by it: the timer need not be told, and read the record, with every start.
+    let last = looked_at.plus(u64::try_from(SLEEP_MAX.as_millis()).unwrap_or(u64::MAX));
+    let look = next.map_or(last, |next| next.min(last));
+    engine.timer_next.fetch_min(look.as_millis(), Ordering::SeqCst);
+    Duration::from_millis(look.since(engine.now()).max(1)).min(SLEEP_MAX)
 }
