@@ -68,6 +68,7 @@ fn log_to_stderr(cli: &Cli) -> Result<(), CliError> {
         | Command::Execution(_)
         | Command::Table(_)
         | Command::Doctor(_)
+        | Command::RedisAcl(_)
         | Command::Backup(_)
         | Command::Restore(_)
         | Command::Completions { .. } => 0,

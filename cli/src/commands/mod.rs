@@ -7,6 +7,7 @@ mod engine;
 mod execution;
 mod flow;
 mod place;
+mod redis_acl;
 mod run;
 mod table;
 mod worker;
@@ -32,6 +33,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Execution(command) => execution::execution(command, global.server.as_deref()).await,
         Command::Table(command) => table::table(command, global.server.as_deref()).await,
         Command::Doctor(args) => doctor::doctor(args).await,
+        Command::RedisAcl(args) => redis_acl::redis_acl(args),
         Command::Backup(args) => backup::backup(args).await,
         Command::Restore(args) => backup::restore(args).await,
         Command::Completions { shell } => {

@@ -30,7 +30,10 @@ pub use model::{
     FailedTaskRow, FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, Retention, Spawn,
     Spent, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Update, awaited_event,
 };
-pub use postgres::{POSTGRES_SCHEMA_VERSION, PostgresOptions, PostgresStore, Session};
+pub use postgres::{
+    Causes, Inspection, POSTGRES_SCHEMA_VERSION, PoolFacts, PostgresOptions, PostgresStore, ServerFacts, Session,
+    TableFacts,
+};
 pub use sqlite::{Durability, SCHEMA_VERSION, SqliteOptions, SqliteStore, verify};
 pub(crate) use tally::{JoinKey, touched_budgets, touched_joins};
 

@@ -10,6 +10,7 @@ mod columns;
 mod commit;
 mod connect;
 mod error;
+mod inspect;
 mod list;
 mod options;
 mod rows;
@@ -29,6 +30,7 @@ use sqlx::{Postgres, Transaction};
 use tokio_util::task::TaskTracker;
 
 use super::StoreError;
+pub use inspect::{Causes, Inspection, PoolFacts, ServerFacts, TableFacts};
 pub use options::{PostgresOptions, Session};
 pub use schema::POSTGRES_SCHEMA_VERSION;
 
