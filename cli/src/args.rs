@@ -432,8 +432,9 @@ Examples:
   flowmonkey doctor                                     the data directory here
   flowmonkey doctor --database postgres://db/flowmonkey --redis redis://cache --engine http://engine:7420
 
-With --database, --redis or --engine the data directory is only checked when it is named. Nothing is changed or migrated.
-Exits with 0 when all is well (warnings included), with 1 when something must be mended.")]
+With --database, --redis or --engine the data directory is only checked when it is named. No record is
+migrated; Redis gets the functions if it lacks them and this user may load them. Exits with 0 when all is well (warnings
+included), with 1 when something must be mended.")]
 pub(crate) struct DoctorArgs {
     /// The data directory to check [default: .flowmonkey, if nothing else is to be checked]
     #[arg(long, value_name = "DIR", env = "FLOWMONKEY_DATA_DIR")]

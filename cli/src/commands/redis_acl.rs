@@ -25,8 +25,12 @@ pub(crate) fn redis_acl(args: RedisAclArgs) -> Result<Exit, CliError> {
         ))
     })?;
     let name = args.user.unwrap_or(name);
-    if name.is_empty() || name.chars().any(|character| character.is_whitespace() || "\"'\\".contains(character)) {
-        return Err(CliError::Usage(format!("`{name}` cannot name a user: no spaces, quotes and backslashes")));
+    if name.is_empty()
+        || name.chars().any(|character| character.is_whitespace() || "\"'\\".contains(character))
+    {
+        return Err(CliError::Usage(format!(
+            "`{name}` cannot name a user: no spaces, quotes and backslashes"
+        )));
     }
     let line = match args.format {
         AclFormat::File => format!("user {name} on {rules}"),

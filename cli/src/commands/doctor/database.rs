@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use flowmonkey_core::time::Timestamp;
-use flowmonkey_engine::store::{Inspection, POSTGRES_SCHEMA_VERSION, PostgresOptions, ServerFacts, StoreError};
+use flowmonkey_engine::store::{
+    Inspection, POSTGRES_SCHEMA_VERSION, PostgresOptions, ServerFacts, StoreError,
+};
 use flowmonkey_plumbing::clock::SystemClock;
 
 use super::{Findings, State};
@@ -30,11 +32,7 @@ const CAUSES_MAX: usize = 100_000;
 const NAMED_MAX: usize = 3;
 
 /// Looks at the server and at the record. Gives the connection when more can be asked.
-pub(super) async fn look(
-    findings: &mut Findings,
-    args: &DatabaseArgs,
-    now: Timestamp,
-) -> Option<Inspection> {
+pub(super) async fn look(findings: &mut Findings, args: &DatabaseArgs, now: Timestamp) -> Option<Inspection> {
     let options = PostgresOptions { patience: PATIENCE, ..connect::database_options(args) };
     let mut inspection = match Inspection::begin(&options, &SystemClock).await {
         Ok(inspection) => inspection,
@@ -79,7 +77,8 @@ fn server(findings: &mut Findings, server: &ServerFacts) {
     let ahead = server.clock_ahead_ms;
     let text = format!("the database's clock differs by {} ms from the one here", ahead.abs());
     if ahead.abs() > CLOCK_DIFFERENCE_MAX_MS {
-        let text = format!("{text}; engines follow the database's, but mend it (NTP): log lines will not match");
+        let text =
+            format!("{text}; engines follow the database's, but mend it (NTP): log lines will not match");
         findings.add("clocks", State::Warning, text);
     } else {
         findings.add("clocks", State::Good, text);
@@ -87,7 +86,11 @@ fn server(findings: &mut Findings, server: &ServerFacts) {
     let free = server.connections_max - server.connections;
     let text = format!("{free} of {} connections are free", server.connections_max);
     if free <= 0 {
-        findings.add("connections", State::Bad, format!("{text}: engines cannot connect; raise max_connections"));
+        findings.add(
+            "connections",
+            State::Bad,
+            format!("{text}: engines cannot connect; raise max_connections"),
+        );
     } else if free < CONNECTIONS_OF_AN_ENGINE {
         let text = format!(
             "{text}; an engine opens up to {CONNECTIONS_OF_AN_ENGINE}: raise max_connections, or use a pooler"
@@ -146,7 +149,9 @@ fn schema(findings: &mut Findings, found: i64) -> bool {
     let text = if found == 0 {
         "there is no record yet; `flowmonkey migrate` or the first engine makes it".to_owned()
     } else {
-        format!("version {found}, this program needs {needed}; `flowmonkey migrate` or the first engine brings it up")
+        format!(
+            "version {found}, this program needs {needed}; `flowmonkey migrate` or the first engine brings it up"
+        )
     };
     findings.add("schema", State::Warning, text);
     false
@@ -164,7 +169,8 @@ async fn record(
     // The record's instants are those of the database.
     let now = Timestamp::from_millis(now.as_millis().saturating_add(inspection.server.clock_ahead_ms));
     let causes = inspection.causes(now, CAUSES_MAX).await?;
-    let looked = format!("{}{} that have not ended", causes.looked_at, if causes.more { " of those" } else { "" });
+    let looked =
+        format!("{}{} that have not ended", causes.looked_at, if causes.more { " of those" } else { "" });
     if causes.without == 0 {
         findings.add("causes", State::Good, format!("{looked}: each has something that moves it"));
     } else {
@@ -178,9 +184,9 @@ async fn record(
 
 async fn dead_rows(findings: &mut Findings, inspection: &mut Inspection) -> Result<(), StoreError> {
     let tables = inspection.tables().await?;
-    let mut bloated = tables.iter().filter(|table| {
-        table.dead > DEAD_ROWS_MIN && table.dead > table.live.saturating_mul(DEAD_SHARE_MAX)
-    });
+    let mut bloated = tables
+        .iter()
+        .filter(|table| table.dead > DEAD_ROWS_MIN && table.dead > table.live.saturating_mul(DEAD_SHARE_MAX));
     let dead: i64 = tables.iter().map(|table| table.dead).sum();
     let live: i64 = tables.iter().map(|table| table.live).sum();
     if let Some(worst) = bloated.next() {

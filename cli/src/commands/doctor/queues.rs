@@ -18,12 +18,8 @@ const NAMED_MAX: usize = 20;
 const READY_AGE_WARN_MS: u64 = 60_000;
 
 /// Looks at Redis. Gives the queue when more can be asked.
-pub(super) async fn look(
-    findings: &mut Findings,
-    url: &str,
-    settings: &RedisSettings,
-) -> Option<RedisQueue> {
-    // Not connected by `connect`, which loads the functions: a doctor changes nothing.
+pub(super) async fn look(findings: &mut Findings, url: &str, settings: &RedisSettings) -> Option<RedisQueue> {
+    // Not by `connect`, which is done with the first failure: the check says more.
     let queue = match RedisQueue::new(connect::queue_options(url.to_owned(), settings)) {
         Ok(queue) => queue,
         Err(error) => {
@@ -69,8 +65,10 @@ async fn ask(findings: &mut Findings, queue: &RedisQueue) -> Result<bool, QueueE
     findings.add("functions", State::Good, "loaded, and of this version");
     let mut workers = queue.workers().await?;
     workers.sort_by(|left, right| left.worker.cmp(&right.worker));
-    depths(findings, queue.depths().await?, &workers);
-    announce(findings, &workers);
+    let pools = queue.depths().await?;
+    let no_pools = pools.is_empty();
+    depths(findings, pools, &workers);
+    announce(findings, &workers, no_pools);
     Ok(true)
 }
 
@@ -93,7 +91,10 @@ fn depths(findings: &mut Findings, mut depths: Vec<(String, Depth)>, workers: &[
             text.push_str(&format!("; nobody takes them: flowmonkey worker --handler {}", handler_of(pool)));
         } else if ready > 0 && depth.oldest_age_ms > READY_AGE_WARN_MS {
             state = State::Warning;
-            text.push_str(&format!("; the oldest has waited for {} s: add workers", depth.oldest_age_ms / 1000));
+            text.push_str(&format!(
+                "; the oldest has waited for {} s: add workers",
+                depth.oldest_age_ms / 1000
+            ));
         }
         findings.add("pool", state, text);
     }
@@ -108,9 +109,15 @@ fn handler_of(pool: &str) -> &str {
     pool.rsplit(['/', '@']).next().unwrap_or(pool)
 }
 
-fn announce(findings: &mut Findings, workers: &[WorkerPresence]) {
+fn announce(findings: &mut Findings, workers: &[WorkerPresence], no_pools: bool) {
     if workers.is_empty() {
-        findings.add("workers", State::Warning, "none are there: flowmonkey worker --engine URL");
+        // Workers are known by pools, and pools by their first task.
+        let (state, text) = if no_pools {
+            (State::Good, "not known yet: no pool has had a task")
+        } else {
+            (State::Warning, "none are there for these pools: flowmonkey worker --engine URL")
+        };
+        findings.add("workers", state, text);
         return;
     }
     for worker in workers.iter().take(NAMED_MAX) {

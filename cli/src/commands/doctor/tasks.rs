@@ -6,7 +6,7 @@ use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::config::RECONCILE_AFTER;
 use flowmonkey_engine::store::{Inspection, TaskOut};
 use flowmonkey_plumbing::queue::redis::RedisQueue;
-use flowmonkey_plumbing::queue::{Delivery, Dispatched, DispatchQueue};
+use flowmonkey_plumbing::queue::{Delivery, DispatchQueue, Dispatched};
 
 use super::{Findings, State};
 use crate::errors::{CliError, chain};

@@ -39,8 +39,10 @@ pub fn acl_rules(role: &AclRole, prefix: &str) -> Option<String> {
 
 /// Reading and writing, but nothing that stops, empties or configures the server.
 fn engine(prefix: &str) -> String {
+    // A pattern that is subscribed to is compared with the rules as text: `&prefix:*` does not cover it.
+    let bells = Keys::new(prefix).results_bells();
     format!(
-        "resetkeys resetchannels ~{prefix}:* &{prefix}:* -@all +@read +@write +@pubsub +@connection -@dangerous \
+        "resetkeys resetchannels ~{prefix}:* &{prefix}:* &{bells} -@all +@read +@write +@pubsub +@connection -@dangerous \
          -function +function|load +fcall +time +info +cluster|slots +cluster|info"
     )
 }
