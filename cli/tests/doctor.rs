@@ -6,9 +6,11 @@ mod bench;
 #[expect(dead_code, unreachable_pub, reason = "shared by several tests")]
 mod servers;
 
+use flowmonkey_plumbing::queue::redis::RedisQueue;
+use flowmonkey_plumbing::queue::{TaskQueue, WorkerPresence};
 use flowmonkey_test_support::{PostgresOptions, Redis, RedisOptions};
 use serde_json::{Value, json};
-use servers::{Servers, good_redis, start, until};
+use servers::{Servers, ends, good_redis, start, until};
 
 /// State and text of each finding of `check`.
 fn findings<'v>(report: &'v Value, check: &str) -> Vec<(&'v str, &'v str)> {
@@ -31,10 +33,7 @@ fn flow(id: &str, step: &Value) -> Value {
 
 /// A flow of one task.
 fn works() -> Value {
-    flow(
-        "works",
-        &json!({ "type": "transform", "transitions": { "onSuccess": null } }),
-    )
+    flow("works", &json!({ "type": "transform", "transitions": { "onSuccess": null } }))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,11 +48,17 @@ async fn servers_in_good_order_are_called_so() {
     let (engine, url) = servers.engine(&[]);
     let _worker = servers.worker(&url, &["--handler", "transform"]);
     let id = start(&url, &works(), &json!({}));
-    until(&url, &id, "the end", |record| record["status"] == "completed");
-    let (code, report) = bench::wait_for("the worker to be known", || {
-        let (code, report) = servers.doctor(&["--engine", &url]);
-        (!findings(&report, "worker").is_empty()).then_some((code, report))
-    });
+    ends(&url, &id, "completed");
+    let queue = RedisQueue::connect(flowmonkey_plumbing::queue::redis::RedisOptions::new(servers.redis.url())).await;
+    let presence = WorkerPresence {
+        worker: "worker-of-the-test".into(),
+        pools: vec!["transform".into()],
+        slots: 8,
+        running: 3,
+        ..WorkerPresence::default()
+    };
+    queue.unwrap().announce(&presence).await.unwrap();
+    let (code, report) = servers.doctor(&["--engine", &url]);
     assert_eq!(code, 0, "{report:#}");
     assert_eq!(report["healthy"], true);
     let bad = report["checks"].as_array().unwrap().iter().filter(|finding| finding["state"] != "ok");
@@ -61,6 +66,7 @@ async fn servers_in_good_order_are_called_so() {
     assert_found(&report, "postgres", "ok", "Postgres 1");
     assert_found(&report, "settings", "ok", "fsync");
     assert_found(&report, "causes", "ok", "0 that have not ended");
+    assert_found(&report, "worker", "ok", "3 of 8 slots");
     assert_found(&report, "functions", "ok", "loaded");
     assert_found(&report, "redis memory", "ok", "% of maxmemory");
     assert_found(&report, "engine", "ok", env!("CARGO_PKG_VERSION"));

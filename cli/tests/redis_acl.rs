@@ -9,7 +9,7 @@ mod servers;
 use bench::Bench;
 use flowmonkey_test_support::{PostgresOptions, RedisOptions};
 use serde_json::json;
-use servers::{Servers, good_redis, listening, start, until};
+use servers::{Servers, ends, good_redis, listening, start};
 
 fn rules(args: &[&str]) -> String {
     Bench::new().run(&[&["redis-acl"], args].concat()).expect(0).stdout.trim().to_owned()
@@ -46,14 +46,14 @@ async fn an_engine_and_a_worker_run_with_the_printed_rules() {
         "type": "transform", "config": { "operation": "reduce", "accumulator": "sum", "path": "n" },
         "input": { "type": "key", "key": "items" }, "outputKey": "sum", "transitions": { "onSuccess": null } } } });
     let id = start(&url, &flow, &json!({ "items": [{ "n": 20 }, { "n": 22 }] }));
-    let record =
-        until(&url, &id, "the end", |record| record["status"] == "completed" || record["status"] == "failed");
+    let record = ends(&url, &id, "completed");
     assert_eq!(record["context"]["sum"], 42, "{record:#}\n{}", worker.said());
 
-    // The same user for another pool gets nowhere, and is told so.
-    let other =
-        servers.bench.start(&["worker", "--engine", &url, "--redis", &redis, "--handler", "http-request"]);
-    other.wait_for_line("NOPERM");
+    // The same user gets nowhere with another pool.
+    for (key, allowed) in [("flowmonkey:tasks:{transform}", true), ("flowmonkey:tasks:{http-request}", false)] {
+        let answer = servers.redis.command(&["ACL", "DRYRUN", "transformer", "LLEN", key]).await;
+        assert_eq!(format!("{answer:?}").contains("no permissions"), !allowed, "{answer:?}");
+    }
 
     // Through the other door, without a restart; what the user had before is gone.
     let command = rules(&["--pool", "eu/transform", "--user", "transformer", "--format", "command"]);

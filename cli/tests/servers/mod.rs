@@ -109,6 +109,16 @@ pub fn until(url: &str, id: &str, what: &str, is_so: impl Fn(&Value) -> bool) ->
     })
 }
 
+/// Waits until an execution has ended as `status`, and gives it.
+#[track_caller]
+pub fn ends(url: &str, id: &str, status: &str) -> Value {
+    let is_over =
+        |record: &Value| ["completed", "failed", "cancelled"].iter().any(|end| record["status"] == *end);
+    let record = until(url, id, "the end", is_over);
+    assert_eq!(record["status"], status, "{record:#}");
+    record
+}
+
 /// A path as an argument.
 pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
