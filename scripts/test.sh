@@ -8,7 +8,7 @@ need() { # a command that succeeds when it is there, Debian package, what for
     sh -c "$1" >/dev/null 2>&1 && return 0
     if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
         echo "installing $2 ($3)"
-        install "$2" || { apt-get update >/dev/null && install "$2"; }
+        install "$2" || { apt-get update >/dev/null && install "$2"; } || true
         sh -c "$1" >/dev/null 2>&1 && return 0
     fi
     echo "missing: $2 ($3). Install it; on Debian: apt-get install $2" >&2
@@ -24,6 +24,7 @@ need "command -v redis-server" redis-server "the tests start private servers"
 need "command -v redis-sentinel" redis-sentinel "the tests start private servers"
 # Debian keeps the programs of the server out of the PATH.
 need "ls /usr/lib/postgresql/*/bin/postgres || command -v postgres" postgresql "the tests start private servers"
+need "[ -x /usr/sbin/pgbouncer ] || command -v pgbouncer" pgbouncer "the tests start private servers"
 for module in redis msgpack zstandard; do
     need "/usr/bin/python3 -c 'import $module'" "python3-$module" "the worker in Python of the end-to-end tests"
 done

@@ -420,7 +420,7 @@ impl Engine {
         self.keep_hot(after);
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner).forget(after.id());
         if let Some(wake) = after.next_wake() {
-            self.timer_hint(wake);
+            self.timer_hint(after.id(), wake);
         }
         if self.watchers.is_followed() {
             let update = watch::CommittedUpdate { execution: after.clone(), events };

@@ -5,7 +5,8 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use flowmonkey_core::ids::ExecutionId;
-use tokio::sync::{mpsc, oneshot};
+use flowmonkey_plumbing::crash;
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::config::{COMMIT_BATCH_MAX, COMMIT_BYTES_MAX};
 use crate::store::{Batch, Committed, JoinKey, Store, StoreError, touched_budgets, touched_joins};
@@ -31,10 +32,16 @@ pub(crate) enum Committer {
 pub(crate) struct Sender(mpsc::Sender<Waiting>);
 
 impl Committer {
-    /// The committer, and the loop that has to run for it.
-    pub(crate) fn grouped(store: Arc<dyn Store>) -> (Self, impl Future<Output = ()> + Send + 'static) {
+    /// The committer, and the loops that have to run for it: as many as commits may be written at the same time. Batches of
+    /// one execution may then overtake each other; the version guard tells.
+    pub(crate) fn grouped(
+        store: &Arc<dyn Store>,
+        in_flight: usize,
+    ) -> (Self, Vec<impl Future<Output = ()> + Send + 'static>) {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
-        (Self::Grouped(Sender(sender)), run(store, receiver))
+        let line = Arc::new(Mutex::new(Line { receiver, held: None }));
+        let runs = (0..in_flight.max(1)).map(|_| run(store.clone(), line.clone())).collect();
+        (Self::Grouped(Sender(sender)), runs)
     }
 
     pub(crate) async fn commit(&self, store: &dyn Store, batch: Batch) -> Result<Committed, StoreError> {
@@ -46,22 +53,25 @@ impl Committer {
     }
 }
 
-async fn run(store: Arc<dyn Store>, mut receiver: mpsc::Receiver<Waiting>) {
-    let mut held: Option<Waiting> = None;
-    loop {
-        let first = match held.take() {
+/// Batches that wait for a transaction.
+struct Line {
+    receiver: mpsc::Receiver<Waiting>,
+    held: Option<Waiting>,
+}
+
+impl Line {
+    /// The next group; none: nobody is left who could ask.
+    async fn next(&mut self) -> Option<Vec<Waiting>> {
+        let first = match self.held.take() {
             Some(waiting) => waiting,
-            None => match receiver.recv().await {
-                Some(waiting) => waiting,
-                None => return,
-            },
+            None => self.receiver.recv().await?,
         };
         let mut touched = HashSet::new();
         let mut size = note(&mut touched, &first.batch).unwrap_or(0);
         let mut bytes = weight(&first.batch);
         let mut group = vec![first];
         while size < COMMIT_BATCH_MAX && bytes < COMMIT_BYTES_MAX {
-            let Ok(waiting) = receiver.try_recv() else { break };
+            let Ok(waiting) = self.receiver.try_recv() else { break };
             match note(&mut touched, &waiting.batch) {
                 Some(more) => {
                     size += more;
@@ -71,11 +81,21 @@ async fn run(store: Arc<dyn Store>, mut receiver: mpsc::Receiver<Waiting>) {
                 // Two decisions on one execution cannot be in one batch; the second may well conflict, and then its
                 // caller decides again. It is the first of the next group, so that nobody is overtaken for ever.
                 None => {
-                    held = Some(waiting);
+                    self.held = Some(waiting);
                     break;
                 }
             }
         }
+        Some(group)
+    }
+}
+
+async fn run(store: Arc<dyn Store>, line: Arc<Mutex<Line>>) {
+    loop {
+        // Whoever holds the line waits for batches; the others wait for it, or write.
+        let next = line.lock().await.next().await;
+        let Some(group) = next else { return };
+        crash::point("engine/before-commit");
         store_group(&*store, group).await;
     }
 }
@@ -124,12 +144,17 @@ async fn store_group(store: &dyn Store, group: Vec<Waiting>) {
     while let Some(mut group) = groups.pop() {
         if group.len() == 1 {
             for Waiting { batch, reply } in group {
-                answer(reply, store.commit(batch).await);
+                let committed = store.commit(batch).await;
+                crash::point("engine/after-commit");
+                answer(reply, committed);
             }
             continue;
         }
         match store.commit(merge(&group)).await {
-            Ok(committed) => share(group, committed),
+            Ok(committed) => {
+                crash::point("engine/after-commit");
+                share(group, committed);
+            }
             // Whoever tries next meets the same: it must not be asked once for each batch.
             Err(StoreError::Unavailable { reason, .. }) => {
                 for Waiting { reply, .. } in group {

@@ -40,6 +40,8 @@ pub const HOT_EXTRAS_MAX: usize = 16;
 pub const FLOWS_CACHED_MAX: usize = 1024;
 /// Fan-outs whose items are kept in memory.
 pub const JOINS_CACHED_MAX: usize = 64;
+/// Wakes that an engine which shares its record knows to be its own; others are answered a little later.
+pub const OUR_WAKES_MAX: usize = 16_384;
 /// Due executions that did not move, which the timer remembers, so that they are not in the way of others.
 pub const STUCK_TIMERS_MAX: usize = 10_000;
 /// How long the timer leaves an execution alone that was due and did not move.
@@ -72,6 +74,23 @@ pub struct EngineConfig {
     pub public_url: String,
     /// What becomes of tasks for which no handler is known.
     pub unknown_handler: UnknownHandler,
+    /// Whether a result that comes through a queue must prove its pool with a MAC. True wherever anybody but this process
+    /// can write to the queues (Redis). Default false: embedded, the queue is memory. A MAC that is there is always checked.
+    pub require_result_mac: bool,
+    /// Whether other engine processes work on the same record. They take turns at what one of them can do for all.
+    /// Default false: the record is this process's own.
+    pub shares_record: bool,
+    /// Batches of results that are applied at the same time, each with a commit of its own. Default 1; a record on another
+    /// machine is kept busy by several.
+    pub collectors: usize,
+    /// Commits that are written at the same time. Default 1: what one disk flush holds up the next one shares.
+    pub commits_in_flight: usize,
+    /// How long the workers of a queue that was emptied have to re-assert what they run, before it is rebuilt.
+    pub rebuild_grace: Duration,
+    /// Time between looks whether a queue was emptied.
+    pub look_at_queue_every: Duration,
+    /// Time between signs of life to the queue and looks at the workers that are there.
+    pub presence_every: Duration,
     /// Time between looks at expired leases.
     pub reap_every: Duration,
     /// Time between comparisons of queue and record.
@@ -107,6 +126,13 @@ impl Default for EngineConfig {
             lease: LEASE,
             public_url: "http://127.0.0.1:7420".into(),
             unknown_handler: UnknownHandler::Wait,
+            require_result_mac: false,
+            shares_record: false,
+            collectors: 1,
+            commits_in_flight: 1,
+            rebuild_grace: Duration::from_secs(3),
+            look_at_queue_every: Duration::from_secs(1),
+            presence_every: Duration::from_secs(3),
             reap_every: Duration::from_secs(1),
             reconcile_every: Duration::from_secs(10),
             sweep_every: Duration::from_secs(5),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use flowmonkey_core::execution::state::Status;
 use flowmonkey_core::execution::{Dataset, DatasetReference, Execution, Handlers, JoinSpec, StartError};
@@ -13,6 +14,7 @@ use flowmonkey_core::time::{Moment, Timestamp};
 use flowmonkey_plumbing::clock::Clock;
 use flowmonkey_plumbing::ids::Entropy;
 use flowmonkey_plumbing::queue::{DispatchQueue, QueueError};
+use flowmonkey_plumbing::token::TokenKey;
 use lru::LruCache;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -22,12 +24,14 @@ use crate::chores::timer::Stuck;
 use crate::commit::Committer;
 use crate::config::{
     DATASETS_CACHED_MAX, EngineConfig, HOT_CONTEXT_BYTES_MAX, HOT_EXECUTIONS_MAX, HOT_EXTRAS_MAX,
-    JOINS_CACHED_MAX,
+    JOINS_CACHED_MAX, OUR_WAKES_MAX,
 };
 use crate::evidence::Evidence;
 use crate::flows::FlowCache;
+use crate::handlers::AnnouncedHandlers;
+use crate::pools::Pools;
 use crate::store::{Store, StoreError};
-use crate::tokens::{RESUME_KEY, ResumeTokens, SIGNING_KEY_BYTES};
+use crate::tokens::{RESUME_KEY, ResumeTokens, SIGNING_KEY_BYTES, TASK_KEY};
 use crate::watch::Watchers;
 
 /// What the engine stands on.
@@ -43,6 +47,8 @@ pub struct EngineDeps {
     pub entropy: Arc<dyn Entropy>,
     /// What is known of handlers.
     pub handlers: Arc<dyn Handlers>,
+    /// To be told of the workers that are there; the same as `handlers` where these come from announcements.
+    pub announced: Option<Arc<AnnouncedHandlers>>,
 }
 
 /// What went wrong with a request.
@@ -85,6 +91,8 @@ pub struct Counters {
     pub conflicts: AtomicU64,
     /// Leases that ended.
     pub leases_expired: AtomicU64,
+    /// Results that were taken over from engines that had died.
+    pub results_adopted: AtomicU64,
     /// Tasks that were missing from the queue.
     pub republished: AtomicU64,
     /// Fan-outs, waits and children that nobody had looked after: the goal is none.
@@ -106,10 +114,12 @@ pub struct Engine {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) handlers: Arc<dyn Handlers>,
+    pub(crate) announced: Option<Arc<AnnouncedHandlers>>,
     pub(crate) config: EngineConfig,
     pub(crate) committer: Committer,
     pub(crate) flows: FlowCache,
     pub(crate) tokens: ResumeTokens,
+    pub(crate) task_tokens: TokenKey,
     /// Who watches.
     pub watchers: Watchers,
     /// What was done.
@@ -126,12 +136,16 @@ pub struct Engine {
     pub(crate) stuck: Mutex<Stuck>,
     /// What the sweeper remembers.
     pub(crate) sweep: Mutex<Sweep>,
+    /// Pools that were met.
+    pub(crate) pools: Pools,
     /// Whether the queue refused tasks when it was told last.
     pub(crate) queue_full: AtomicBool,
     /// Commands and starts that are being decided, stored, or followed up at this moment.
     working: AtomicUsize,
     /// How many there have been.
     worked: AtomicU64,
+    /// Executions whose next wake this engine stored, where it shares the record.
+    pub(crate) our_wakes: Mutex<LruCache<ExecutionId, ()>>,
     hot: Mutex<LruCache<ExecutionId, Arc<Execution>>>,
     /// Read lately; they do not change any more.
     pub(crate) datasets: Mutex<LruCache<DatasetReference, Dataset>>,
@@ -146,6 +160,13 @@ impl Drop for Work<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+fn fresh_key(entropy: &dyn Entropy) -> [u8; SIGNING_KEY_BYTES] {
+    let mut fresh = [0_u8; SIGNING_KEY_BYTES];
+    fresh[..16].copy_from_slice(&entropy.bits().to_ne_bytes());
+    fresh[16..].copy_from_slice(&entropy.bits().to_ne_bytes());
+    fresh
 }
 
 fn cache<K: std::hash::Hash + Eq, V>(max: usize) -> Mutex<LruCache<K, V>> {
@@ -163,28 +184,32 @@ impl Engine {
         config: EngineConfig,
         tracker: Option<&TaskTracker>,
     ) -> Result<Arc<Self>, EngineError> {
-        let mut fresh = [0_u8; SIGNING_KEY_BYTES];
-        fresh[..16].copy_from_slice(&deps.entropy.bits().to_ne_bytes());
-        fresh[16..].copy_from_slice(&deps.entropy.bits().to_ne_bytes());
-        let key = deps.store.signing_key(RESUME_KEY, &fresh).await?;
+        let resume_key = deps.store.signing_key(RESUME_KEY, &fresh_key(&*deps.entropy)).await?;
+        let task_key = deps.store.signing_key(TASK_KEY, &fresh_key(&*deps.entropy)).await?;
         let committer = match tracker {
             Some(tracker) => {
-                let (committer, run) = Committer::grouped(deps.store.clone());
-                tracker.spawn(run);
+                let (committer, runs) = Committer::grouped(&deps.store, config.commits_in_flight);
+                for run in runs {
+                    tracker.spawn(run);
+                }
                 committer
             }
             None => Committer::Direct,
         };
+        let our_wakes = cache(if config.shares_record { OUR_WAKES_MAX } else { 1 });
         Ok(Arc::new(Self {
             store: deps.store,
             queue: deps.queue,
             clock: deps.clock,
             entropy: deps.entropy,
             handlers: deps.handlers,
+            announced: deps.announced,
+            pools: Pools::default(),
             config,
             committer,
             flows: FlowCache::default(),
-            tokens: ResumeTokens::new(&key),
+            tokens: ResumeTokens::new(&resume_key),
+            task_tokens: TokenKey::new(&task_key),
             watchers: Watchers::default(),
             counters: Counters::default(),
             evidence: Evidence::default(),
@@ -196,6 +221,7 @@ impl Engine {
             event_bell: Notify::new(),
             working: AtomicUsize::new(0),
             worked: AtomicU64::new(0),
+            our_wakes,
             hot: cache(HOT_EXECUTIONS_MAX),
             datasets: cache(DATASETS_CACHED_MAX),
             joins: cache(JOINS_CACHED_MAX),
@@ -227,6 +253,12 @@ impl Engine {
         &self.tokens
     }
 
+    /// Task tokens of this record.
+    #[must_use]
+    pub fn task_tokens(&self) -> &TokenKey {
+        &self.task_tokens
+    }
+
     /// Now, by the engine's clock.
     #[must_use]
     pub fn now(&self) -> Timestamp {
@@ -247,6 +279,16 @@ impl Engine {
         self.working.fetch_add(1, Ordering::SeqCst);
         self.worked.fetch_add(1, Ordering::SeqCst);
         Work(&self.working)
+    }
+
+    /// Whether this engine may do now what one of several engines does for all, until `lasting` from now.
+    pub(crate) async fn has_turn(&self, name: &str, lasting: Duration) -> Result<bool, StoreError> {
+        if !self.config.shares_record {
+            return Ok(true);
+        }
+        let now = self.now();
+        let until = now.plus(u64::try_from(lasting.as_millis()).unwrap_or(u64::MAX));
+        self.store.take_turn(name, &self.config.engine_id, now, until).await
     }
 
     pub(crate) fn moment(&self) -> Moment {

@@ -75,6 +75,7 @@ impl Embedded {
             clock: clock.clone(),
             entropy: Arc::new(SystemEntropy::new()),
             handlers: Arc::new(AllKnown),
+            announced: None,
         };
         let wide =
             ContextLimits { max_value_size: 64 << 20, max_total_size: 128 << 20, ..ContextLimits::default() };
@@ -85,7 +86,7 @@ impl Embedded {
         };
         let engine = Engine::open(deps, config, Some(&tracker)).await?;
         let shutdown = CancellationToken::new();
-        reconciler::reconcile(&engine, Duration::ZERO).await?;
+        reconciler::reconcile(&engine, reconciler::Patience::NONE).await?;
         chores::spawn_all(&engine, &tracker, &shutdown);
         let mut registry = Registry::new();
         registry.register(Arc::new(Noop(Manifest {

@@ -172,6 +172,13 @@ CREATE TABLE fm_keys (
     key  BLOB NOT NULL
 ) STRICT;
 
+CREATE TABLE fm_pools (
+    pool       TEXT NOT NULL PRIMARY KEY,
+    generation INTEGER NOT NULL,
+    server_id  TEXT NOT NULL,
+    CONSTRAINT generation_counts_from_one CHECK (generation >= 1)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE fm_snapshots (
     parent_id    BLOB NOT NULL REFERENCES fm_executions (id) ON DELETE CASCADE,
     join_no      INTEGER NOT NULL,
@@ -216,4 +223,10 @@ CREATE TABLE fm_timers (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX fm_timers_due ON fm_timers (due_at, execution_id);
+
+CREATE TABLE fm_turns (
+    name   TEXT NOT NULL PRIMARY KEY,
+    holder TEXT NOT NULL,
+    until  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 

@@ -18,6 +18,7 @@
 //! |---|---|
 //! | [`Redis`], [`Postgres`] | one server, which may be killed, paused and restarted on its port; with [`Tls`] if wanted |
 //! | [`Sentinel`], [`Cluster`] | several Redis, with failover or with the slots spread |
+//! | [`PgBouncer`] | a Postgres whose connections are shared, one transaction at a time |
 //! | [`FaultProxy`] | the network between a client and a server, and what goes wrong in it |
 //! | [`wait_until`], [`wait_for`] | waiting for a state instead of for a time |
 //!
@@ -28,6 +29,7 @@
 
 mod certificates;
 mod cluster;
+mod pgbouncer;
 mod ports;
 mod postgres;
 mod process;
@@ -40,6 +42,7 @@ mod wait;
 
 pub use self::certificates::{Certificates, ClientCertificates, Tls};
 pub use self::cluster::Cluster;
+pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::{Durability, Postgres, PostgresOptions, Template, TestDatabase};
 pub use self::proxy::{Direction, FaultProxy, Flow};
 pub use self::redis::{Persistence, Redis, RedisOptions};

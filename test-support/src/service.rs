@@ -167,3 +167,25 @@ pub(crate) fn program(name: &str, debian_package: &str) -> PathBuf {
             panic!("this test needs {name}; install it; on Debian: apt-get install {debian_package}")
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(
+        expected = "this test needs no-such-server; install it; on Debian: apt-get install its-package"
+    )]
+    fn a_missing_server_fails_the_test_and_says_how_to_get_it() {
+        program("no-such-server", "its-package");
+    }
+
+    #[test]
+    fn a_server_that_cannot_start_fails_the_test_and_shows_its_log() {
+        let config = vec!["no-such-setting 1".to_owned()];
+        let options = crate::RedisOptions { config, ..crate::RedisOptions::default() };
+        let panic = std::panic::catch_unwind(|| crate::Redis::start_blocking(options)).unwrap_err();
+        let message = panic.downcast::<String>().unwrap();
+        assert!(message.contains("no-such-setting"), "{message}");
+    }
+}

@@ -1,8 +1,13 @@
 //! Postgres: starts, is reached, dies and comes back.
 #![expect(clippy::unwrap_used, reason = "test code")]
 
+use std::time::Duration;
+
 use flowmonkey_test_support::{Postgres, PostgresOptions};
 use sqlx::{Connection as _, PgConnection};
+
+/// Long enough for an answer to have come.
+const MOMENT: Duration = Duration::from_millis(150);
 
 async fn count(url: &str) -> sqlx::Result<i64> {
     let mut connection = PgConnection::connect(url).await?;
@@ -53,4 +58,18 @@ async fn a_template_is_filled_once_and_its_copies_are_apart() {
     connection.ping().await.unwrap();
     one.terminate_backends().await;
     connection.ping().await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_paused_server_keeps_its_connections_and_answers_later() {
+    let postgres = Postgres::start(PostgresOptions::default()).await;
+    let database = postgres.database().await;
+    fill(database.url()).await;
+    let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+    postgres.pause();
+    let mut asked = Box::pin(connection.ping());
+    tokio::time::timeout(MOMENT, &mut asked).await.unwrap_err();
+    postgres.resume();
+    asked.await.unwrap();
+    assert_eq!(count(&database.url()).await.unwrap(), 2);
 }

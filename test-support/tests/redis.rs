@@ -1,5 +1,4 @@
 //! Redis: starts, is reached, dies and comes back.
-#![expect(clippy::unwrap_used, reason = "test code")]
 
 use flowmonkey_test_support::{Persistence, Redis, RedisOptions};
 use redis::Value;
@@ -36,4 +35,37 @@ async fn what_survives_a_kill_is_what_the_options_say() {
         redis.restart_empty().await;
         assert_eq!(redis.command(&["GET", "key"]).await, Value::Nil);
     }
+}
+
+#[tokio::test]
+async fn a_paused_server_keeps_its_connections_and_answers_later() {
+    let redis = Redis::start(RedisOptions::default()).await;
+    let mut connection = redis.client().get_multiplexed_async_connection().await.unwrap();
+    redis.pause();
+    let silent = redis::cmd("INCR").arg("n").query_async::<i64>(&mut connection).await.unwrap_err();
+    assert!(silent.is_timeout(), "{silent}");
+    redis.resume();
+    let count: i64 = redis::cmd("INCR").arg("n").query_async(&mut connection).await.unwrap();
+    assert_eq!(count, 2, "what was sent to the paused server was done later");
+}
+
+#[tokio::test]
+async fn settings_passwords_and_users_are_taken() {
+    let options = RedisOptions {
+        config: vec!["maxmemory 5mb".to_owned()],
+        password: Some("secret".to_owned()),
+        ..RedisOptions::default()
+    };
+    let redis = Redis::start(options).await;
+    let memory = redis.command(&["CONFIG", "GET", "maxmemory"]).await;
+    assert_eq!(memory, Value::Array(vec![text("maxmemory"), text("5242880")]));
+    let stranger = redis::Client::open(format!("redis://127.0.0.1:{}", redis.port())).unwrap();
+    let mut connection = stranger.get_multiplexed_async_connection().await.unwrap();
+    let refused = redis::cmd("PING").exec_async(&mut connection).await.unwrap_err();
+    assert_eq!(refused.code(), Some("NOAUTH"));
+
+    let acl = vec!["user default on nopass ~* &* +@all -flushall".to_owned()];
+    let redis = Redis::start(RedisOptions { acl, ..RedisOptions::default() }).await;
+    let refused = redis.try_command(&["FLUSHALL"]).await.unwrap_err();
+    assert_eq!(refused.code(), Some("NOPERM"));
 }

@@ -1,5 +1,4 @@
 //! TLS: only those with the certificates get in.
-#![expect(clippy::unwrap_used, reason = "test code")]
 
 use std::sync::Arc;
 

@@ -1,5 +1,4 @@
 //! Several Redis together: they fail over, and serve their slots.
-#![expect(clippy::unwrap_used, reason = "test code")]
 
 use flowmonkey_test_support::{Cluster, Sentinel};
 use redis::Value;
@@ -13,7 +12,7 @@ async fn sentinels_replace_a_primary_that_is_killed_or_asked_to_go() {
         let addresses =
             addresses.map(|address| redis::IntoConnectionInfo::into_connection_info(address).unwrap());
         let addresses = addresses.map(|info| info.addr().clone());
-        SentinelClientBuilder::new(addresses, sentinel.primary_name().to_owned(), SentinelServerType::Master)
+        SentinelClientBuilder::new(addresses, sentinel.primary_name(), SentinelServerType::Master)
             .unwrap()
             .build()
             .unwrap()

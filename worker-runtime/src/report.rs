@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use flowmonkey_plumbing::crash;
 use flowmonkey_plumbing::ids::SystemEntropy;
 use flowmonkey_plumbing::wire::ResultMessage;
 use tokio::sync::mpsc;
@@ -76,8 +77,10 @@ async fn finish(shared: &Shared, pool: &str, pending: &mut Pending, entropy: &Sy
         let count = pending.results.len().min(FINISH_MAX);
         let batch = pending.results[..count].to_vec();
         // Not within a `select!`: a call that is dropped half-way would have to be repeated anyway.
+        crash::point("worker/before-report");
         match shared.queue.finish(pool, &shared.config.worker_id, batch).await {
             Ok(refused) => {
+                crash::point("worker/after-report");
                 pending.backoff.reset();
                 pending.not_before = None;
                 for result in pending.results.drain(..count) {

@@ -122,6 +122,7 @@ fn registry(concurrency: Option<u32>) -> Result<Registry, CliError> {
         files: Vec::new(),
         allow_command: Vec::new(),
         smtp: None,
+        ca_files: Vec::new(),
         durability: Durability::Full,
     };
     let mut registry = handlers::registry(&stock)?;

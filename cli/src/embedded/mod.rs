@@ -114,6 +114,7 @@ impl Embedded {
             clock: clock.clone(),
             entropy: entropy.clone(),
             handlers: Arc::new(known),
+            announced: None,
         };
         let config = EngineConfig {
             heartbeat: HEARTBEAT,
@@ -151,7 +152,7 @@ impl Embedded {
     /// Takes up what was unfinished, and runs the chores.
     async fn go_on(&self) -> Result<(), CliError> {
         // Nothing can be on its way yet: whatever is out is missing from the queue.
-        reconciler::reconcile(&self.engine, Duration::ZERO).await?;
+        reconciler::reconcile(&self.engine, reconciler::Patience::NONE).await?;
         sweeper::tick(&self.engine).await?;
         chores::spawn_all(&self.engine, &self.chores, &self.chores_end);
         Ok(())

@@ -3,6 +3,7 @@
 
 pub mod collector;
 pub mod events;
+pub mod presence;
 pub mod pruner;
 pub mod reaper;
 pub mod reconciler;
@@ -22,17 +23,28 @@ const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Longest pause after failures.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
+/// A turn outlives so many pauses of its holder.
+const TURN_PAUSES: u32 = 2;
+
 /// Runs all chores until `shutdown`.
 pub fn spawn_all(engine: &Arc<Engine>, tracker: &TaskTracker, shutdown: &CancellationToken) {
-    let chore = |name: &'static str| Chore { name, engine: engine.clone(), shutdown: shutdown.clone() };
+    let chore = |name: &'static str| Chore {
+        name,
+        engine: engine.clone(),
+        shutdown: shutdown.clone(),
+        in_turn: false,
+    };
     let config = engine.config();
-    tracker.spawn(collector::run(chore("collector")));
+    for number in 0..config.collectors.max(1) {
+        tracker.spawn(collector::run(chore("collector"), number));
+    }
     tracker.spawn(timer::run(chore("timer")));
     tracker.spawn(events::run(chore("events")));
     tracker.spawn(chore("reaper").every(config.reap_every, reaper::tick));
-    tracker.spawn(chore("reconciler").every(config.reconcile_every, reconciler::tick));
-    tracker.spawn(chore("sweeper").every(config.sweep_every, sweeper::tick));
-    tracker.spawn(chore("pruner").every(config.prune_every, pruner::tick));
+    tracker.spawn(reconciler::run(chore("reconciler")));
+    tracker.spawn(chore("presence").every(config.presence_every, presence::tick));
+    tracker.spawn(chore("sweeper").in_turn().every(config.sweep_every, sweeper::tick));
+    tracker.spawn(chore("pruner").in_turn().every(config.prune_every, pruner::tick));
 }
 
 /// What a chore's loop has at hand.
@@ -40,6 +52,7 @@ pub(crate) struct Chore {
     name: &'static str,
     pub(crate) engine: Arc<Engine>,
     pub(crate) shutdown: CancellationToken,
+    in_turn: bool,
 }
 
 impl Chore {
@@ -51,6 +64,15 @@ impl Chore {
     ) {
         let mut backoff = Backoff::default();
         while !self.shutdown.is_cancelled() {
+            let is_ours = !self.in_turn || {
+                let turn = self.engine.has_turn(self.name, pause * TURN_PAUSES).await;
+                // Whether it is our turn shows when the record is back.
+                turn.unwrap_or(false)
+            };
+            if !is_ours {
+                self.rest(pause).await;
+                continue;
+            }
             let rest = match tick(&self.engine).await {
                 Ok(progress) => {
                     backoff = Backoff::default();
@@ -61,6 +83,12 @@ impl Chore {
             };
             self.rest(rest).await;
         }
+    }
+
+    /// Only one of several engines does it at a time, for all.
+    const fn in_turn(mut self) -> Self {
+        self.in_turn = true;
+        self
     }
 
     /// Rests, unless it is time to stop.

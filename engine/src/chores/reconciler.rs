@@ -7,11 +7,13 @@ use std::time::Duration;
 use flowmonkey_core::execution::command::{Command, TaskAttempt};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_plumbing::queue::Dispatched;
+use tokio::time::Instant;
 
-use super::HasMore;
+use super::{Backoff, Chore};
 use crate::apply::CommandOutcome;
 use crate::config::{RECONCILE_AFTER, RECONCILE_BATCH_MAX, RECONCILE_PROBE};
 use crate::engine::{Counters, Engine, EngineError};
+use crate::store::TaskOut;
 use crate::wire::dispatched;
 
 /// What a tick did.
@@ -23,10 +25,21 @@ pub struct Reconciled {
     pub republished: usize,
 }
 
-impl HasMore for Reconciled {
-    fn has_more(&self) -> bool {
-        false
-    }
+/// A turn outlives so many looks of its holder.
+const TURN_LOOKS: u32 = 5;
+
+/// How patient a comparison is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// How long a task must have been out to be missed: before that a relay may be on its way.
+    pub age: Duration,
+    /// How long the workers of a queue that was emptied have to re-assert what they run, before it is rebuilt.
+    pub grace: Duration,
+}
+
+impl Patience {
+    /// At the start of a process that owns queue and record alone: nothing can be on its way, and no worker runs.
+    pub const NONE: Self = Self { age: Duration::ZERO, grace: Duration::ZERO };
 }
 
 /// Compares all tasks that have been out for a while with the queue.
@@ -34,31 +47,50 @@ impl HasMore for Reconciled {
 /// # Errors
 /// When queue or record fail.
 pub async fn tick(engine: &Engine) -> Result<Reconciled, EngineError> {
-    reconcile(engine, RECONCILE_AFTER).await
+    let grace = engine.config.rebuild_grace;
+    reconcile(engine, Patience { age: RECONCILE_AFTER, grace }).await
 }
 
-/// As [`tick`], for tasks that have been out for `after`. At start nothing can be on its way: `Duration::ZERO`.
+/// As [`tick`], as patient as `patience` says.
 ///
 /// # Errors
 /// When queue or record fail.
-pub async fn reconcile(engine: &Engine, after: Duration) -> Result<Reconciled, EngineError> {
+pub async fn reconcile(engine: &Engine, patience: Patience) -> Result<Reconciled, EngineError> {
     let mut reconciled = Reconciled::default();
-    let age = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
-    let until = Timestamp::from_millis(engine.now().as_millis().saturating_sub(age));
+    let age = i64::try_from(patience.age.as_millis()).unwrap_or(i64::MAX);
+    let grace_ms = u64::try_from(patience.grace.as_millis()).unwrap_or(u64::MAX);
+    engine.compare_pools().await?;
+    let now = engine.now();
+    let until = Timestamp::from_millis(now.as_millis().saturating_sub(age));
+    let mut rebuilt = engine.pools.to_rebuild(now, grace_ms);
+    engine.begin_rebuild(&rebuilt).await?;
     // A queue that was full is asked with a few tasks first.
     let mut at_a_time =
         if engine.queue_full.load(Ordering::SeqCst) { RECONCILE_PROBE } else { RECONCILE_BATCH_MAX };
     let mut last = None;
     loop {
         let page = engine.store.tasks_out(last, until, RECONCILE_BATCH_MAX).await?;
-        let Some(end) = page.last() else { return Ok(reconciled) };
+        let Some(end) = page.last() else { break };
         last = Some(end.task.execution);
         reconciled.looked_at += page.len();
-        let deliveries: Vec<Dispatched> =
-            page.iter().map(|out| dispatched(out.task, out.attempt, &out.pool)).collect();
+        if page.iter().any(|out| !rebuilt.contains(&out.pool) && !engine.pools.is_settled(&out.pool)) {
+            // Pools that this engine has not met before.
+            engine.pools.note(page.iter().map(|out| out.pool.as_str()));
+            engine.compare_pools().await?;
+            let mut more = engine.pools.to_rebuild(engine.now(), grace_ms);
+            more.retain(|pool| !rebuilt.contains(pool));
+            engine.begin_rebuild(&more).await?;
+            rebuilt.extend(more);
+        }
+        let (page, deliveries): (Vec<&TaskOut>, Vec<Dispatched>) = page
+            .iter()
+            // A queue that was emptied: what is absent may be in the hands of a worker that has yet to say so.
+            .filter(|out| rebuilt.contains(&out.pool) || engine.pools.is_settled(&out.pool))
+            .map(|out| (out, dispatched(out.task, out.attempt, &out.pool)))
+            .unzip();
         let present = engine.queue.present(&deliveries).await?;
         let commands: Vec<_> = page
-            .iter()
+            .into_iter()
             .zip(present)
             .filter(|(_, present)| !present)
             .map(|(out, _)| {
@@ -85,4 +117,39 @@ pub async fn reconcile(engine: &Engine, after: Duration) -> Result<Reconciled, E
             at_a_time = at_a_time.saturating_mul(2).min(RECONCILE_BATCH_MAX);
         }
     }
+    engine.end_rebuild(rebuilt).await?;
+    Ok(reconciled)
+}
+
+/// Compares again and again: everything now and then, and at once when a queue was emptied.
+pub(super) async fn run(chore: Chore) {
+    let engine = &chore.engine;
+    let mut backoff = Backoff::default();
+    let mut last_at: Option<Instant> = None;
+    while !chore.shutdown.is_cancelled() {
+        let rest = match look(engine, &mut last_at).await {
+            Ok(()) => {
+                backoff = Backoff::default();
+                engine.config.look_at_queue_every
+            }
+            Err(error) => backoff.failed(chore.name(), &error),
+        };
+        chore.rest(rest).await;
+    }
+}
+
+async fn look(engine: &Engine, last_at: &mut Option<Instant>) -> Result<(), EngineError> {
+    let config = &engine.config;
+    engine.compare_pools().await?;
+    if !engine.has_turn("reconcile", config.look_at_queue_every * TURN_LOOKS).await? {
+        return Ok(());
+    }
+    let grace_ms = u64::try_from(config.rebuild_grace.as_millis()).unwrap_or(u64::MAX);
+    let is_due = last_at.is_none_or(|last_at| last_at.elapsed() >= config.reconcile_every);
+    if is_due || !engine.pools.to_rebuild(engine.now(), grace_ms).is_empty() {
+        let reconciled = tick(engine).await?;
+        tracing::trace!(?reconciled, "queue and record were compared");
+        *last_at = Some(Instant::now());
+    }
+    Ok(())
 }

@@ -22,6 +22,9 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// Rest while the earliest of all is due and does not move.
 const STUCK_SLEEP: Duration = Duration::from_millis(250);
 
+/// How long engines leave a wake that is due to the one that stored it, in milliseconds.
+const OTHERS_HAVE_MS: i64 = 250;
+
 /// What a tick did.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Woken {
@@ -73,6 +76,7 @@ pub async fn tick(engine: &Engine) -> Result<Woken, EngineError> {
         stuck.wake_up(now)
     };
     let mut due = engine.store.due(now, TIMER_BATCH_MAX + left_alone).await?;
+    leave_to_others(engine, now, left_alone, &mut due).await?;
     {
         let stuck = engine.stuck.lock().unwrap_or_else(PoisonError::into_inner);
         due.retain(|id| !stuck.is_left_alone(*id));
@@ -114,6 +118,24 @@ pub async fn tick(engine: &Engine) -> Result<Woken, EngineError> {
     Ok(Woken { due: due.len(), moved: moved.len() })
 }
 
+/// Of several engines, the one that stored a wake answers it: were they all to, all but one would work for nothing. The
+/// others look after what is overdue.
+async fn leave_to_others(
+    engine: &Engine,
+    now: Timestamp,
+    left_alone: usize,
+    due: &mut Vec<ExecutionId>,
+) -> Result<(), EngineError> {
+    if !engine.config.shares_record || due.is_empty() || due.iter().all(|id| engine.is_our_wake(*id)) {
+        return Ok(());
+    }
+    let overdue_at = Timestamp::from_millis(now.as_millis().saturating_sub(OTHERS_HAVE_MS));
+    let overdue = engine.store.due(overdue_at, TIMER_BATCH_MAX + left_alone).await?;
+    let overdue: HashSet<ExecutionId> = overdue.into_iter().collect();
+    due.retain(|id| engine.is_our_wake(*id) || overdue.contains(id));
+    Ok(())
+}
+
 /// The attempt that should have been taken by a worker by now, if no other limit of it has come.
 fn late_start(execution: &Execution, now: Timestamp) -> Option<(TaskAttempt, String)> {
     let task = execution.task().filter(|task| {
@@ -149,8 +171,16 @@ async fn started(
 }
 
 impl Engine {
+    /// Whether this engine stored the wake of the execution.
+    fn is_our_wake(&self, id: ExecutionId) -> bool {
+        self.our_wakes.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    }
+
     /// Tells the timer of a wake that it may not know of.
-    pub(crate) fn timer_hint(&self, wake: Timestamp) {
+    pub(crate) fn timer_hint(&self, id: ExecutionId, wake: Timestamp) {
+        if self.config.shares_record {
+            self.our_wakes.lock().unwrap_or_else(PoisonError::into_inner).put(id, ());
+        }
         if self.timer_next.fetch_min(wake.as_millis(), Ordering::SeqCst) > wake.as_millis() {
             self.timer_bell.notify_one();
         }

@@ -4,6 +4,7 @@
 mod executions;
 mod flows;
 mod operations;
+mod plumbing;
 mod record;
 mod starts;
 
@@ -24,7 +25,7 @@ use tower::ServiceExt;
 use record::TestRecord;
 
 /// Any handler type may wait for a worker.
-struct AllHandlers;
+pub(crate) struct AllHandlers;
 
 impl Handlers for AllHandlers {
     fn accepts(&self, _: &str) -> bool {
@@ -96,6 +97,7 @@ impl Server {
             clock,
             entropy: Arc::new(SystemEntropy::new()),
             handlers: Arc::new(AllHandlers),
+            announced: None,
         };
         let engine = Engine::open(deps, EngineConfig::default(), None).await.unwrap();
         Self { router: router(engine.clone(), options), engine, record }

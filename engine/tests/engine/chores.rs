@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use flowmonkey_core::execution::Status;
 use flowmonkey_core::execution::command::Command;
@@ -14,8 +13,8 @@ use flowmonkey_engine::start::{Start, StartFlow};
 use flowmonkey_engine::store::{MemoryStore, PublishedEvent, StoreError};
 use flowmonkey_engine::{CommandError, EngineConfig, EngineError};
 use flowmonkey_plumbing::clock::Clock;
-use flowmonkey_plumbing::queue::LocalQueueLimits;
-use flowmonkey_plumbing::wire::Outcome;
+use flowmonkey_plumbing::queue::{Dispatched, LocalQueueLimits, Taken};
+use flowmonkey_plumbing::wire::{Outcome, ResultMessage};
 use serde_json::json;
 
 use crate::fused::Fused;
@@ -72,9 +71,9 @@ async fn a_result_applied_twice_leaves_one_row() {
     bench.start("work", json!({})).await;
     let task = bench.claim().await.remove(0);
     let mut twice = vec![taken(echo(&task)), taken(echo(&task))];
-    let collected = collector::apply(&bench.engine, &mut twice).await.unwrap();
+    let collected = collector::apply(&bench.engine, "engine", &mut twice).await.unwrap();
     assert_eq!(collected, collector::Collected { applied: 1, refused: 1 });
-    let collected = collector::apply(&bench.engine, &mut vec![taken(echo(&task))]).await.unwrap();
+    let collected = collector::apply(&bench.engine, "engine", &mut vec![taken(echo(&task))]).await.unwrap();
     assert_eq!(collected, collector::Collected { applied: 0, refused: 1 });
     assert_eq!(bench.rows().await.into_values().collect::<Vec<_>>(), [1]);
     assert_eq!(bench.engine.evidence.counts()[&RefusedFor::Finished], 2);
@@ -89,7 +88,7 @@ async fn what_cannot_be_understood_is_kept_as_evidence() {
     let mut nonsense = result(&task, Outcome::Success);
     nonsense.task_id = "nonsense".into();
     let mut results = vec![taken(nonsense), taken(echo(&task))];
-    let collected = collector::apply(&bench.engine, &mut results).await.unwrap();
+    let collected = collector::apply(&bench.engine, "engine", &mut results).await.unwrap();
     assert_eq!(collected, collector::Collected { applied: 1, refused: 1 });
     assert!(results.is_empty());
     assert_eq!(bench.engine.evidence.latest()[0].reason, RefusedFor::Invalid);
@@ -195,7 +194,7 @@ async fn a_full_queue_uses_up_no_attempts() {
 #[tokio::test]
 async fn a_later_delivery_names_the_checkpoint() {
     use flowmonkey_engine::services::EnginePlumbing;
-    use flowmonkey_plumbing::api::Plumbing;
+    use flowmonkey_plumbing::api::{Plumbing, TaskAccess};
 
     let bench = Bench::new().await;
     bench.publish(work()).await;
@@ -203,7 +202,7 @@ async fn a_later_delivery_names_the_checkpoint() {
     let task = bench.claim().await.remove(0);
     assert_eq!(task.checkpoint, None);
     let plumbing = EnginePlumbing::new(bench.engine.clone());
-    let saved = plumbing.save_checkpoint(&task.delivery(), json!({ "at": 41 })).await.unwrap();
+    let saved = plumbing.save_checkpoint(&TaskAccess::from(&task), json!({ "at": 41 })).await.unwrap();
     bench.finish(vec![result(&task, Outcome::Released)]).await;
     collector::tick(&bench.engine).await.unwrap();
     let again = bench.claim().await.remove(0);
@@ -291,6 +290,7 @@ async fn group_commit_keeps_what_was_accepted_and_ends() {
         clock: bench.clock.clone(),
         entropy: Arc::new(flowmonkey_plumbing::ids::SystemEntropy::new()),
         handlers: Arc::new(crate::AllHandlers),
+        announced: None,
     };
     let engine =
         flowmonkey_engine::Engine::open(deps, EngineConfig::default(), Some(&tracker)).await.unwrap();
@@ -309,7 +309,8 @@ async fn group_commit_keeps_what_was_accepted_and_ends() {
     tracker.wait().await;
     assert_eq!(bench.statuses().await, [("waiting_for_worker", 3000)].into());
     assert_eq!(bench.queue_depth().await, 3000);
-    let republished = reconciler::reconcile(&bench.engine, Duration::ZERO).await.unwrap().republished;
+    let republished =
+        reconciler::reconcile(&bench.engine, reconciler::Patience::NONE).await.unwrap().republished;
     assert_eq!(republished, 0);
     assert_eq!(sweeper::tick(&bench.engine).await.unwrap(), sweeper::Swept::default());
     assert_eq!(bench.engine.counters.repairs.load(Ordering::Relaxed), 0);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
-use super::Server;
+use super::{Server, administer};
 
 /// Nobody may connect to it, and so nobody can stand in the way of a copy.
 pub(super) const EMPTY: &str = "template0";
@@ -52,7 +52,8 @@ impl TestDatabase {
 impl Drop for TestDatabase {
     fn drop(&mut self) {
         let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
-        let server = Arc::clone(&self.server);
+        // Only the address: the server must not live on for this.
+        let url = self.server.url("postgres");
         // Best effort, and nobody waits for it: what is left goes with the folder of the server. On a thread, as there may be
         // no runtime, or one that is ending.
         std::thread::spawn(move || {
@@ -60,7 +61,7 @@ impl Drop for TestDatabase {
                 return;
             };
             runtime.block_on(async {
-                drop(tokio::time::timeout(DROP_WITHIN, server.administer(&[sql])).await);
+                drop(tokio::time::timeout(DROP_WITHIN, administer(&url, &[sql])).await);
             });
         });
     }

@@ -79,15 +79,19 @@ impl Server {
         url
     }
 
-    /// Runs statements, one after the other, over a new connection to the database `postgres`.
     pub(crate) async fn administer(&self, statements: &[String]) -> sqlx::Result<()> {
-        let mut connection = PgConnection::connect(&self.url("postgres")).await?;
-        for statement in statements {
-            // Names cannot be parameters in these statements; ours consist of letters, digits and underscores.
-            sqlx::raw_sql(sqlx::AssertSqlSafe(statement.as_str())).execute(&mut connection).await?;
-        }
-        connection.close().await
+        administer(&self.url("postgres"), statements).await
     }
+}
+
+/// Runs statements, one after the other, over a new connection.
+pub(crate) async fn administer(url: &str, statements: &[String]) -> sqlx::Result<()> {
+    let mut connection = PgConnection::connect(url).await?;
+    for statement in statements {
+        // Names cannot be parameters in these statements; ours consist of letters, digits and underscores.
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement.as_str())).execute(&mut connection).await?;
+    }
+    connection.close().await
 }
 
 impl Postgres {

@@ -180,11 +180,11 @@ impl<'a> Pump<'a> {
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), End> {
-        self.to.write_all(bytes).await.map_err(|_| End::Reset)?;
         let count = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         self.counted.1 += count;
+        // Before they go: who has got them finds them counted.
         self.counters.bytes(self.direction).fetch_add(count, Ordering::Relaxed);
-        Ok(())
+        self.to.write_all(bytes).await.map_err(|_| End::Reset)
     }
 
     /// The flow of now; what is waited for afterwards is a later one.

@@ -42,6 +42,12 @@ pub trait Handlers: Send + Sync {
 
     /// Milliseconds: the manifest's default limit of one attempt.
     fn timeout_ms(&self, handler_type: &str) -> Option<u64>;
+
+    /// Where tasks of this type of `execution` go: what is put before the handler type to name the pool. None: nothing.
+    fn route(&self, handler_type: &str, execution: ExecutionId) -> Option<Arc<str>> {
+        let _ = (handler_type, execution);
+        None
+    }
 }
 
 /// What follows from a command.

@@ -171,8 +171,11 @@ pub(super) fn undoing_step(execution: &Execution, world: &World<'_>) -> Option<A
 }
 
 /// The pool whose queue carries the step's tasks.
-pub(super) fn pool(step: &Step) -> String {
-    step.type_name.to_string()
+pub(super) fn pool(step: &Step, execution: &Execution, world: &World<'_>) -> String {
+    match world.handlers.route(&step.type_name, execution.id()) {
+        Some(prefix) => format!("{prefix}{}", step.type_name),
+        None => step.type_name.to_string(),
+    }
 }
 
 /// The context's limits for executions of `flow`.

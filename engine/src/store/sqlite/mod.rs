@@ -148,7 +148,18 @@ impl SqliteStore {
 
     /// Begins a transaction that writes. Dropping it takes everything back.
     async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(|error| self.classify(error))
+        const BEGIN: &str = "BEGIN IMMEDIATE";
+        let begun = match self.writer.begin_with(BEGIN).await {
+            // A write that found no space makes SQLite take the whole transaction back by itself. The driver cannot take it
+            // back once more, and believes for ever that it is open: only another connection can begin anew.
+            Err(sqlx::Error::InvalidSavePointStatement) => {
+                let stuck = self.writer.acquire().await.map_err(|error| self.classify(error))?;
+                stuck.close().await.map_err(|error| self.classify(error))?;
+                self.writer.begin_with(BEGIN).await
+            }
+            begun => begun,
+        };
+        begun.map_err(|error| self.classify(error))
     }
 
     /// Runs one statement that writes; says how many rows it changed.

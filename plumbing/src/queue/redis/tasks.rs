@@ -387,6 +387,8 @@ fn failure_of(delivery: &Delivery, code: &str, message: String, retryable: Optio
         rows: Vec::new(),
         logs: Vec::new(),
         metrics: Metrics::default(),
+        // The token is in the message that could not be read.
+        mac: None,
         metadata: serde_json::Map::new(),
     }
 }

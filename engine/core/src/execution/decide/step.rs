@@ -170,7 +170,7 @@ impl Turn<'_> {
         }
         let scheduled_at = self.now();
         let task_run = TaskRun {
-            pool: encode::pool(step),
+            pool: encode::pool(step, &self.execution, self.world),
             scheduled_at,
             start_by: task.schedule_to_start_ms.map(|millis| scheduled_at.plus(millis)),
             total_by: step.total_timeout_ms.map(|millis| run.began_at.plus(millis)),

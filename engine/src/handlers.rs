@@ -1,0 +1,172 @@
+//! What an engine knows of handlers whose workers are other processes: what they announced; and which tasks its own
+//! process group runs.
+//!
+//! Tasks that run in process go through the same queues, in pools of their own (`embedded/HANDLER`): they are leased,
+//! fenced and found again like all others, and any engine's embedded worker may run them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use flowmonkey_core::execution::Handlers;
+use flowmonkey_core::ids::ExecutionId;
+use flowmonkey_plumbing::queue::WorkerPresence;
+
+use crate::config::UnknownHandler;
+
+/// Put before handler types to name the pools of embedded workers.
+pub const EMBEDDED_POOLS: &str = "embedded/";
+
+/// Handlers that an engine's own process group runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InProcess {
+    /// Of a hundred executions, the tasks of so many go to the queue's own workers; by handler type. Those that are not
+    /// listed: all of them.
+    pub to_queue_percent: BTreeMap<String, u8>,
+    /// Handler types whose tasks run in process while no other worker is there for them.
+    pub fall_back: BTreeSet<String>,
+}
+
+/// Handlers by what workers announced.
+#[derive(Debug)]
+pub struct AnnouncedHandlers {
+    unknown: UnknownHandler,
+    in_process: InProcess,
+    announced: RwLock<Announced>,
+}
+
+#[derive(Debug, Default)]
+struct Announced {
+    /// Handler types that were announced at some time, with the limit of an attempt in milliseconds.
+    known: BTreeMap<String, Option<u64>>,
+    /// Pools that a worker serves now.
+    served: BTreeSet<String>,
+    /// Whether anything has been heard of workers yet.
+    heard: bool,
+}
+
+impl AnnouncedHandlers {
+    /// Nothing is known at first.
+    #[must_use]
+    pub fn new(unknown: UnknownHandler, in_process: InProcess) -> Self {
+        Self { unknown, in_process, announced: RwLock::default() }
+    }
+
+    /// Learns of the workers that are there now.
+    pub fn learn(&self, workers: &[WorkerPresence]) {
+        let mut announced = self.announced.write().unwrap_or_else(PoisonError::into_inner);
+        announced.heard = true;
+        announced.served.clear();
+        for worker in workers {
+            for manifest in &worker.manifests {
+                announced.known.insert(manifest.handler_type.clone(), manifest.timeout_ms);
+            }
+            if !worker.draining {
+                announced.served.extend(worker.pools.iter().cloned());
+            }
+        }
+    }
+
+    fn runs_in_process(&self, handler_type: &str, execution: ExecutionId) -> bool {
+        if let Some(percent) = self.in_process.to_queue_percent.get(handler_type) {
+            // The random bits of the id: an execution keeps its side as the percentage grows.
+            let lot = execution.as_uuid().as_u128() % 100;
+            if lot >= u128::from(*percent) {
+                return true;
+            }
+        }
+        if !self.in_process.fall_back.contains(handler_type) {
+            return false;
+        }
+        let announced = self.announced.read().unwrap_or_else(PoisonError::into_inner);
+        announced.heard && !announced.served.contains(handler_type)
+    }
+}
+
+impl Handlers for AnnouncedHandlers {
+    fn accepts(&self, handler_type: &str) -> bool {
+        match self.unknown {
+            UnknownHandler::Wait => true,
+            UnknownHandler::Fail => {
+                let announced = self.announced.read().unwrap_or_else(PoisonError::into_inner);
+                !announced.heard || announced.known.contains_key(handler_type)
+            }
+        }
+    }
+
+    fn timeout_ms(&self, handler_type: &str) -> Option<u64> {
+        let announced = self.announced.read().unwrap_or_else(PoisonError::into_inner);
+        announced.known.get(handler_type).copied().flatten()
+    }
+
+    fn route(&self, handler_type: &str, execution: ExecutionId) -> Option<Arc<str>> {
+        self.runs_in_process(handler_type, execution).then(|| EMBEDDED_POOLS.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flowmonkey_plumbing::manifest::Manifest;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn id(number: u128) -> ExecutionId {
+        ExecutionId::from_uuid(Uuid::from_u128(number))
+    }
+
+    fn worker(handler_type: &str, draining: bool) -> WorkerPresence {
+        WorkerPresence {
+            pools: vec![handler_type.into()],
+            draining,
+            manifests: vec![Manifest {
+                handler_type: handler_type.into(),
+                timeout_ms: Some(7),
+                ..Manifest::default()
+            }],
+            ..WorkerPresence::default()
+        }
+    }
+
+    #[test]
+    fn a_share_of_the_executions_goes_to_the_queue_and_stays_there() {
+        let share = |percent| {
+            let to_queue_percent = BTreeMap::from([("http-request".to_owned(), percent)]);
+            let in_process = InProcess { to_queue_percent, ..InProcess::default() };
+            let handlers = AnnouncedHandlers::new(UnknownHandler::Wait, in_process);
+            let queued = (0..1000).filter(|one| handlers.route("http-request", id(*one)).is_none());
+            queued.collect::<BTreeSet<u128>>()
+        };
+        let shares = [0, 10, 50, 100].map(share);
+        assert_eq!(shares.each_ref().map(BTreeSet::len), [0, 100, 500, 1000]);
+        assert!(shares.is_sorted_by(|fewer, more| fewer.is_subset(more)));
+        let handlers = AnnouncedHandlers::new(UnknownHandler::Wait, InProcess::default());
+        assert_eq!(handlers.route("http-request", id(1)), None);
+    }
+
+    #[test]
+    fn tasks_fall_back_only_while_nobody_else_is_there() {
+        let fall_back = BTreeSet::from(["transform".to_owned()]);
+        let in_process = InProcess { fall_back, ..InProcess::default() };
+        let handlers = AnnouncedHandlers::new(UnknownHandler::Wait, in_process);
+        let route = |handler_type| handlers.route(handler_type, id(1)).is_some();
+        assert!(!route("transform"), "nothing has been heard yet");
+        handlers.learn(&[]);
+        assert!(route("transform"));
+        assert!(!route("email"));
+        handlers.learn(&[worker("transform", false)]);
+        assert!(!route("transform"));
+        handlers.learn(&[worker("transform", true)]);
+        assert!(route("transform"));
+    }
+
+    #[test]
+    fn handlers_are_known_once_they_were_announced() {
+        let handlers = AnnouncedHandlers::new(UnknownHandler::Fail, InProcess::default());
+        assert!(handlers.accepts("email"), "before anything was heard nothing is unknown");
+        handlers.learn(&[worker("email", false)]);
+        handlers.learn(&[]);
+        assert!(handlers.accepts("email"));
+        assert_eq!(handlers.timeout_ms("email"), Some(7));
+        assert!(!handlers.accepts("other"));
+    }
+}

@@ -1,0 +1,154 @@
+//! What this engine knows of pools: which there are, and whether their queues are what the record says they are.
+//!
+//! The record holds a generation per pool, the queue mirrors it. A queue without it, or with another one, has been emptied,
+//! replaced or restored: it is rebuilt from the record before it gets the record's generation. Workers that see it change
+//! re-assert the leases of what they run; until they have had the time for that, what is absent from such a queue is not
+//! taken for lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use flowmonkey_core::time::Timestamp;
+
+use crate::engine::{Engine, EngineError};
+
+/// The generation of a queue that is being rebuilt. Should the queue be emptied once more meanwhile, it is gone.
+const REBUILDING: u64 = 0;
+
+/// Pools that this engine has met.
+#[derive(Default)]
+pub(crate) struct Pools(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    /// The servers that the generations are of.
+    server_id: Option<String>,
+    pools: BTreeMap<String, Pool>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Pool {
+    /// The record's; none: not asked yet.
+    generation: Option<u64>,
+    /// Since when its queue has not had the record's generation; none: it has.
+    unsettled_since: Option<Timestamp>,
+    /// Whether its queue has been compared at all.
+    compared: bool,
+}
+
+impl Pools {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that there is such a pool.
+    pub(crate) fn note<'a>(&self, pools: impl IntoIterator<Item = &'a str>) {
+        let mut known = self.known();
+        for pool in pools {
+            if !known.pools.contains_key(pool) {
+                known.pools.insert(pool.to_owned(), Pool::default());
+            }
+        }
+    }
+
+    /// Pools whose queues have not had the record's generation for so long that their workers have re-asserted what they
+    /// run.
+    pub(crate) fn to_rebuild(&self, now: Timestamp, grace_ms: u64) -> BTreeSet<String> {
+        let due = |pool: &Pool| pool.unsettled_since.is_some_and(|since| since.plus(grace_ms) <= now);
+        let known = self.known();
+        known.pools.iter().filter(|(_, pool)| due(pool)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether something absent from the pool's queue is missing for certain.
+    pub(crate) fn is_settled(&self, pool: &str) -> bool {
+        self.known().pools.get(pool).is_some_and(|pool| pool.compared && pool.unsettled_since.is_none())
+    }
+
+    fn unasked(&self, server_id: &str) -> Vec<String> {
+        let mut known = self.known();
+        if known.server_id.as_deref() != Some(server_id) {
+            known.server_id = Some(server_id.to_owned());
+            for pool in known.pools.values_mut() {
+                pool.generation = None;
+            }
+        }
+        let unasked = known.pools.iter().filter(|(_, pool)| pool.generation.is_none());
+        unasked.map(|(name, _)| name.clone()).collect()
+    }
+
+    fn answered(&self, server_id: &str, pool: &str, generation: u64) {
+        let mut known = self.known();
+        if known.server_id.as_deref() == Some(server_id)
+            && let Some(pool) = known.pools.get_mut(pool)
+        {
+            pool.generation = Some(generation);
+        }
+    }
+
+    fn asked(&self) -> Vec<(String, u64)> {
+        let known = self.known();
+        known.pools.iter().filter_map(|(name, pool)| Some((name.clone(), pool.generation?))).collect()
+    }
+
+    fn compared(&self, pool: &str, wanted: u64, found: Option<u64>, now: Timestamp) {
+        let mut known = self.known();
+        let Some(pool_state) = known.pools.get_mut(pool) else { return };
+        let is_new = !pool_state.compared;
+        pool_state.compared = true;
+        if found == Some(wanted) {
+            pool_state.unsettled_since = None;
+        } else if pool_state.unsettled_since.is_none() {
+            if !is_new || wanted > 1 {
+                tracing::warn!(pool, wanted, ?found, "the queue was emptied or replaced; it is rebuilt");
+            }
+            pool_state.unsettled_since = Some(now);
+        }
+    }
+}
+
+impl Engine {
+    /// Compares the generations of all pools that this engine knows.
+    pub(crate) async fn compare_pools(&self) -> Result<(), EngineError> {
+        let server_id = self.queue.server_id().await?;
+        for pool in self.pools.unasked(&server_id) {
+            let generation = self.store.pool_generation(&pool, &server_id).await?;
+            self.pools.answered(&server_id, &pool, generation);
+        }
+        let (names, wanted): (Vec<String>, Vec<u64>) = self.pools.asked().into_iter().unzip();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let found = self.queue.generations(&names).await?;
+        let now = self.now();
+        for ((pool, wanted), found) in names.iter().zip(wanted).zip(found) {
+            self.pools.compared(pool, wanted, found, now);
+        }
+        Ok(())
+    }
+
+    /// Marks the queues of `pools` as being rebuilt.
+    pub(crate) async fn begin_rebuild(&self, pools: &BTreeSet<String>) -> Result<(), EngineError> {
+        for pool in pools {
+            self.queue.set_generation(pool, REBUILDING).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the queues of `pools`, which have been rebuilt, the record's generation; not those that were emptied again
+    /// meanwhile.
+    pub(crate) async fn end_rebuild(&self, pools: BTreeSet<String>) -> Result<(), EngineError> {
+        let names: Vec<String> = pools.into_iter().collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let wanted: BTreeMap<String, u64> = self.pools.asked().into_iter().collect();
+        for (pool, found) in names.iter().zip(self.queue.generations(&names).await?) {
+            if found == Some(REBUILDING)
+                && let Some(generation) = wanted.get(pool)
+            {
+                self.queue.set_generation(pool, *generation).await?;
+            }
+        }
+        self.compare_pools().await
+    }
+}
