@@ -263,6 +263,36 @@ async fn heartbeats_have_their_own_connection_in_each_runtime() {
     }
 }
 
+/// A worker that stops waiting, because it ends or has work of its own, does not take rings away from the others.
+#[tokio::test]
+async fn a_worker_that_stops_waiting_leaves_the_bells_to_others() {
+    let server = private_server(&[]).await;
+    let (leaving, staying) = (options(server.url()), options(server.url()));
+    let staying = RedisOptions { prefix: leaving.prefix.clone(), ..staying };
+    let (leaving, staying) = (queue_with(leaving).await.0, queue_with(staying).await.0);
+    let blocked = async || {
+        let info: String = redis::from_redis_value(server.command(&["INFO", "clients"]).await).unwrap();
+        let line = info.lines().find_map(|line| line.strip_prefix("blocked_clients:")).unwrap().to_owned();
+        line.trim().parse::<u64>().unwrap()
+    };
+    let pools = ["a".to_owned()];
+    let waiting = async {
+        loop {
+            leaving.wait_for_tasks(&pools).await;
+        }
+    };
+    tokio::select! {
+        () = waiting => {}
+        () = wait_until("it waits", PATIENCE, async || blocked().await == 1) => {}
+    }
+    wait_until("nobody waits", PATIENCE, async || blocked().await == 0).await;
+    let hears = tokio::time::timeout(PATIENCE, staying.wait_for_tasks(&pools));
+    let (heard, pushed) = tokio::join!(hears, leaving.push(vec![long_task("t")]));
+    heard.unwrap();
+    pushed.unwrap();
+    assert_eq!(claimed(&staying, "w", 1).await, ["t"]);
+}
+
 /// An engine that is not heard of any more loses what it took to those that are.
 #[tokio::test]
 async fn results_of_engines_that_fell_silent_are_adopted() {

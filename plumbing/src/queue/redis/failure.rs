@@ -85,6 +85,11 @@ impl RedisFailure {
         matches!(self, Self::Command { source, .. } if has_code(source, "WRONGTYPE"))
     }
 
+    /// Whether Redis takes no more.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self, Self::Command { source, .. } if has_code(source, "OOM"))
+    }
+
     /// The error of the queue; `entry` is what was worked on.
     pub(super) fn into_queue_error(self, entry: &str) -> QueueError {
         match &self {
