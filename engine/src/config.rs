@@ -42,6 +42,8 @@ pub const FLOWS_CACHED_MAX: usize = 1024;
 pub const JOINS_CACHED_MAX: usize = 64;
 /// Wakes that an engine which shares its record knows to be its own; others are answered a little later.
 pub const OUR_WAKES_MAX: usize = 16_384;
+/// Bytes of such items, and of the contexts at the fan-outs, each. One fan-out is kept whatever it weighs.
+pub const JOINS_CACHED_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Due executions that did not move, which the timer remembers, so that they are not in the way of others.
 pub const STUCK_TIMERS_MAX: usize = 10_000;
 /// How long the timer leaves an execution alone that was due and did not move.

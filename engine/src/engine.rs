@@ -24,7 +24,7 @@ use crate::chores::timer::Stuck;
 use crate::commit::Committer;
 use crate::config::{
     DATASETS_CACHED_MAX, EngineConfig, HOT_CONTEXT_BYTES_MAX, HOT_EXECUTIONS_MAX, HOT_EXTRAS_MAX,
-    JOINS_CACHED_MAX, OUR_WAKES_MAX,
+    JOINS_CACHED_BYTES_MAX, JOINS_CACHED_MAX, OUR_WAKES_MAX,
 };
 use crate::evidence::Evidence;
 use crate::flows::FlowCache;
@@ -33,6 +33,7 @@ use crate::pools::Pools;
 use crate::store::{Store, StoreError};
 use crate::tokens::{RESUME_KEY, ResumeTokens, SIGNING_KEY_BYTES, TASK_KEY};
 use crate::watch::Watchers;
+use crate::weighed::{WeighedCache, join_bytes, snapshot_bytes};
 
 /// What the engine stands on.
 #[derive(Clone)]
@@ -128,7 +129,7 @@ pub struct Engine {
     pub evidence: Evidence,
     /// Rung when a wake may be earlier than the timer thinks.
     pub(crate) timer_bell: Notify,
-    /// The earliest wake that the timer knows of, as milliseconds.
+    /// When the timer looks again by itself, as milliseconds.
     pub(crate) timer_next: AtomicI64,
     /// Rung when events were published.
     pub(crate) event_bell: Notify,
@@ -149,8 +150,8 @@ pub struct Engine {
     hot: Mutex<LruCache<ExecutionId, Arc<Execution>>>,
     /// Read lately; they do not change any more.
     pub(crate) datasets: Mutex<LruCache<DatasetReference, Dataset>>,
-    joins: Mutex<LruCache<(ExecutionId, u32), Arc<JoinSpec>>>,
-    snapshots: Mutex<LruCache<(ExecutionId, u32), Arc<Snapshot>>>,
+    joins: Mutex<WeighedCache<(ExecutionId, u32), Arc<JoinSpec>>>,
+    snapshots: Mutex<WeighedCache<(ExecutionId, u32), Arc<Snapshot>>>,
 }
 
 /// Something that is being worked on.
@@ -224,8 +225,8 @@ impl Engine {
             our_wakes,
             hot: cache(HOT_EXECUTIONS_MAX),
             datasets: cache(DATASETS_CACHED_MAX),
-            joins: cache(JOINS_CACHED_MAX),
-            snapshots: cache(JOINS_CACHED_MAX),
+            joins: Mutex::new(WeighedCache::new(JOINS_CACHED_MAX, JOINS_CACHED_BYTES_MAX)),
+            snapshots: Mutex::new(WeighedCache::new(JOINS_CACHED_MAX, JOINS_CACHED_BYTES_MAX)),
         }))
     }
 
@@ -372,8 +373,14 @@ impl Engine {
 
     pub(crate) fn keep_join(&self, spec: &Arc<JoinSpec>) {
         let key = (spec.parent, spec.join);
-        self.snapshots.lock().unwrap_or_else(PoisonError::into_inner).put(key, spec.snapshot.clone());
-        self.joins.lock().unwrap_or_else(PoisonError::into_inner).put(key, spec.clone());
+        self.keep_snapshot(key, &spec.snapshot);
+        let bytes = join_bytes(spec);
+        self.joins.lock().unwrap_or_else(PoisonError::into_inner).put(key, spec.clone(), bytes);
+    }
+
+    fn keep_snapshot(&self, key: (ExecutionId, u32), snapshot: &Arc<Snapshot>) {
+        let bytes = snapshot_bytes(snapshot);
+        self.snapshots.lock().unwrap_or_else(PoisonError::into_inner).put(key, snapshot.clone(), bytes);
     }
 
     pub(crate) fn forget_join(&self, parent: ExecutionId, join: u32) {
@@ -390,7 +397,7 @@ impl Engine {
         }
         let snapshot = self.store.snapshot(parent.execution, parent.join).await?;
         if let Some(snapshot) = &snapshot {
-            self.snapshots.lock().unwrap_or_else(PoisonError::into_inner).put(key, snapshot.clone());
+            self.keep_snapshot(key, snapshot);
         }
         Ok(snapshot)
     }

@@ -123,7 +123,6 @@ fn registry(concurrency: Option<u32>) -> Result<Registry, CliError> {
         allow_command: Vec::new(),
         smtp: None,
         ca_files: Vec::new(),
-        durability: Durability::Full,
     };
     let mut registry = handlers::registry(&stock)?;
     let ours: [Arc<dyn Handler>; 3] = [

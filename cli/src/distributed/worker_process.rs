@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowmonkey_plumbing::clock::SystemClock;
-use flowmonkey_plumbing::http::HttpPlumbing;
+use flowmonkey_plumbing::http::{HttpPlumbing, HttpPlumbingConfig};
 use flowmonkey_plumbing::ids::{Entropy, SystemEntropy};
 use flowmonkey_plumbing::queue::redis::RedisQueue;
 use flowmonkey_worker::{DrainReport, Registry, Worker, WorkerConfig, WorkerHandle};
@@ -15,8 +15,8 @@ use crate::args::WorkerArgs;
 use crate::embedded::handlers;
 use crate::errors::CliError;
 
-/// How long exchanges with the queue may take to end.
-const QUEUE_CLOSE_MAX: Duration = Duration::from_secs(5);
+/// How long exchanges with queue and engines may take to end.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
 
 /// A running worker.
 pub(crate) struct WorkerProcess {
@@ -26,6 +26,7 @@ pub(crate) struct WorkerProcess {
     pub(crate) handler_types: Vec<String>,
     handle: WorkerHandle,
     queue: Arc<RedisQueue>,
+    plumbing: Arc<HttpPlumbing>,
 }
 
 impl WorkerProcess {
@@ -45,22 +46,22 @@ impl WorkerProcess {
         let config = WorkerConfig {
             concurrency: args.handlers.concurrency.map_or_else(default_concurrency, |given| given as usize),
             heartbeat_ms: args.heartbeat_ms,
-            spill_dir: args.spill_dir.clone(),
             pool_prefix: args.region.as_ref().map_or_else(String::new, |region| format!("{region}/")),
             ..WorkerConfig::new(name.clone())
         };
-        let plumbing =
-            HttpPlumbing::new(&args.engines).map_err(|error| CliError::Usage(error.to_string()))?;
-        let worker = Worker::new(config, registry, queue.clone(), Arc::new(plumbing), Arc::new(SystemClock))
+        let plumbing = HttpPlumbing::new(HttpPlumbingConfig::new(&args.engines));
+        let plumbing = Arc::new(plumbing.map_err(|error| CliError::Usage(error.to_string()))?);
+        let worker = Worker::new(config, registry, queue.clone(), plumbing.clone(), Arc::new(SystemClock))
             .map_err(|error| CliError::Usage(error.to_string()))?;
         let handle = worker.start().map_err(CliError::io("cannot start the worker"))?;
-        Ok(Self { name, handler_types, handle, queue })
+        Ok(Self { name, handler_types, handle, queue, plumbing })
     }
 
     /// Claims no more, lets what runs end within `grace`, and gives back the rest.
     pub(crate) async fn close(self, grace: Duration) -> DrainReport {
         let report = self.handle.drain(grace).await;
-        self.queue.close(QUEUE_CLOSE_MAX).await;
+        self.plumbing.close(CLOSE_MAX).await;
+        self.queue.close(CLOSE_MAX).await;
         report
     }
 }
