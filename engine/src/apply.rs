@@ -300,6 +300,8 @@ impl Engine {
                     }
                 }
             }
+            // Decided: what was read for it is let go, however many others are in the batch.
+            around.datasets = Datasets::default();
             match decision {
                 Some(one) => {
                     repeatable.push(commands);

@@ -71,7 +71,13 @@ impl Aftermath {
                     if execution.task().is_some_and(|task| {
                         task.run.task == draft.task.number && task.run.attempt == draft.attempt
                     }) {
-                        self.publish.push(task_message(*draft, execution, &engine.config, now));
+                        self.publish.push(task_message(
+                            *draft,
+                            execution,
+                            &engine.config,
+                            &engine.task_tokens,
+                            now,
+                        ));
                     }
                 }
                 Effect::CancelTask { task, attempt, pool } => {

@@ -65,7 +65,8 @@ impl Embedded {
     /// When the record cannot be opened.
     pub(crate) async fn open(folder: &Path, durability: Durability, concurrency: usize) -> Result<Self> {
         let options = SqliteOptions { durability, ..SqliteOptions::default() };
-        let store = SqliteStore::open(&folder.join("flowmonkey.db"), options).await?;
+        // As the command does it under the lock of its data directory.
+        let store = SqliteStore::open(&folder.join("flowmonkey.db"), options).await?.alone();
         let clock = Arc::new(SystemClock);
         let queue = Arc::new(LocalQueue::new(clock.clone(), LocalQueueLimits::default()));
         let tracker = TaskTracker::new();

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress};
+use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress, TaskAccess};
 use flowmonkey_plumbing::manifest::Manifest;
-use flowmonkey_plumbing::queue::Delivery;
 use flowmonkey_plumbing::wire::{
     ContextOperation, Cost, LogLevel, TableRow, TaskError, TaskEvent, TaskMessage,
 };
@@ -30,7 +29,7 @@ pub struct Task {
     pub message: TaskMessage,
     /// Ends when the task should stop: cancelled, lease lost, out of time, or the worker drains.
     pub cancelled: CancellationToken,
-    pub(crate) delivery: Delivery,
+    pub(crate) access: TaskAccess,
     pub(crate) plumbing: Arc<dyn Plumbing>,
     pub(crate) journal: Arc<crate::journal::Journal>,
 }
@@ -65,7 +64,7 @@ impl Task {
     /// # Errors
     /// [`PlumbingError::Stale`] when another attempt has taken over; the handler should stop.
     pub async fn save_checkpoint(&self, data: Value) -> Result<Checkpoint, PlumbingError> {
-        self.plumbing.save_checkpoint(&self.delivery, data).await
+        self.plumbing.save_checkpoint(&self.access, data).await
     }
 
     /// The last checkpoint of this task.
@@ -73,7 +72,7 @@ impl Task {
     /// # Errors
     /// When the engine cannot be reached or the attempt is stale.
     pub async fn load_checkpoint(&self) -> Result<Option<Checkpoint>, PlumbingError> {
-        self.plumbing.load_checkpoint(&self.delivery).await
+        self.plumbing.load_checkpoint(&self.access).await
     }
 
     /// Reports progress, 0 to 100. Never waits.
@@ -83,13 +82,13 @@ impl Task {
             message: message.into(),
             estimated_completion: None,
         };
-        self.plumbing.progress(&self.delivery, progress);
+        self.plumbing.progress(&self.access, progress);
     }
 
     /// Writes a log line of the task. Never waits; past the limit of lines, the rest is counted.
     pub fn log(&self, level: LogLevel, message: impl Into<String>) {
         if let Some(line) = self.journal.log(level, message.into()) {
-            self.plumbing.log(&self.delivery, &line);
+            self.plumbing.log(&self.access, &line);
         }
     }
 

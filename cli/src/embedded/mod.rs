@@ -102,7 +102,8 @@ impl Embedded {
             Durability::Relaxed => store::Durability::Relaxed,
         };
         let sqlite = SqliteOptions { durability, ..SqliteOptions::default() };
-        let store = Arc::new(SqliteStore::open(&data_dir::database(dir.path()), sqlite).await?);
+        // The lock of the directory keeps others away.
+        let store = Arc::new(SqliteStore::open(&data_dir::database(dir.path()), sqlite).await?.alone());
         let clock = Arc::new(SkippingClock::default());
         // Leases run on the wall clock, whatever the executions' time is.
         let queue = Arc::new(LocalQueue::new(Arc::new(SystemClock), LocalQueueLimits::default()));

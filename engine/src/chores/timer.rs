@@ -15,6 +15,7 @@ use super::{Backoff, Chore};
 use crate::apply::CommandOutcome;
 use crate::config::{STUCK_TIMER_REST, STUCK_TIMERS_MAX, TIMER_BATCH_MAX};
 use crate::engine::{Engine, EngineError};
+use crate::store::StoreError;
 use crate::wire::dispatched;
 
 /// Longest sleep, should a wake have been stored by another engine.
@@ -88,7 +89,15 @@ pub async fn tick(engine: &Engine) -> Result<Woken, EngineError> {
     let ids: BTreeSet<ExecutionId> = due.iter().copied().collect();
     let mut late = Vec::new();
     let mut commands: Vec<(ExecutionId, Command)> = Vec::with_capacity(due.len());
-    for (execution, _) in engine.hot(&ids, &BTreeSet::new()).await? {
+    let found = match engine.hot(&ids, &BTreeSet::new()).await {
+        // Asked for alone, it is said to be corrupt; among others it is left out. Either way it must not hold up others.
+        Err(error @ (StoreError::Corrupt { .. } | StoreError::Internal { .. })) if ids.len() == 1 => {
+            tracing::error!(%error, "an execution that is due cannot be read");
+            Vec::new()
+        }
+        found => found?,
+    };
+    for (execution, _) in found {
         match late_start(&execution, now) {
             Some((attempt, pool)) => late.push((execution.task_id(attempt.task), attempt, pool)),
             None => commands.push((execution.id(), Command::Wake)),
@@ -214,12 +223,14 @@ pub(super) async fn run(chore: Chore) {
 }
 
 fn sleep_until(engine: &Engine, next: Option<Timestamp>, looked_at: Timestamp) -> Duration {
-    let Some(next) = next else { return SLEEP_MAX };
-    if next <= looked_at {
+    if next.is_some_and(|next| next <= looked_at) {
         // It was due already when the tick looked, and did not move. What is due behind it is not known, so the look is
         // repeated, but not in a busy loop.
         return STUCK_SLEEP;
     }
-    engine.timer_next.fetch_min(next.as_millis(), Ordering::SeqCst);
-    Duration::from_millis(next.since(engine.now()).max(1)).min(SLEEP_MAX)
+    // What is due after the next look is found by it: the timer need not be told, and read the record, with every start.
+    let last = looked_at.plus(u64::try_from(SLEEP_MAX.as_millis()).unwrap_or(u64::MAX));
+    let look = next.map_or(last, |next| next.min(last));
+    engine.timer_next.fetch_min(look.as_millis(), Ordering::SeqCst);
+    Duration::from_millis(look.since(engine.now()).max(1)).min(SLEEP_MAX)
 }

@@ -8,6 +8,7 @@ mod crashes;
 mod datasets;
 mod fans;
 mod fused;
+mod origins;
 mod races;
 
 use std::collections::BTreeMap;
@@ -271,6 +272,7 @@ pub(crate) fn result(task: &TaskMessage, outcome: Outcome) -> ResultMessage {
         logs: Vec::new(),
         metrics: Metrics::default(),
         metadata: serde_json::Map::new(),
+        mac: None,
     }
 }
 
