@@ -8,6 +8,8 @@ use crate::workload::{FLOWS, start_mix};
 async fn everything_ends_when_nothing_goes_wrong() {
     let system = System::start(Options::default()).await;
     system.publish(FLOWS).await;
+    let workers = system.get("/v1/workers").await;
+    assert_eq!(workers["items"].as_array().unwrap().len(), 2, "{workers}");
     let mut books = Books::default();
     for round in 0..4 {
         start_mix(&system, &mut books, round).await;
