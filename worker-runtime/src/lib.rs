@@ -2,6 +2,7 @@
 //!
 //! Architecture invariant: this crate knows the queue and the plumbing APIs, never the engine or its store.
 
+mod announce;
 mod backoff;
 pub mod child;
 mod claim;

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::announce::ANNOUNCE_LIMIT;
 use crate::claim::Claimer;
 use crate::config::{WorkerConfig, WorkerConfigError};
 use crate::metrics::WorkerMetrics;
@@ -44,6 +45,10 @@ pub(crate) struct Shared {
     pub(crate) draining: CancellationToken,
     /// Cancelled: leases are no longer kept.
     pub(crate) heartbeats_end: CancellationToken,
+    /// Cancelled: the worker was announced, or that has failed once.
+    pub(crate) announced: CancellationToken,
+    /// Cancelled: nothing of the worker calls the queue any more.
+    pub(crate) retired: CancellationToken,
 }
 
 impl Worker {
@@ -73,6 +78,8 @@ impl Worker {
             reporter: TaskTracker::new(),
             draining: CancellationToken::new(),
             heartbeats_end: CancellationToken::new(),
+            announced: CancellationToken::new(),
+            retired: CancellationToken::new(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -166,6 +173,9 @@ impl WorkerHandle {
             tracing::warn!(attempts = shared.running.len(), "the drain ended before everything was reported");
         }
         shared.heartbeats_end.cancel();
+        if timeout(2 * ANNOUNCE_LIMIT, shared.retired.cancelled()).await.is_err() {
+            tracing::warn!("the worker's end could not be announced in time");
+        }
         DrainReport {
             finished: ended() - ended_before,
             stopped: metrics.stopped.get() - stopped_before,

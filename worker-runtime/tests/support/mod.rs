@@ -82,9 +82,9 @@ pub(crate) struct Probe {
     pub(crate) failing_finishes: AtomicUsize,
     /// Whether a failing `finish` reaches the queue before its answer is lost.
     pub(crate) finish_answers_get_lost: AtomicBool,
-    /// Calls of `extend` fail.
+    /// Calls of `extend` and `reassert` fail.
     pub(crate) failing_extends: AtomicBool,
-    /// Calls of `extend` so far.
+    /// Calls of `extend` and `reassert` so far.
     pub(crate) extends: watch::Sender<usize>,
     /// Calls of `finish` that were accepted, by size.
     pub(crate) finished: Mutex<Vec<usize>>,
@@ -181,7 +181,13 @@ impl TaskQueue for Probe {
     }
 
     async fn reassert(&self, pool: &str, worker: &str, leases: &[Lease]) -> Result<Extended, QueueError> {
-        self.queue.reassert(pool, worker, leases).await
+        let answer = if self.failing_extends.load(Ordering::SeqCst) {
+            Err(unavailable())
+        } else {
+            self.queue.reassert(pool, worker, leases).await
+        };
+        self.extends.send_modify(|count| *count += 1);
+        answer
     }
 
     async fn announce(&self, presence: &WorkerPresence) -> Result<(), QueueError> {
