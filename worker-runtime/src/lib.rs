@@ -14,9 +14,11 @@ pub mod manifest_file;
 mod metrics;
 pub mod registry;
 mod report;
+mod route;
 mod run;
 mod running;
 mod runtime;
+mod spill;
 mod testing;
 
 pub use child::{ChildHandler, ChildHandlerError};
@@ -25,6 +27,7 @@ pub use handler::{Completion, Failure, Handler, Task, Wait};
 pub use manifest_file::{ManifestError, load_manifests};
 pub use metrics::{Counter, WorkerMetrics};
 pub use registry::{Registry, RegistryError};
+pub use route::{ResultRoute, RouteError, Routed, UnsentResult};
 pub use runtime::{DrainReport, Worker, WorkerHandle};
 
 /// A time in milliseconds since the Unix epoch as RFC 3339, in UTC.
