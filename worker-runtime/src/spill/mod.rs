@@ -259,7 +259,6 @@ impl Spill {
 
     /// Moves a file that is no result out of the way.
     fn put_aside(&self, path: &Path, reason: &str) {
-        self.metrics.spill_corrupt.add(1);
         let corrupt = self.root.join(CORRUPT);
         let moved = make_folder(&corrupt).and_then(|()| {
             let owner = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
@@ -272,6 +271,7 @@ impl Spill {
                 tracing::error!(path = %path.display(), reason, %error, "a spilled result is left where it is");
             }
         }
+        self.metrics.spill_corrupt.add(1);
     }
 
     /// To whom there is something to send.

@@ -131,10 +131,11 @@ async fn send_group(
         for (_, unsent) in &taken {
             shared.running.remove(&unsent.result.delivery());
         }
-        shared.metrics.unspilled.add(taken.len());
+        let count = taken.len();
         let (names, of): (Vec<String>, _) =
             (taken.into_iter().map(|(name, _)| name).collect(), group.clone());
         blocking(spill, move |spill| spill.delete(&of, &names)).await;
+        shared.metrics.unspilled.add(count);
         if retry.not_before.is_some() || shared.heartbeats_end.is_cancelled() {
             return;
         }

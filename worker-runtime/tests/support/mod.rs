@@ -1,5 +1,3 @@
-#![allow(dead_code, reason = "each test program uses a part")]
-
 //! What the worker's tests share: handlers from closures, a queue that can be made to fail, and plumbing that remembers.
 
 use std::future::Future;
