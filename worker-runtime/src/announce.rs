@@ -54,8 +54,10 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         // Well or not: from here on tasks may be claimed.
         shared.announced.cancel();
         tokio::select! {
-            () = shared.heartbeats_end.cancelled() => break,
+            // A drain that has nothing to wait for is seen all the same.
+            biased;
             () = shared.draining.cancelled(), if !presence.draining => {}
+            () = shared.heartbeats_end.cancelled() => break,
             () = tokio::time::sleep(wait) => {}
         }
     }
