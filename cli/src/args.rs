@@ -67,6 +67,15 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Run an engine with workers and the HTTP API in this directory
     Dev(DevArgs),
+    /// Run an engine over Postgres and Redis; any number of them share the work
+    Engine(Box<EngineArgs>),
+    /// Run handlers for engines, over Redis
+    Worker(Box<WorkerArgs>),
+    /// Bring the record's schema in Postgres up to date
+    #[command(
+        after_help = "Example:\n  flowmonkey migrate --database postgres://flowmonkey@localhost/flowmonkey"
+    )]
+    Migrate(DatabaseArgs),
     /// Audit the packages that this program is built from, and write a report
     Demo(DemoArgs),
     /// Check, draw and describe flows
@@ -137,9 +146,9 @@ pub(crate) struct HandlerArgs {
     /// Mail server of the handler `email`: smtp://, smtp+starttls:// or smtps://[USER:PASSWORD@]HOST[:PORT]
     #[arg(long, value_name = "URL", env = "FLOWMONKEY_SMTP", hide_env_values = true)]
     pub(crate) smtp: Option<String>,
-    /// How much a power cut may lose
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) durability: Durability,
+    /// Certificates (PEM) of authorities that HTTP requests and mails trust besides the public ones
+    #[arg(long = "ca-file", value_name = "FILE")]
+    pub(crate) ca_files: Vec<PathBuf>,
 }
 
 /// `flowmonkey run`.
@@ -173,6 +182,9 @@ pub(crate) struct RunArgs {
     /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: Output,
+    /// How much a power cut may lose
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) durability: Durability,
     #[command(flatten)]
     pub(crate) handlers: HandlerArgs,
 }
@@ -197,6 +209,9 @@ pub(crate) struct DevArgs {
     /// Publish the flow files of this directory, now and when they change
     #[arg(long, value_name = "DIR")]
     pub(crate) flows: Option<PathBuf>,
+    /// How much a power cut may lose
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) durability: Durability,
     #[command(flatten)]
     pub(crate) handlers: HandlerArgs,
 }
@@ -235,6 +250,9 @@ pub(crate) enum FlowCommand {
         /// Flow files, or `-` for standard input
         #[arg(required = true, value_name = "FILE")]
         files: Vec<String>,
+        /// Manifests of the handlers that the flows use: a `configSchema` in one is checked, as those of the stock handlers are
+        #[arg(long = "handlers", value_name = "FILE")]
+        manifests: Vec<PathBuf>,
         /// How issues are printed
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
@@ -450,4 +468,146 @@ mod tests {
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
     }
+}
+
+/// The record of engines that share it.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DatabaseArgs {
+    /// The record: postgres://USER:PASSWORD@HOST:PORT/DATABASE[?sslmode=verify-full&sslrootcert=FILE]
+    #[arg(long, value_name = "URL", env = "FLOWMONKEY_DATABASE", hide_env_values = true)]
+    pub(crate) database: String,
+    /// What pools the connections between here and Postgres
+    #[arg(long, value_enum, default_value_t, env = "FLOWMONKEY_POOLER")]
+    pub(crate) pooler: Pooler,
+    /// Leave the schema as it is; one that is too old is then an error
+    #[arg(long, env = "FLOWMONKEY_NO_MIGRATE")]
+    pub(crate) no_migrate: bool,
+}
+
+/// What stands between an engine and Postgres.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pooler {
+    /// Nothing, or a pooler of whole sessions
+    #[default]
+    None,
+    /// A pooler of transactions that knows prepared statements (`PgBouncer` 1.21 and later)
+    Transaction,
+    /// A pooler of transactions that does not
+    TransactionUnnamed,
+}
+
+/// The queues.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RedisArgs {
+    /// The queues: redis://, redis+sentinel://HOST,HOST/PRIMARY or redis+cluster://; rediss… for TLS
+    #[arg(long, value_name = "URL", env = "FLOWMONKEY_REDIS", hide_env_values = true)]
+    pub(crate) redis: String,
+    /// Begins the names of all keys, so that several systems can share a Redis
+    #[arg(long, value_name = "PREFIX", default_value = "flowmonkey", env = "FLOWMONKEY_REDIS_PREFIX")]
+    pub(crate) redis_prefix: String,
+    /// Certificates (PEM) that sign those of the Redis servers [default: those of the web]
+    #[arg(long, value_name = "FILE", env = "FLOWMONKEY_REDIS_CA_FILE")]
+    pub(crate) redis_ca_file: Option<PathBuf>,
+    /// Certificate (PEM) by which this process shows who it is to Redis
+    #[arg(long, value_name = "FILE", env = "FLOWMONKEY_REDIS_CERTIFICATE_FILE")]
+    pub(crate) redis_certificate_file: Option<PathBuf>,
+    /// Key (PEM) of that certificate
+    #[arg(long, value_name = "FILE", env = "FLOWMONKEY_REDIS_KEY_FILE")]
+    pub(crate) redis_key_file: Option<PathBuf>,
+    /// Work with a Redis that may evict tasks; they are then found again and run late
+    #[arg(long, env = "FLOWMONKEY_REDIS_ALLOW_EVICTION")]
+    pub(crate) redis_allow_eviction: bool,
+}
+
+/// `flowmonkey engine`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  flowmonkey engine --database postgres://flowmonkey@db/flowmonkey --redis redis://cache
+  flowmonkey engine --queue-percent http-request=10     a tenth goes to workers, the rest runs here
+  flowmonkey engine --fall-back transform               runs here while no worker is there for it
+
+Any number of engines work on one record, none of them is special. SIGTERM and the first Ctrl-C let it finish what it
+has begun; others go on with the rest. Secrets can come from the environment (FLOWMONKEY_DATABASE, FLOWMONKEY_REDIS).")]
+pub(crate) struct EngineArgs {
+    #[command(flatten)]
+    pub(crate) database: DatabaseArgs,
+    #[command(flatten)]
+    pub(crate) redis: RedisArgs,
+    /// Address of the HTTP API; port 0 chooses a free one
+    #[arg(long, value_name = "ADDRESS", default_value = DEV_LISTEN, env = "FLOWMONKEY_LISTEN")]
+    pub(crate) listen: SocketAddr,
+    /// Listen on an address that other machines can reach, though the API asks nobody who they are
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Where workers and people reach the HTTP API [default: the address it listens on]
+    #[arg(long, value_name = "URL", env = "FLOWMONKEY_PUBLIC_URL")]
+    pub(crate) public_url: Option<String>,
+    /// Host names that requests may use beside those of this machine; `*` for any
+    #[arg(long = "allow-host", value_name = "HOST", env = "FLOWMONKEY_ALLOW_HOST", value_delimiter = ',')]
+    pub(crate) allowed_hosts: Vec<String>,
+    /// Names this engine among others [default: made anew at each start]
+    #[arg(long, value_name = "NAME", env = "FLOWMONKEY_ENGINE_NAME")]
+    pub(crate) name: Option<String>,
+    /// Milliseconds between heartbeats that workers are told
+    #[arg(long, value_name = "MS", default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(10..=600_000))]
+    pub(crate) heartbeat_ms: u64,
+    /// Milliseconds without a heartbeat after which a task is given to another worker
+    #[arg(long, value_name = "MS", default_value_t = 60_000, value_parser = clap::value_parser!(u64).range(30..=3_600_000))]
+    pub(crate) lease_ms: u64,
+    /// HANDLER=PERCENT: of a hundred executions so many send these tasks to workers, the others run them here
+    #[arg(long, value_name = "HANDLER=PERCENT", env = "FLOWMONKEY_QUEUE_PERCENT", value_delimiter = ',')]
+    pub(crate) queue_percent: Vec<String>,
+    /// Run tasks of this handler here while no worker is there for it
+    #[arg(long, value_name = "HANDLER", env = "FLOWMONKEY_FALL_BACK", value_delimiter = ',')]
+    pub(crate) fall_back: Vec<String>,
+    /// Milliseconds that tasks which run here have to end when the engine stops
+    #[arg(long, value_name = "MS", default_value_t = 20_000)]
+    pub(crate) grace_ms: u64,
+    #[command(flatten)]
+    pub(crate) handlers: HandlerArgs,
+}
+
+/// `flowmonkey worker`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  flowmonkey worker --redis redis://cache --engine http://engine:7420
+  flowmonkey worker --handler http-request,transform --concurrency 64
+  flowmonkey worker --handlers handlers/ --handler encode --spill-dir /var/lib/flowmonkey/spill
+
+A worker needs the queues and an engine's URL, and nothing else. SIGTERM and the first Ctrl-C let running handlers end;
+what is not done within the grace is given back and runs elsewhere, and no retry is used up.")]
+pub(crate) struct WorkerArgs {
+    #[command(flatten)]
+    pub(crate) redis: RedisArgs,
+    /// An engine's HTTP API; may be given several times
+    #[arg(
+        long = "engine",
+        value_name = "URL",
+        required = true,
+        env = "FLOWMONKEY_ENGINE",
+        value_delimiter = ','
+    )]
+    pub(crate) engines: Vec<String>,
+    /// Handler types to run [default: all stock handlers and those of --handlers]
+    #[arg(long, value_name = "TYPE", env = "FLOWMONKEY_HANDLER", value_delimiter = ',')]
+    pub(crate) handler: Vec<String>,
+    /// Begins the worker's name
+    #[arg(long, value_name = "NAME", env = "FLOWMONKEY_WORKER_NAME")]
+    pub(crate) name: Option<String>,
+    /// The region whose tasks it runs
+    #[arg(long, value_name = "REGION", env = "FLOWMONKEY_REGION")]
+    pub(crate) region: Option<String>,
+    /// Where results wait while Redis is away [default: in memory]
+    #[arg(long, value_name = "DIR", env = "FLOWMONKEY_SPILL_DIR")]
+    pub(crate) spill_dir: Option<PathBuf>,
+    /// Milliseconds between heartbeats; tasks may ask for less
+    #[arg(long, value_name = "MS", default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(10..=20_000))]
+    pub(crate) heartbeat_ms: u64,
+    /// Milliseconds that running handlers have to end when the worker stops
+    #[arg(long, value_name = "MS", default_value_t = 20_000)]
+    pub(crate) grace_ms: u64,
+    #[command(flatten)]
+    pub(crate) handlers: HandlerArgs,
 }

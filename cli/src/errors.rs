@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use flowmonkey_engine::store::StoreError;
 use flowmonkey_engine::{CommandError, EngineError};
+use flowmonkey_plumbing::queue::QueueError;
 
 /// How a command ended that was carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +76,9 @@ pub(crate) enum CliError {
     /// The record failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The queues failed.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
     /// A file, a socket or a process failed.
     #[error("{what}: {source}")]
     Io {
@@ -105,7 +109,11 @@ impl CliError {
             Self::Usage(_) | Self::Issues { .. } | Self::Owned(_) => USAGE,
             Self::Refused { status: 400 | 404 | 413 | 415 | 422, .. } => USAGE,
             Self::Refused { status: 409, .. } => FAILED,
-            Self::Refused { .. } | Self::Store(_) | Self::Io { .. } | Self::Unreachable(_) => NOT_CARRIED_OUT,
+            Self::Refused { .. }
+            | Self::Store(_)
+            | Self::Queue(_)
+            | Self::Io { .. }
+            | Self::Unreachable(_) => NOT_CARRIED_OUT,
             Self::Engine(error) | Self::Command(CommandError::Engine(error)) => match error {
                 EngineError::FlowNotFound(_)
                 | EngineError::ExecutionNotFound(_)
@@ -117,4 +125,16 @@ impl CliError {
             Self::Command(CommandError::Rejected(_)) => FAILED,
         }
     }
+}
+
+/// An error with all its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

@@ -4,9 +4,11 @@ mod args;
 mod client;
 mod commands;
 mod demo;
+mod distributed;
 mod embedded;
 mod errors;
 mod panics;
+mod schemas;
 mod show;
 mod source;
 mod tree;
@@ -58,9 +60,10 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
 fn log_to_stderr(cli: &Cli) -> Result<(), CliError> {
     let Global { log, verbose, .. } = &cli.global;
     let default = match &cli.command {
-        Command::Dev(_) => 1,
+        Command::Dev(_) | Command::Engine(_) | Command::Worker(_) => 1,
         Command::Run(_)
         | Command::Demo(_)
+        | Command::Migrate(_)
         | Command::Flow(_)
         | Command::Execution(_)
         | Command::Table(_)

@@ -5,11 +5,12 @@ use std::io::Read;
 use std::sync::Arc;
 
 use flowmonkey_core::flow::Flow;
-use flowmonkey_core::flow::parse::{Document, Format, Issue, Severity, parse_document};
+use flowmonkey_core::flow::parse::{Document, Format, Issue, Severity, parse_document, parse_document_with};
 use flowmonkey_core::limits::FLOW_DOCUMENT_BYTES_MAX;
 use serde_json::Value;
 
 use crate::errors::CliError;
+use crate::schemas::HandlerSchemas;
 
 /// Bytes of an input, of signal data, of a table definition: what a server accepts as well.
 pub(crate) const JSON_BYTES_MAX: usize = flowmonkey_engine::api::BODY_BYTES_MAX;
@@ -90,6 +91,18 @@ pub(crate) fn read_document(name: &str) -> Result<Document, CliError> {
 /// All issues, when one of them is an error.
 pub(crate) fn check_text(name: &str, text: &str) -> Result<Document, Vec<Issue>> {
     parse_document(text, Format::of_path(name).unwrap_or_else(|| Format::guess(text)))
+}
+
+/// As [`check_text`]; checks the configurations of handlers too.
+///
+/// # Errors
+/// All issues, when one of them is an error.
+pub(crate) fn check_configs(
+    name: &str,
+    text: &str,
+    schemas: Arc<HandlerSchemas>,
+) -> Result<Document, Vec<Issue>> {
+    parse_document_with(text, Format::of_path(name).unwrap_or_else(|| Format::guess(text)), schemas)
 }
 
 /// Issues as editors and terminals understand them: `file:line:column: severity: reason (hint)`.

@@ -119,3 +119,47 @@ fn a_reader_that_goes_away_is_no_error() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
 }
+
+#[test]
+fn configurations_of_known_handlers_are_validated() {
+    let bench = Bench::new();
+    let step = |config: &str| {
+        format!(
+            "id: f\nversion: 1.0.0\ninitialStepId: a\nsteps:\n  a:\n    type: http\n    config:\n{config}"
+        )
+    };
+    bench.file("slip.yaml", &step("      url: https://example.com\n      mehtod: POST\n"));
+    let done = bench.run(&["flow", "validate", "slip.yaml"]).expect(0);
+    let expected = "slip.yaml:9:7: warning: step `a`: `config.mehtod` is not known to the handler `http-request` and does \
+                    nothing (did you mean `method`?)\n";
+    assert_eq!(done.stdout, expected);
+    bench.file(
+        "wrong.yaml",
+        &step("      url: https://example.com\n      timeoutMs: 0\n      method: TRACE\n"),
+    );
+    let report = bench.run(&["flow", "validate", "wrong.yaml", "-o", "json"]).expect(2).json();
+    let issues = report["files"][0]["issues"].as_array().unwrap();
+    let place =
+        |at: usize| (&issues[at]["line"], &issues[at]["column"], issues[at]["pointer"].as_str().unwrap());
+    assert_eq!(place(0), (&9.into(), &18.into(), "/steps/a/config/timeoutMs"));
+    assert_eq!(place(1), (&10.into(), &15.into(), "/steps/a/config/method"));
+    assert!(issues[1]["hint"].as_str().unwrap().starts_with("GET, POST"), "{}", issues[1]);
+
+    // A manifest takes the place of a stock handler, schema and all.
+    let manifest =
+        r#"{ "type": "http-request", "command": ["x"], "configSchema": { "required": ["host"] } }"#;
+    bench.file("mine.json", manifest);
+    let done = bench.run(&["flow", "validate", "slip.yaml", "--handlers", "mine.json"]).expect(2);
+    assert!(done.stdout.contains("has no `host`, which the handler `http-request` needs"), "{}", done.stdout);
+    bench.file("bad.json", r#"{ "type": "x", "command": ["x"], "configSchema": { "type": "odd" } }"#);
+    let done = bench.run(&["flow", "validate", "slip.yaml", "--handlers", "bad.json"]).expect(2);
+    assert!(done.stderr.contains("handler `x`: `configSchema`: not a JSON Schema"), "{}", done.stderr);
+}
+
+#[test]
+fn a_file_without_certificates_is_no_authority() {
+    let bench = Bench::new();
+    bench.file("hello.yaml", HELLO);
+    let done = bench.run(&["run", "hello.yaml", "--ca-file", "hello.yaml"]).expect(2);
+    assert!(done.stderr.contains("--ca-file hello.yaml: there is no certificate in it"), "{}", done.stderr);
+}

@@ -300,6 +300,8 @@ impl Engine {
                     }
                 }
             }
+            // Decided: what was read for it is let go, however many others are in the batch.
+            around.datasets = Datasets::default();
             match decision {
                 Some(one) => {
                     repeatable.push(commands);
@@ -420,7 +422,7 @@ impl Engine {
         self.keep_hot(after);
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner).forget(after.id());
         if let Some(wake) = after.next_wake() {
-            self.timer_hint(wake);
+            self.timer_hint(after.id(), wake);
         }
         if self.watchers.is_followed() {
             let update = watch::CommittedUpdate { execution: after.clone(), events };

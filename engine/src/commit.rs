@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use flowmonkey_core::ids::ExecutionId;
+use flowmonkey_plumbing::crash;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::config::{COMMIT_BATCH_MAX, COMMIT_BYTES_MAX};
@@ -94,6 +95,7 @@ async fn run(store: Arc<dyn Store>, line: Arc<Mutex<Line>>) {
         // Whoever holds the line waits for batches; the others wait for it, or write.
         let next = line.lock().await.next().await;
         let Some(group) = next else { return };
+        crash::point("engine/before-commit");
         store_group(&*store, group).await;
     }
 }
@@ -142,12 +144,17 @@ async fn store_group(store: &dyn Store, group: Vec<Waiting>) {
     while let Some(mut group) = groups.pop() {
         if group.len() == 1 {
             for Waiting { batch, reply } in group {
-                answer(reply, store.commit(batch).await);
+                let committed = store.commit(batch).await;
+                crash::point("engine/after-commit");
+                answer(reply, committed);
             }
             continue;
         }
         match store.commit(merge(&group)).await {
-            Ok(committed) => share(group, committed),
+            Ok(committed) => {
+                crash::point("engine/after-commit");
+                share(group, committed);
+            }
             // Whoever tries next meets the same: it must not be asked once for each batch.
             Err(StoreError::Unavailable { reason, .. }) => {
                 for Waiting { reply, .. } in group {

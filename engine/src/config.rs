@@ -40,6 +40,10 @@ pub const HOT_EXTRAS_MAX: usize = 16;
 pub const FLOWS_CACHED_MAX: usize = 1024;
 /// Fan-outs whose items are kept in memory.
 pub const JOINS_CACHED_MAX: usize = 64;
+/// Wakes that an engine which shares its record knows to be its own; others are answered a little later.
+pub const OUR_WAKES_MAX: usize = 16_384;
+/// Bytes of such items, and of the contexts at the fan-outs, each. One fan-out is kept whatever it weighs.
+pub const JOINS_CACHED_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Due executions that did not move, which the timer remembers, so that they are not in the way of others.
 pub const STUCK_TIMERS_MAX: usize = 10_000;
 /// How long the timer leaves an execution alone that was due and did not move.
@@ -72,6 +76,9 @@ pub struct EngineConfig {
     pub public_url: String,
     /// What becomes of tasks for which no handler is known.
     pub unknown_handler: UnknownHandler,
+    /// Whether a result that comes through a queue must prove its pool with a MAC. True wherever anybody but this process
+    /// can write to the queues (Redis). Default false: embedded, the queue is memory. A MAC that is there is always checked.
+    pub require_result_mac: bool,
     /// Whether other engine processes work on the same record. They take turns at what one of them can do for all.
     /// Default false: the record is this process's own.
     pub shares_record: bool,
@@ -121,6 +128,7 @@ impl Default for EngineConfig {
             lease: LEASE,
             public_url: "http://127.0.0.1:7420".into(),
             unknown_handler: UnknownHandler::Wait,
+            require_result_mac: false,
             shares_record: false,
             collectors: 1,
             commits_in_flight: 1,

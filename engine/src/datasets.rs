@@ -1,6 +1,6 @@
 //! Results that are too large for a context: read by page, and only when a decision needs them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flowmonkey_core::context::json_size;
@@ -15,31 +15,30 @@ use crate::store::{ChildRow, StoreError};
 /// Children that are read at a time.
 const CHILDREN_PAGE: usize = 1000;
 
-/// The datasets that decisions on one execution may see, and those that they asked for in vain.
+/// The datasets that decisions on one execution may see, and the first that they asked for in vain.
 #[derive(Default)]
 pub(crate) struct Datasets {
     known: BTreeMap<DatasetReference, Dataset>,
-    missed: Mutex<BTreeSet<DatasetReference>>,
+    missed: Mutex<Option<DatasetReference>>,
 }
 
 impl Datasets {
     /// What is known of a dataset; asked for in vain, it is noted, and the decision has to be made again.
     pub(crate) fn get(&self, reference: &DatasetReference) -> Dataset {
         self.known.get(reference).cloned().unwrap_or_else(|| {
-            self.missed.lock().unwrap_or_else(PoisonError::into_inner).insert(*reference);
+            self.missed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(*reference);
             Dataset::Unknown
         })
     }
 
-    /// Reads what was asked for in vain; false when that was nothing.
+    /// Reads what was asked for in vain; false when that was nothing. Only the first: what a decision asks for after
+    /// that, it may ask for by mistake.
     pub(crate) async fn fetch(&mut self, engine: &Engine, root: ExecutionId) -> Result<bool, StoreError> {
-        let missed = std::mem::take(self.missed.get_mut().unwrap_or_else(PoisonError::into_inner));
-        let any = !missed.is_empty();
-        for reference in missed {
-            let dataset = engine.dataset(root, &reference).await?;
-            self.known.insert(reference, dataset);
-        }
-        Ok(any)
+        let missed = self.missed.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(reference) = missed else { return Ok(false) };
+        let dataset = engine.dataset(root, &reference).await?;
+        self.known.insert(reference, dataset);
+        Ok(true)
     }
 }
 

@@ -11,6 +11,7 @@ use flowmonkey_core::execution::state::{CancelSource, Cost};
 use flowmonkey_core::execution::{Effect, Execution};
 use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_core::time::Timestamp;
+use flowmonkey_plumbing::crash;
 use flowmonkey_plumbing::queue::{Dispatched, QueueError};
 use flowmonkey_plumbing::wire::{CheckpointReference, TaskMessage};
 
@@ -70,7 +71,13 @@ impl Aftermath {
                     if execution.task().is_some_and(|task| {
                         task.run.task == draft.task.number && task.run.attempt == draft.attempt
                     }) {
-                        self.publish.push(task_message(*draft, execution, &engine.config, now));
+                        self.publish.push(task_message(
+                            *draft,
+                            execution,
+                            &engine.config,
+                            &engine.task_tokens,
+                            now,
+                        ));
                     }
                 }
                 Effect::CancelTask { task, attempt, pool } => {
@@ -238,8 +245,12 @@ impl Engine {
             }
             // Halves are pushed again after a refusal, so they are kept; a queue with room is told once.
             let copy = part.clone();
+            crash::point("engine/before-publish");
             match self.queue.push(copy).await {
-                Ok(()) => self.queue_full.store(false, Ordering::SeqCst),
+                Ok(()) => {
+                    crash::point("engine/after-publish");
+                    self.queue_full.store(false, Ordering::SeqCst);
+                }
                 Err(QueueError::Full { .. }) if part.len() > 1 => {
                     let second = part.split_off(part.len() / 2);
                     parts.push(second);

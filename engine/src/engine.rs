@@ -14,6 +14,7 @@ use flowmonkey_core::time::{Moment, Timestamp};
 use flowmonkey_plumbing::clock::Clock;
 use flowmonkey_plumbing::ids::Entropy;
 use flowmonkey_plumbing::queue::{DispatchQueue, QueueError};
+use flowmonkey_plumbing::token::TokenKey;
 use lru::LruCache;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -23,15 +24,16 @@ use crate::chores::timer::Stuck;
 use crate::commit::Committer;
 use crate::config::{
     DATASETS_CACHED_MAX, EngineConfig, HOT_CONTEXT_BYTES_MAX, HOT_EXECUTIONS_MAX, HOT_EXTRAS_MAX,
-    JOINS_CACHED_MAX,
+    JOINS_CACHED_BYTES_MAX, JOINS_CACHED_MAX, OUR_WAKES_MAX,
 };
 use crate::evidence::Evidence;
 use crate::flows::FlowCache;
 use crate::handlers::AnnouncedHandlers;
 use crate::pools::Pools;
 use crate::store::{Store, StoreError};
-use crate::tokens::{RESUME_KEY, ResumeTokens, SIGNING_KEY_BYTES};
+use crate::tokens::{RESUME_KEY, ResumeTokens, SIGNING_KEY_BYTES, TASK_KEY};
 use crate::watch::Watchers;
+use crate::weighed::{WeighedCache, join_bytes, snapshot_bytes};
 
 /// What the engine stands on.
 #[derive(Clone)]
@@ -118,6 +120,7 @@ pub struct Engine {
     pub(crate) committer: Committer,
     pub(crate) flows: FlowCache,
     pub(crate) tokens: ResumeTokens,
+    pub(crate) task_tokens: TokenKey,
     /// Who watches.
     pub watchers: Watchers,
     /// What was done.
@@ -126,7 +129,7 @@ pub struct Engine {
     pub evidence: Evidence,
     /// Rung when a wake may be earlier than the timer thinks.
     pub(crate) timer_bell: Notify,
-    /// The earliest wake that the timer knows of, as milliseconds.
+    /// When the timer looks again by itself, as milliseconds.
     pub(crate) timer_next: AtomicI64,
     /// Rung when events were published.
     pub(crate) event_bell: Notify,
@@ -142,11 +145,13 @@ pub struct Engine {
     working: AtomicUsize,
     /// How many there have been.
     worked: AtomicU64,
+    /// Executions whose next wake this engine stored, where it shares the record.
+    pub(crate) our_wakes: Mutex<LruCache<ExecutionId, ()>>,
     hot: Mutex<LruCache<ExecutionId, Arc<Execution>>>,
     /// Read lately; they do not change any more.
     pub(crate) datasets: Mutex<LruCache<DatasetReference, Dataset>>,
-    joins: Mutex<LruCache<(ExecutionId, u32), Arc<JoinSpec>>>,
-    snapshots: Mutex<LruCache<(ExecutionId, u32), Arc<Snapshot>>>,
+    joins: Mutex<WeighedCache<(ExecutionId, u32), Arc<JoinSpec>>>,
+    snapshots: Mutex<WeighedCache<(ExecutionId, u32), Arc<Snapshot>>>,
 }
 
 /// Something that is being worked on.
@@ -156,6 +161,13 @@ impl Drop for Work<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+fn fresh_key(entropy: &dyn Entropy) -> [u8; SIGNING_KEY_BYTES] {
+    let mut fresh = [0_u8; SIGNING_KEY_BYTES];
+    fresh[..16].copy_from_slice(&entropy.bits().to_ne_bytes());
+    fresh[16..].copy_from_slice(&entropy.bits().to_ne_bytes());
+    fresh
 }
 
 fn cache<K: std::hash::Hash + Eq, V>(max: usize) -> Mutex<LruCache<K, V>> {
@@ -173,10 +185,8 @@ impl Engine {
         config: EngineConfig,
         tracker: Option<&TaskTracker>,
     ) -> Result<Arc<Self>, EngineError> {
-        let mut fresh = [0_u8; SIGNING_KEY_BYTES];
-        fresh[..16].copy_from_slice(&deps.entropy.bits().to_ne_bytes());
-        fresh[16..].copy_from_slice(&deps.entropy.bits().to_ne_bytes());
-        let key = deps.store.signing_key(RESUME_KEY, &fresh).await?;
+        let resume_key = deps.store.signing_key(RESUME_KEY, &fresh_key(&*deps.entropy)).await?;
+        let task_key = deps.store.signing_key(TASK_KEY, &fresh_key(&*deps.entropy)).await?;
         let committer = match tracker {
             Some(tracker) => {
                 let (committer, runs) = Committer::grouped(&deps.store, config.commits_in_flight);
@@ -187,6 +197,7 @@ impl Engine {
             }
             None => Committer::Direct,
         };
+        let our_wakes = cache(if config.shares_record { OUR_WAKES_MAX } else { 1 });
         Ok(Arc::new(Self {
             store: deps.store,
             queue: deps.queue,
@@ -198,7 +209,8 @@ impl Engine {
             config,
             committer,
             flows: FlowCache::default(),
-            tokens: ResumeTokens::new(&key),
+            tokens: ResumeTokens::new(&resume_key),
+            task_tokens: TokenKey::new(&task_key),
             watchers: Watchers::default(),
             counters: Counters::default(),
             evidence: Evidence::default(),
@@ -210,10 +222,11 @@ impl Engine {
             event_bell: Notify::new(),
             working: AtomicUsize::new(0),
             worked: AtomicU64::new(0),
+            our_wakes,
             hot: cache(HOT_EXECUTIONS_MAX),
             datasets: cache(DATASETS_CACHED_MAX),
-            joins: cache(JOINS_CACHED_MAX),
-            snapshots: cache(JOINS_CACHED_MAX),
+            joins: Mutex::new(WeighedCache::new(JOINS_CACHED_MAX, JOINS_CACHED_BYTES_MAX)),
+            snapshots: Mutex::new(WeighedCache::new(JOINS_CACHED_MAX, JOINS_CACHED_BYTES_MAX)),
         }))
     }
 
@@ -239,6 +252,12 @@ impl Engine {
     #[must_use]
     pub fn tokens(&self) -> &ResumeTokens {
         &self.tokens
+    }
+
+    /// Task tokens of this record.
+    #[must_use]
+    pub fn task_tokens(&self) -> &TokenKey {
+        &self.task_tokens
     }
 
     /// Now, by the engine's clock.
@@ -354,8 +373,14 @@ impl Engine {
 
     pub(crate) fn keep_join(&self, spec: &Arc<JoinSpec>) {
         let key = (spec.parent, spec.join);
-        self.snapshots.lock().unwrap_or_else(PoisonError::into_inner).put(key, spec.snapshot.clone());
-        self.joins.lock().unwrap_or_else(PoisonError::into_inner).put(key, spec.clone());
+        self.keep_snapshot(key, &spec.snapshot);
+        let bytes = join_bytes(spec);
+        self.joins.lock().unwrap_or_else(PoisonError::into_inner).put(key, spec.clone(), bytes);
+    }
+
+    fn keep_snapshot(&self, key: (ExecutionId, u32), snapshot: &Arc<Snapshot>) {
+        let bytes = snapshot_bytes(snapshot);
+        self.snapshots.lock().unwrap_or_else(PoisonError::into_inner).put(key, snapshot.clone(), bytes);
     }
 
     pub(crate) fn forget_join(&self, parent: ExecutionId, join: u32) {
@@ -372,7 +397,7 @@ impl Engine {
         }
         let snapshot = self.store.snapshot(parent.execution, parent.join).await?;
         if let Some(snapshot) = &snapshot {
-            self.snapshots.lock().unwrap_or_else(PoisonError::into_inner).put(key, snapshot.clone());
+            self.keep_snapshot(key, snapshot);
         }
         Ok(snapshot)
     }

@@ -15,6 +15,8 @@ const DETAIL_CHARS_MAX: usize = 500;
 pub enum RefusedFor {
     /// It cannot be understood.
     Invalid,
+    /// Its MAC is missing where one is required, or does not fit: it may be of anybody.
+    Forged,
     /// The execution does not exist.
     UnknownExecution,
     /// The execution had ended.
@@ -33,6 +35,7 @@ impl RefusedFor {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Invalid => "invalid",
+            Self::Forged => "forged",
             Self::UnknownExecution => "unknown_execution",
             Self::Finished => "finished",
             Self::Stale => "stale",

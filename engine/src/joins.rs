@@ -8,6 +8,7 @@ use flowmonkey_core::execution::command::{
 use flowmonkey_core::execution::decision::{JoinKind, SubFlowStart};
 use flowmonkey_core::execution::error::{ExecutionError, codes};
 use flowmonkey_core::execution::{Creation, Effect, JoinSpec, Record, children, decide};
+use flowmonkey_plumbing::crash;
 
 use crate::apply::create_row;
 use crate::config::SPAWN_CHUNK_MAX;
@@ -23,6 +24,7 @@ impl Engine {
     /// Does what a fan-out needs now: its result is taken, its rest is cancelled, or children are made.
     pub(crate) async fn tend_join(&self, state: &JoinState, next: &mut Aftermath) -> Result<(), EngineError> {
         if state.is_complete() {
+            crash::point("engine/join-complete");
             let report = self.join_report(state).await?;
             self.forget_join(state.parent, state.join);
             next.commands.push((state.parent, Command::JoinEnded(Box::new(report))));
@@ -71,6 +73,7 @@ impl Engine {
         let shown: Vec<_> = batch.creates.iter().map(|create| create.events.clone()).collect();
         let opened: Vec<_> = batch.creates.iter().flat_map(|create| opened_joins(&create.records)).collect();
         let committed = self.committer.commit(&*self.store, batch).await?;
+        crash::point("engine/children-stored");
         if committed.creates.iter().all(|outcome| *outcome == CreateOutcome::Created) {
             for spec in opened {
                 self.keep_join(&spec);

@@ -21,6 +21,7 @@ pub mod store;
 pub mod tokens;
 pub mod view;
 pub mod watch;
+mod weighed;
 mod wire;
 
 pub use apply::{CommandError, CommandOutcome, Fault};

@@ -8,6 +8,7 @@ use flowmonkey_core::execution::state::Lineage;
 use flowmonkey_core::execution::{Execution, FlowReference, Origin, StartRequest, Status, create};
 use flowmonkey_core::flow::Flow;
 use flowmonkey_core::ids::{ExecutionId, FlowHash};
+use flowmonkey_plumbing::crash;
 use flowmonkey_plumbing::ids::new_uuid;
 use serde_json::Value;
 
@@ -211,6 +212,7 @@ impl Engine {
         let events = create.events.clone();
         let batch = Batch { now, creates: vec![Create { input_hash, ..create }], ..Batch::default() };
         let committed = self.committer.commit(&*self.store, batch).await?;
+        crash::point("engine/start-stored");
         match committed.creates.first() {
             Some(CreateOutcome::Created) => {}
             // A commit whose answer was lost, made again: the execution that is there is this one.

@@ -1,14 +1,20 @@
-//! Resume tokens: HMAC-SHA-256 over execution, step and visit, so that a flow can mail the URL before it waits.
+//! Resume tokens: HMAC-SHA-256 over execution, step and visit, so that a flow can mail the URL before it waits. And the
+//! capability tokens that go with tasks: what they are is said in `flowmonkey_plumbing::token`; here they are filled in.
 
 use std::fmt;
 
+use flowmonkey_core::execution::{Execution, TaskDraft};
 use flowmonkey_core::ids::ExecutionId;
+use flowmonkey_core::time::Timestamp;
+use flowmonkey_plumbing::token::{Claims, Scopes, TaskToken, TokenKey, expiry_ms};
 use ring::hmac;
 
 /// Bytes of a signing key.
 pub const SIGNING_KEY_BYTES: usize = 32;
 /// Name of the key for resume tokens in the record.
 pub(crate) const RESUME_KEY: &str = "resume";
+/// Name of the key for task tokens in the record.
+pub(crate) const TASK_KEY: &str = "task";
 
 /// Makes and checks resume tokens.
 pub struct ResumeTokens(hmac::Key);
@@ -56,6 +62,28 @@ impl ResumeTokens {
         let step = String::from_utf8(unhex(parts.next()?)?).ok()?;
         Some(Resumed { execution, step, visit })
     }
+}
+
+/// The token of an attempt that is dispatched at `now`. None when it would be longer than tokens may be: then a name in it
+/// is absurd, and the task goes without.
+pub(crate) fn task_token(
+    key: &TokenKey,
+    draft: &TaskDraft,
+    execution: &Execution,
+    now: Timestamp,
+) -> Option<TaskToken> {
+    let claims = Claims {
+        task: draft.task.to_string(),
+        attempt: draft.attempt,
+        execution: execution.id().to_string(),
+        tenant: execution.identity.tenant_id.clone(),
+        pool: draft.pool.clone(),
+        scopes: Scopes::WORKER,
+        expires_at_ms: expiry_ms(now.as_millis(), draft.timeout_ms),
+    };
+    key.sign(&claims)
+        .inspect_err(|error| tracing::warn!(%error, task = claims.task, "a task goes without its token"))
+        .ok()
 }
 
 fn body(execution: ExecutionId, step: &str, visit: u32) -> String {

@@ -9,6 +9,7 @@ use flowmonkey_core::flow::definition::Priority;
 use flowmonkey_core::ids::TaskId;
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_plumbing::queue::{Delivery, Dispatched};
+use flowmonkey_plumbing::token::TokenKey;
 use flowmonkey_plumbing::wire;
 use flowmonkey_plumbing::wire::{
     CONTINUE_AFTER_WAIT, HandlerReference, Metrics, PROTOCOL_VERSION, ResultMessage, TaskMessage,
@@ -16,14 +17,17 @@ use flowmonkey_plumbing::wire::{
 };
 
 use crate::config::EngineConfig;
+use crate::tokens::task_token;
 
 /// The message that carries an attempt to a worker.
 pub(crate) fn task_message(
     draft: TaskDraft,
     execution: &Execution,
     config: &EngineConfig,
+    tokens: &TokenKey,
     now: Timestamp,
 ) -> TaskMessage {
+    let token = task_token(tokens, &draft, execution, now);
     let identity = &execution.identity;
     let lease_ms = draft.heartbeat_timeout_ms.unwrap_or_else(|| millis(config.lease));
     TaskMessage {
@@ -53,6 +57,7 @@ pub(crate) fn task_message(
             Priority::Low => wire::Priority::Low,
         },
         checkpoint: None,
+        token,
         traceparent: identity.traceparent.clone(),
         metadata: TaskMetadata {
             tenant_id: identity.tenant_id.clone(),

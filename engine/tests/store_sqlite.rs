@@ -11,7 +11,8 @@ use flowmonkey_engine::store::conformance::fixture::{
     at, creates, id, load, root, start, started, store_all, success, update, updates, work,
 };
 use flowmonkey_engine::store::{
-    Durability, ExecutionFilter, SCHEMA_VERSION, SqliteOptions, SqliteStore, Store, StoreError, verify,
+    Durability, ExecutionFilter, PublishedEvent, SCHEMA_VERSION, SqliteOptions, SqliteStore, Store,
+    StoreError, verify,
 };
 use serde_json::json;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -190,6 +191,35 @@ async fn a_corrupt_row_does_not_hide_the_others() {
     .await;
     assert!(matches!(store.history(id(1), 0, 9).await.unwrap_err(), StoreError::Corrupt { .. }));
     assert!(!store.history(id(3), 0, 9).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn corrupt_events_do_not_hold_up_those_behind_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("record");
+    let store = open(&path).await;
+    let event = |number: u32| PublishedEvent {
+        id: format!("ev_{number:03}"),
+        name: "rain".into(),
+        data: json!({ "number": number }),
+        source: None,
+        // Several at each instant: within it, the order is that of publication.
+        at: at(i64::from(number / 7)),
+    };
+    for number in 0..250 {
+        assert!(store.publish_event(&event(number)).await.unwrap());
+    }
+    meddle(&path, "UPDATE fm_events SET data = '{' WHERE id < 'ev_203' OR id = 'ev_205'").await;
+    assert_eq!(store.undelivered_events(100).await.unwrap().len(), 46);
+    assert_eq!(store.corrupt_rows(), 204, "each is counted");
+    assert_eq!(store.undelivered_events(3).await.unwrap(), [event(203), event(204), event(206)]);
+    let (all, whole) =
+        (store.undelivered_events(46).await.unwrap(), store.undelivered_events(999).await.unwrap());
+    assert_eq!(all, whole);
+    assert_eq!(store.undelivered_events(0).await.unwrap(), []);
+    let ids: Vec<String> = all.into_iter().map(|event| event.id).collect();
+    store.mark_delivered(&ids).await.unwrap();
+    assert_eq!(store.undelivered_events(100).await.unwrap(), [], "what cannot be read is left as it is");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! `batch-process`: changes the items of an array batch by batch, with a checkpoint after each batch.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -15,7 +16,8 @@ use serde_json::{Map, Value, json};
 
 use crate::config::Fields;
 use crate::jq::Jq;
-use crate::transform::{Change, change_all};
+use crate::schema::{Table, flag, optional, whole};
+use crate::transform::{CHANGE_FIELDS, Change, change_all};
 
 /// Items in a batch.
 const BATCH_SIZE: u64 = 10;
@@ -27,24 +29,27 @@ const ITEMS_MAX: usize = 100_000;
 const DELAY_MS_MAX: u64 = 24 * 3_600_000;
 
 const INVALID_EXPRESSION: &str = "INVALID_EXPRESSION";
-const FIELDS: [&str; 16] = [
-    "batchSize",
-    "continueOnError",
-    "delayBetweenBatchesMs",
-    "delayBetweenBatches",
-    "program",
-    "jq",
-    "operation",
-    "keys",
-    "mapping",
-    "condition",
-    "accumulator",
-    "path",
-    "sources",
-    "transform",
-    "outputs",
-    "timeoutMs",
+const FIELDS: Table = &[
+    &[
+        optional("batchSize", || whole(&BATCH_SIZES), "Items in a batch. Default 10, at most 1000."),
+        optional("continueOnError", flag, "`false`: the first item that fails fails the step. Default true."),
+        optional(
+            "delayBetweenBatchesMs",
+            || whole(&DELAYS_MS),
+            "Milliseconds between batches. Default 0, at most a day.",
+        ),
+        optional("delayBetweenBatches", || whole(&DELAYS_MS), "Another name of `delayBetweenBatchesMs`."),
+    ],
+    &CHANGE_FIELDS,
 ];
+const BATCH_SIZES: RangeInclusive<u64> = 1..=BATCH_SIZE_MAX;
+const DELAYS_MS: RangeInclusive<u64> = 0..=DELAY_MS_MAX;
+
+/// What [`items`] accepts.
+fn input_schema() -> Value {
+    let list = json!({ "type": "array", "maxItems": ITEMS_MAX });
+    json!({ "anyOf": [list, { "type": "object", "properties": { "items": list }, "required": ["items"] }] })
+}
 
 /// The handler `batch-process`.
 #[derive(Debug)]
@@ -55,8 +60,10 @@ pub struct BatchProcess {
 
 impl BatchProcess {
     pub(crate) fn new(jq: Arc<Jq>) -> Self {
-        let manifest = crate::manifest("batch-process", "Changes the items of an array, batch by batch");
-        Self { manifest: Manifest { mode: Mode::Stateful, ..manifest }, jq }
+        let manifest =
+            crate::manifest("batch-process", "Changes the items of an array, batch by batch", FIELDS);
+        let input_schema = Some(input_schema());
+        Self { manifest: Manifest { mode: Mode::Stateful, input_schema, ..manifest }, jq }
     }
 }
 
@@ -98,11 +105,11 @@ impl<'a> Settings<'a> {
             let error = fields.error("program", "is required: a jq program; or give an operation");
             return Err(error.into_failure(INVALID_EXPRESSION));
         }
-        let delay_ms = match fields.number("delayBetweenBatchesMs", 0..=DELAY_MS_MAX)? {
+        let delay_ms = match fields.number("delayBetweenBatchesMs", &DELAYS_MS)? {
             Some(delay) => delay,
-            None => fields.number("delayBetweenBatches", 0..=DELAY_MS_MAX)?.unwrap_or(0),
+            None => fields.number("delayBetweenBatches", &DELAYS_MS)?.unwrap_or(0),
         };
-        let batch_size = fields.number("batchSize", 1..=BATCH_SIZE_MAX)?.unwrap_or(BATCH_SIZE);
+        let batch_size = fields.number("batchSize", &BATCH_SIZES)?.unwrap_or(BATCH_SIZE);
         Ok(Self {
             change,
             batch_size: usize::try_from(batch_size).unwrap_or(usize::MAX),
@@ -220,7 +227,7 @@ fn checkpoint_failure(error: PlumbingError) -> Failure {
             "CHECKPOINT_TOO_LARGE",
             format!("{error}; use a map step for results of this size"),
         ),
-        PlumbingError::Stale { .. } | PlumbingError::Unavailable(_) => {
+        PlumbingError::Stale { .. } | PlumbingError::Refused { .. } | PlumbingError::Unavailable(_) => {
             Failure::new("CHECKPOINT_FAILED", error.to_string())
         }
     }
@@ -235,7 +242,7 @@ impl Handler for BatchProcess {
     async fn run(&self, task: &Task) -> Result<Completion, Failure> {
         let fields = Fields::new(task.config())?;
         let settings = Settings::parse(&fields)?;
-        fields.warn_unknown(task, &FIELDS);
+        fields.warn_unknown(task, FIELDS);
         let items = items(task.input())?;
         let mut work = Work::load(task, items.len()).await?;
         while work.processed < items.len() {

@@ -1,19 +1,21 @@
-//! `command`: runs one program as a plain process. Programs that speak the child protocol are handlers of their own, with
-//! a manifest.
+//! `command`: runs one program, as a plain process or by the child protocol.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use flowmonkey_plumbing::manifest::Manifest;
+use flowmonkey_plumbing::manifest::{ChildLimits, Manifest};
 use flowmonkey_worker::child::process::{Captured, DRAIN, Full, Group, Keep, inherit, tail};
-use flowmonkey_worker::{Completion, Failure, Handler, Task};
+use flowmonkey_worker::{ChildHandler, Completion, Failure, Handler, Task};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command as Process;
 
 use crate::config::{ConfigError, Fields};
+use crate::schema::{Table, object_to, optional, required, required_text, scalar, text, whole, words};
 
 /// Milliseconds that a program may run.
 const TIMEOUT_MS: u64 = 60_000;
@@ -30,9 +32,43 @@ const STDERR_EXCERPT_BYTES: usize = 4 << 10;
 /// Time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
 
+const HANDLER_TYPE: &str = "command";
 const COMMAND_FAILED: &str = "COMMAND_FAILED";
-const FIELDS: [&str; 9] =
-    ["command", "cwd", "env", "stdin", "timeoutMs", "parse", "successCodes", "maxOutputBytes", "protocol"];
+const FIELDS: Table = &[&[
+    required("command", command_schema, "The program and its arguments."),
+    optional("cwd", text, "The directory. Default: the worker's."),
+    optional("env", || object_to(scalar()), "Variables: name to string, number or boolean."),
+    optional("protocol", || words(&PROTOCOLS), "none (default), or ndjson: the child protocol."),
+    optional(
+        "stdin",
+        || words(&STDIN),
+        "What the program reads: none (default), or json: `{ input, context }`.",
+    ),
+    optional("parse", || words(&PARSE), "What standard output becomes: text (default), json or lines."),
+    optional("successCodes", success_codes_schema, "Exit codes that count as success. Default [0]."),
+    optional("timeoutMs", || whole(&TIMEOUTS_MS), "Milliseconds. Default 60000, at most a day."),
+    optional("timeout", || whole(&TIMEOUTS_MS), "Another name of `timeoutMs`."),
+    optional(
+        "maxOutputBytes",
+        || whole(&OUTPUT_SIZES),
+        "Bytes of standard output. Default 8388608, at most 67108864.",
+    ),
+]];
+/// Fields that have a meaning only without a protocol.
+const PLAIN_FIELDS: [&str; 3] = ["stdin", "parse", "successCodes"];
+const TIMEOUTS_MS: RangeInclusive<u64> = 1..=TIMEOUT_MS_MAX;
+const OUTPUT_SIZES: RangeInclusive<u64> = 1..=OUTPUT_BYTES_MAX;
+const PROTOCOLS: [(&str, Protocol); 2] = [("none", Protocol::None), ("ndjson", Protocol::Ndjson)];
+const STDIN: [(&str, Input); 2] = [("none", Input::None), ("json", Input::Json)];
+const PARSE: [(&str, Parse); 3] = [("text", Parse::Text), ("json", Parse::Json), ("lines", Parse::Lines)];
+
+fn command_schema() -> Value {
+    json!({ "type": "array", "items": text(), "prefixItems": [required_text()], "minItems": 1 })
+}
+
+fn success_codes_schema() -> Value {
+    json!({ "type": "array", "items": { "type": "integer", "minimum": 0, "maximum": 255 } })
+}
 
 /// Which programs flows may run on this worker. The default: none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,7 +100,7 @@ impl Command {
     /// A handler that runs the programs of `policy`.
     #[must_use]
     pub fn new(policy: CommandPolicy) -> Self {
-        Self { manifest: crate::manifest("command", "Runs a program"), policy }
+        Self { manifest: crate::manifest(HANDLER_TYPE, "Runs a program", FIELDS), policy }
     }
 
     fn check(&self, program: &str) -> Result<(), Failure> {
@@ -80,6 +116,15 @@ impl Command {
             format!("this worker may not run `{program}`; an operator can add it to the worker's programs");
         Err(Failure::terminal("COMMAND_FORBIDDEN", message))
     }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Protocol {
+    /// Exit code and output are the result.
+    #[default]
+    None,
+    /// The child protocol.
+    Ndjson,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +144,7 @@ enum Parse {
 /// A program and how to run it.
 #[derive(Debug)]
 struct Program {
+    protocol: Protocol,
     program: String,
     arguments: Vec<String>,
     directory: Option<PathBuf>,
@@ -107,14 +153,16 @@ struct Program {
     parse: Parse,
     timeout: Duration,
     success_codes: Vec<i32>,
-    output_bytes_max: u64,
+    output_bytes_max: Option<u64>,
 }
 
 impl Program {
     fn parse(fields: &Fields<'_>) -> Result<Self, ConfigError> {
-        if fields.text("protocol")?.is_some_and(|protocol| protocol != "none") {
-            let problem = "only `none` is known here; a program that speaks the child protocol has a manifest of its own";
-            return Err(fields.error("protocol", problem));
+        let protocol = fields.choice("protocol", &PROTOCOLS)?.unwrap_or_default();
+        if protocol == Protocol::Ndjson
+            && let Some(field) = PLAIN_FIELDS.into_iter().find(|field| fields.value(field).is_some())
+        {
+            return Err(fields.error(field, "does not go with `protocol: ndjson`: leave it out"));
         }
         let mut words = fields.texts("command")?.ok_or_else(|| fields.error("command", "is required"))?;
         if words.first().is_none_or(String::is_empty) {
@@ -149,40 +197,66 @@ impl Program {
                 fields.error("successCodes", format!("{value} is not an exit code from 0 to 255"))
             })
         };
-        let timeout = match fields.number("timeoutMs", 1..=TIMEOUT_MS_MAX)? {
+        let timeout = match fields.number("timeoutMs", &TIMEOUTS_MS)? {
             Some(timeout) => timeout,
-            None => fields.number("timeout", 1..=TIMEOUT_MS_MAX)?.unwrap_or(TIMEOUT_MS),
+            None => fields.number("timeout", &TIMEOUTS_MS)?.unwrap_or(TIMEOUT_MS),
         };
         Ok(Self {
+            protocol,
             program,
             arguments: words,
             directory: fields.text("cwd")?.map(PathBuf::from),
             environment,
-            input: fields
-                .choice("stdin", &[("none", Input::None), ("json", Input::Json)])?
-                .unwrap_or(Input::None),
-            parse: fields
-                .choice("parse", &[("text", Parse::Text), ("json", Parse::Json), ("lines", Parse::Lines)])?
-                .unwrap_or_default(),
+            input: fields.choice("stdin", &STDIN)?.unwrap_or(Input::None),
+            parse: fields.choice("parse", &PARSE)?.unwrap_or_default(),
             timeout: Duration::from_millis(timeout),
             success_codes: match fields.list("successCodes")? {
                 None => vec![0],
                 Some(codes) => codes.iter().map(code).collect::<Result<_, _>>()?,
             },
-            output_bytes_max: fields.number("maxOutputBytes", 1..=OUTPUT_BYTES_MAX)?.unwrap_or(OUTPUT_BYTES),
+            output_bytes_max: fields.number("maxOutputBytes", &OUTPUT_SIZES)?,
         })
+    }
+
+    /// The variables of the program, besides those that it inherits.
+    fn variables(&self, task: &Task) -> BTreeMap<String, String> {
+        let message = &task.message;
+        let own = [
+            ("FLOWMONKEY_EXECUTION_ID", message.execution_id.clone()),
+            ("FLOWMONKEY_STEP_ID", message.step_id.clone()),
+            ("FLOWMONKEY_ATTEMPT", message.attempt.to_string()),
+            ("FLOWMONKEY_IDEMPOTENCY_KEY", task.idempotency_key().to_owned()),
+        ];
+        let own = own.into_iter().map(|(name, value)| (name.to_owned(), value));
+        own.chain(self.environment.iter().cloned()).collect()
+    }
+
+    /// Runs a program that speaks the child protocol, as the handlers with a manifest are run: a process for this task.
+    async fn converse(&self, task: &Task) -> Result<Completion, Failure> {
+        let limits = ChildLimits::default();
+        let mut command = vec![self.program.clone()];
+        command.extend(self.arguments.iter().cloned());
+        let manifest = Manifest {
+            handler_type: HANDLER_TYPE.into(),
+            command,
+            env: self.variables(task),
+            limits: ChildLimits {
+                output_bytes: self.output_bytes_max.unwrap_or(limits.output_bytes),
+                ..limits
+            },
+            ..Manifest::default()
+        };
+        let directory = self.directory.as_deref().unwrap_or_else(|| Path::new("."));
+        let child = ChildHandler::new(manifest, directory)
+            .map_err(|error| ConfigError::new("command", error.to_string()))?;
+        child.with_timeout(self.timeout).run(task).await
     }
 
     fn start(&self, task: &Task) -> Result<Group, Failure> {
         let mut process = Process::new(&self.program);
         process.args(&self.arguments);
         inherit(&mut process, []);
-        process
-            .env("FLOWMONKEY_EXECUTION_ID", &task.message.execution_id)
-            .env("FLOWMONKEY_STEP_ID", &task.message.step_id)
-            .env("FLOWMONKEY_ATTEMPT", task.message.attempt.to_string())
-            .env("FLOWMONKEY_IDEMPOTENCY_KEY", task.idempotency_key())
-            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        process.envs(self.variables(task));
         if let Some(directory) = &self.directory {
             process.current_dir(directory);
         }
@@ -215,8 +289,8 @@ impl Program {
             }
             std::future::pending::<()>().await;
         };
-        let mut out =
-            Captured::new(Keep::First(usize::try_from(self.output_bytes_max).unwrap_or(usize::MAX)));
+        let output_bytes_max = self.output_bytes_max.unwrap_or(OUTPUT_BYTES);
+        let mut out = Captured::new(Keep::First(usize::try_from(output_bytes_max).unwrap_or(usize::MAX)));
         let mut err = Captured::new(Keep::Last(STDERR_BYTES));
         let end = {
             let mut reading =
@@ -264,7 +338,7 @@ impl Program {
                 Err(failed(format!("the program cannot be waited for: {error}"), None))
             }
             End::Full => {
-                let mut failure = failed(format!("the output is over {} bytes", self.output_bytes_max), None);
+                let mut failure = failed(format!("the output is over {output_bytes_max} bytes"), None);
                 failure.error.retryable = Some(false);
                 Err(failure)
             }
@@ -327,8 +401,13 @@ impl Handler for Command {
         let fields = Fields::new(task.config())?;
         let program = Program::parse(&fields)?;
         self.check(&program.program)?;
-        fields.warn_unknown(task, &FIELDS);
-        let ended = program.run(task).await?;
-        program.output(ended).map(Completion::output)
+        fields.warn_unknown(task, FIELDS);
+        match program.protocol {
+            Protocol::None => {
+                let ended = program.run(task).await?;
+                program.output(ended).map(Completion::output)
+            }
+            Protocol::Ndjson => program.converse(task).await,
+        }
     }
 }

@@ -6,11 +6,10 @@ use flowmonkey_plumbing::wire::LogLevel;
 use flowmonkey_worker::{Failure, Task};
 use serde_json::{Map, Value};
 
+use crate::schema::{self, Table};
+
 /// The failure code for a `config` that a handler cannot work with.
 pub const BAD_CONFIG: &str = "BAD_CONFIG";
-
-/// Fields that the engine may fill in for any handler; handlers that do not use them pass over them.
-const COMMON_FIELDS: [&str; 4] = ["timeout", "retries", "backoff", "ignoreInput"];
 
 /// What is wrong with one field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,6 +71,8 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn value(&self, field: &str) -> Option<&'a Value> {
+        #[cfg(test)]
+        crate::schema_tests::note_read(format!("{}{field}", self.prefix));
         self.fields?.get(field).filter(|value| !value.is_null())
     }
 
@@ -95,7 +96,11 @@ impl<'a> Fields<'a> {
         })
     }
 
-    pub(crate) fn number(&self, field: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, ConfigError> {
+    pub(crate) fn number(
+        &self,
+        field: &str,
+        range: &RangeInclusive<u64>,
+    ) -> Result<Option<u64>, ConfigError> {
         let Some(value) = self.value(field) else { return Ok(None) };
         let expected = || format!("a whole number from {} to {}", range.start(), range.end());
         match value.as_u64() {
@@ -150,9 +155,9 @@ impl<'a> Fields<'a> {
     }
 
     /// Logs a warning for each field that the handler does not know: most are slips of the pen.
-    pub(crate) fn warn_unknown(&self, task: &Task, known: &[&str]) {
+    pub(crate) fn warn_unknown(&self, task: &Task, known: Table) {
         for name in self.fields.into_iter().flat_map(Map::keys) {
-            if !known.contains(&name.as_str()) && !COMMON_FIELDS.contains(&name.as_str()) {
+            if !schema::knows(known, name) {
                 task.log(
                     LogLevel::Warn,
                     format!("config.{}{name} is not known to this handler and does nothing", self.prefix),
@@ -203,7 +208,7 @@ mod tests {
         let config = json!({ "n": 11, "s": 1, "l": ["a", 2], "c": "up", "e": "" });
         let fields = Fields::new(&config).unwrap();
         let messages = [
-            fields.number("n", 1..=10).unwrap_err().to_string(),
+            fields.number("n", &(1..=10)).unwrap_err().to_string(),
             fields.text("s").unwrap_err().to_string(),
             fields.texts("l").unwrap_err().to_string(),
             fields.choice("c", &[("upper", 1), ("lower", 2)]).unwrap_err().to_string(),

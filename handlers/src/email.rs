@@ -1,5 +1,6 @@
 //! `email`: sends one mail by SMTP.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,13 +9,18 @@ use flowmonkey_worker::{Completion, Failure, Handler, Task};
 use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart, SinglePart};
 use lettre::transport::smtp::authentication::Credentials;
-use lettre::transport::smtp::client::{Tls, TlsParameters};
+use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters, TlsParametersBuilder};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::config::{ConfigError, Fields};
 use crate::http::{HttpPolicy, ResolveError};
+use crate::schema::{
+    Field, Table, flag, object_of, object_to, one_or_more_texts, optional, required, required_text, text,
+    whole, words,
+};
+use crate::trust::{Trust, refused_certificate};
 
 /// Time for each answer of the server.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -23,8 +29,28 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(120);
 /// Recipients of one mail.
 const RECIPIENTS_MAX: usize = 100;
 
-const FIELDS: [&str; 11] =
-    ["from", "to", "cc", "bcc", "replyTo", "subject", "text", "html", "headers", "smtp", "timeoutMs"];
+const FIELDS: Table = &[&[
+    optional("from", one_or_more_texts, "One address, with or without a name."),
+    optional("to", one_or_more_texts, "Addresses."),
+    optional("cc", one_or_more_texts, "Addresses."),
+    optional("bcc", one_or_more_texts, "Addresses."),
+    optional("replyTo", one_or_more_texts, "Addresses."),
+    optional("subject", text, "The subject."),
+    optional("text", text, "The mail as text; this or `html` at least."),
+    optional("html", text, "The mail as HTML."),
+    optional("headers", || object_to(text()), "More headers."),
+    optional("smtp", || object_of(&SMTP_FIELDS), "The server. Default: the worker's."),
+    optional("ignoreInput", flag, "`true`: the input does nothing. Default false."),
+]];
+
+const SMTP_FIELDS: [Field; 5] = [
+    required("host", required_text, "Name or address."),
+    optional("port", || whole(&PORTS), "Default 587 for starttls, 465 for tls, 25 for none."),
+    optional("tls", || words(&TLS), "none, starttls (default) or tls."),
+    optional("username", text, "The account; needs a password."),
+    optional("password", text, "The account's password."),
+];
+const PORTS: RangeInclusive<u64> = 1..=65_535;
 
 /// Headers that come from their own fields or are made here.
 const RESERVED_HEADERS: [&str; 14] = [
@@ -93,6 +119,7 @@ const TLS: [(&str, SmtpTls); 3] =
 pub struct Email {
     manifest: Manifest,
     policy: EmailPolicy,
+    trust: Trust,
 }
 
 /// A server to connect to.
@@ -107,11 +134,11 @@ struct Server {
 }
 
 impl Email {
-    /// A handler that sends by the server of `policy`.
+    /// A handler that sends by the server of `policy`, and trusts the authorities of `trust` besides the public ones.
     #[must_use]
-    pub fn new(policy: EmailPolicy) -> Self {
+    pub fn new(policy: EmailPolicy, trust: Trust) -> Self {
         crate::install_crypto();
-        Self { manifest: crate::manifest("email", "Sends a mail"), policy }
+        Self { manifest: crate::manifest("email", "Sends a mail", FIELDS), policy, trust }
     }
 
     async fn server(&self, fields: &Fields<'_>) -> Result<Server, Failure> {
@@ -135,7 +162,7 @@ impl Email {
         let smtp = Fields::nested("smtp.", smtp);
         let host = smtp.required_text("host")?;
         let tls = smtp.choice("tls", &TLS)?.unwrap_or_default();
-        let port = smtp.number("port", 1..=65_535)?.and_then(|port| u16::try_from(port).ok());
+        let port = smtp.number("port", &PORTS)?.and_then(|port| u16::try_from(port).ok());
         let port = port.unwrap_or_else(|| default_port(tls));
         let credentials = match (smtp.text("username")?, smtp.text("password")?) {
             (Some(name), Some(password)) => Some(Credentials::new(name.into(), password.into())),
@@ -158,9 +185,15 @@ impl Email {
 }
 
 impl Server {
-    fn connect(self) -> Result<AsyncSmtpTransport<Tokio1Executor>, Failure> {
+    fn connect(self, trust: &Trust) -> Result<AsyncSmtpTransport<Tokio1Executor>, Failure> {
         let parameters = || {
-            TlsParameters::new_rustls(self.name.clone())
+            let mut authorities = trust.authorities().map(|der| Certificate::from_der(der.to_vec()));
+            let builder = authorities
+                .try_fold(TlsParameters::builder(self.name.clone()), |builder, authority| {
+                    authority.map(|authority| builder.add_root_certificate(authority))
+                });
+            builder
+                .and_then(TlsParametersBuilder::build_rustls)
                 .map_err(|error| unavailable(format!("TLS cannot be used: {error}")))
         };
         let tls = match self.tls {
@@ -312,6 +345,9 @@ fn unavailable(message: String) -> Failure {
 }
 
 fn send_failure(error: &lettre::transport::smtp::Error) -> Failure {
+    if let Some(failure) = refused_certificate(error) {
+        return failure;
+    }
     let mut message = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
@@ -337,12 +373,13 @@ impl Handler for Email {
     async fn run(&self, task: &Task) -> Result<Completion, Failure> {
         let fields = Fields::new(task.config())?;
         let none = Map::new();
-        let input = task.input().as_object().filter(|_| !fields.flag("ignoreInput", false).unwrap_or(false));
+        let ignore_input = fields.flag("ignoreInput", false)?;
+        let input = task.input().as_object().filter(|_| !ignore_input);
         let source = Source { config: fields, input: Fields::nested("input.", input.unwrap_or(&none)) };
         let mail = source.mail(task.idempotency_key())?;
         let server = self.server(&fields).await?;
-        fields.warn_unknown(task, &FIELDS);
-        let transport = server.connect()?;
+        fields.warn_unknown(task, FIELDS);
+        let transport = server.connect(&self.trust)?;
         let sent = tokio::time::timeout(SEND_TIMEOUT, transport.send(mail.message)).await;
         let sent = sent.map_err(|_| unavailable("the mail server took too long".into()))?;
         sent.map_err(|error| send_failure(&error))?;

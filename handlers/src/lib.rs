@@ -8,8 +8,12 @@ mod config;
 mod email;
 mod file;
 mod http;
+mod schema;
+#[cfg(test)]
+mod schema_tests;
 mod table;
 mod transform;
+mod trust;
 
 use std::sync::Arc;
 
@@ -24,6 +28,7 @@ pub use file::{FileHandler, FilePolicy};
 pub use http::{HttpPolicy, HttpRequest};
 pub use table::TableInsert;
 pub use transform::Transform;
+pub use trust::{Trust, TrustError};
 
 /// What the stock handlers may do on this worker. The default is the strictest: public addresses only, no programs, no
 /// files, no jq, mail only by servers that flows name.
@@ -37,6 +42,8 @@ pub struct StockPolicy {
     pub file: FilePolicy,
     /// For `email`.
     pub email: EmailPolicy,
+    /// For the certificates of the servers of `http-request` and `email`.
+    pub trust: Trust,
     /// For the jq programs of `transform` and `batch-process`; none: they fail.
     pub jq: Option<jq::JqPolicy>,
 }
@@ -44,16 +51,16 @@ pub struct StockPolicy {
 /// All stock handlers.
 #[must_use]
 pub fn stock(policy: StockPolicy) -> Vec<Arc<dyn Handler>> {
-    let StockPolicy { http, command, file, email, jq } = policy;
+    let StockPolicy { http, command, file, email, trust, jq } = policy;
     let jq = Arc::new(jq::Jq::new(jq));
     vec![
-        Arc::new(HttpRequest::new(http)),
+        Arc::new(HttpRequest::new(http, &trust)),
         Arc::new(Transform::new(Arc::clone(&jq))),
         Arc::new(BatchProcess::new(jq)),
         Arc::new(Command::new(command)),
         Arc::new(FileHandler::new(file)),
         Arc::new(TableInsert::default()),
-        Arc::new(Email::new(email)),
+        Arc::new(Email::new(email, trust)),
     ]
 }
 
@@ -63,11 +70,12 @@ pub fn install_crypto() {
     drop(rustls::crypto::ring::default_provider().install_default());
 }
 
-fn manifest(handler_type: &str, description: &str) -> Manifest {
+fn manifest(handler_type: &str, description: &str, fields: schema::Table) -> Manifest {
     Manifest {
         handler_type: handler_type.into(),
         version: env!("CARGO_PKG_VERSION").into(),
         description: Some(description.into()),
+        config_schema: Some(schema::config_schema(fields)),
         ..Manifest::default()
     }
 }

@@ -9,11 +9,34 @@ use sha2::{Digest, Sha256};
 use uuid::Builder;
 
 use crate::config::{ConfigError, Fields, at_path};
+use crate::schema::{Table, anything, object, optional, required, required_text, text};
 
 const TABLE_INSERT_FAILED: &str = "TABLE_INSERT_FAILED";
 /// Rows that one step may insert.
 const ROWS_MAX: usize = 10_000;
-const FIELDS: [&str; 3] = ["tableId", "mappings", "staticValues"];
+const FIELDS: Table = &[&[
+    required("tableId", required_text, "The table."),
+    required(
+        "mappings",
+        mappings_schema,
+        "`{ sourcePath, column }`: a dotted path within the input, and the column.",
+    ),
+    optional("staticValues", object, "Column to value; mapped columns win."),
+]];
+
+fn mappings_schema() -> Value {
+    let item = json!({
+        "type": "object",
+        "properties": { "sourcePath": text(), "column": anything(), "columnId": anything() },
+        "required": ["sourcePath"],
+        // Pipes call the column `columnId`; the first of the two that is a text counts.
+        "anyOf": [
+            { "required": ["column"], "properties": { "column": text() } },
+            { "required": ["columnId"], "properties": { "columnId": text() } },
+        ],
+    });
+    json!({ "type": "array", "items": item })
+}
 
 /// The handler `table-insert`.
 #[derive(Debug)]
@@ -21,7 +44,7 @@ pub struct TableInsert(Manifest);
 
 impl Default for TableInsert {
     fn default() -> Self {
-        Self(crate::manifest("table-insert", "Inserts rows into a table"))
+        Self(crate::manifest("table-insert", "Inserts rows into a table", FIELDS))
     }
 }
 
@@ -85,7 +108,7 @@ impl Handler for TableInsert {
     async fn run(&self, task: &Task) -> Result<Completion, Failure> {
         let fields = Fields::new(task.config())?;
         let insert = Insert::parse(&fields).map_err(|error| error.into_failure(TABLE_INSERT_FAILED))?;
-        fields.warn_unknown(task, &FIELDS);
+        fields.warn_unknown(task, FIELDS);
         let sources = match task.input() {
             Value::Array(items) => items.as_slice(),
             one @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_)) => {

@@ -65,7 +65,8 @@ impl Embedded {
     /// When the record cannot be opened.
     pub(crate) async fn open(folder: &Path, durability: Durability, concurrency: usize) -> Result<Self> {
         let options = SqliteOptions { durability, ..SqliteOptions::default() };
-        let store = SqliteStore::open(&folder.join("flowmonkey.db"), options).await?;
+        // As the command does it under the lock of its data directory.
+        let store = SqliteStore::open(&folder.join("flowmonkey.db"), options).await?.alone();
         let clock = Arc::new(SystemClock);
         let queue = Arc::new(LocalQueue::new(clock.clone(), LocalQueueLimits::default()));
         let tracker = TaskTracker::new();
@@ -75,6 +76,7 @@ impl Embedded {
             clock: clock.clone(),
             entropy: Arc::new(SystemEntropy::new()),
             handlers: Arc::new(AllKnown),
+            announced: None,
         };
         let wide =
             ContextLimits { max_value_size: 64 << 20, max_total_size: 128 << 20, ..ContextLimits::default() };
@@ -85,7 +87,7 @@ impl Embedded {
         };
         let engine = Engine::open(deps, config, Some(&tracker)).await?;
         let shutdown = CancellationToken::new();
-        reconciler::reconcile(&engine, Duration::ZERO).await?;
+        reconciler::reconcile(&engine, reconciler::Patience::NONE).await?;
         chores::spawn_all(&engine, &tracker, &shutdown);
         let mut registry = Registry::new();
         registry.register(Arc::new(Noop(Manifest {

@@ -121,6 +121,12 @@ async fn main() -> Result<()> {
         Flush::Full => Durability::Full,
         Flush::Relaxed => Durability::Relaxed,
     };
+    // In a task, as requests of the HTTP API are: the thread of `main` is none of the runtime's workers, and each answer
+    // would cross to it.
+    tokio::spawn(run(scenario, durability)).await?
+}
+
+async fn run(scenario: Scenario, durability: Durability) -> Result<()> {
     match scenario {
         Scenario::Short => {
             latency(durability, 2000).await?;

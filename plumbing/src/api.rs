@@ -1,11 +1,37 @@
 //! The plumbing APIs that a running handler may call. The engine implements them in process; HTTP clients implement the
-//! same traits. Each call names the task and the attempt; a stale pair is refused.
+//! same traits. Each call names the task and the attempt, and shows the task's token; a stale pair is refused.
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::queue::Delivery;
+use crate::token::TaskToken;
+use crate::wire::TaskMessage;
+
+/// Bytes of one checkpoint, as JSON.
+pub const CHECKPOINT_BYTES_MAX: usize = 1024 * 1024;
+/// Log lines in one call over HTTP.
+pub const LOG_LINES_MAX: usize = 1000;
+/// Bytes of a volatile call over HTTP: started, progress, log lines.
+pub const VOLATILE_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a worker's name.
+pub const WORKER_BYTES_MAX: usize = 200;
+
+/// Who calls: which attempt of which task, and the token that came with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskAccess {
+    /// The task and the attempt.
+    pub delivery: Delivery,
+    /// What the engine gave with the task. None: an older engine, or a task of a test; in process it is not needed.
+    pub token: Option<TaskToken>,
+}
+
+impl From<&TaskMessage> for TaskAccess {
+    fn from(task: &TaskMessage) -> Self {
+        Self { delivery: task.delivery(), token: task.token.clone() }
+    }
+}
 
 /// Why a plumbing call failed.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +53,14 @@ pub enum PlumbingError {
         actual: usize,
         /// The limit.
         limit: usize,
+    },
+    /// The engine does not allow it, and will not later: the token does not count here, or the call is wrong.
+    #[error("the engine refused ({code}): {detail}")]
+    Refused {
+        /// The stable code.
+        code: String,
+        /// In words.
+        detail: String,
     },
     /// Try again.
     #[error("the engine is unreachable")]
@@ -63,20 +97,20 @@ pub struct Progress {
 #[async_trait]
 pub trait Plumbing: Send + Sync {
     /// Saves a checkpoint; it replaces the one before.
-    async fn save_checkpoint(&self, delivery: &Delivery, data: Value) -> Result<Checkpoint, PlumbingError>;
+    async fn save_checkpoint(&self, access: &TaskAccess, data: Value) -> Result<Checkpoint, PlumbingError>;
 
     /// The last checkpoint of the task, whichever attempt saved it.
-    async fn load_checkpoint(&self, delivery: &Delivery) -> Result<Option<Checkpoint>, PlumbingError>;
+    async fn load_checkpoint(&self, access: &TaskAccess) -> Result<Option<Checkpoint>, PlumbingError>;
 
     /// Forgets the task's checkpoint.
-    async fn clear_checkpoint(&self, delivery: &Delivery) -> Result<(), PlumbingError>;
+    async fn clear_checkpoint(&self, access: &TaskAccess) -> Result<(), PlumbingError>;
 
     /// Reports that the handler has started. Volatile: never waits, never fails.
-    fn started(&self, delivery: &Delivery, worker: &str);
+    fn started(&self, access: &TaskAccess, worker: &str);
 
     /// Reports progress. Volatile: never waits, never fails, the latest value counts.
-    fn progress(&self, delivery: &Delivery, progress: Progress);
+    fn progress(&self, access: &TaskAccess, progress: Progress);
 
     /// Shows a log line live; the line also travels with the result. Volatile: never waits, never fails.
-    fn log(&self, delivery: &Delivery, line: &crate::wire::LogLine);
+    fn log(&self, access: &TaskAccess, line: &crate::wire::LogLine);
 }

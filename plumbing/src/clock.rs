@@ -23,6 +23,25 @@ impl Clock for SystemClock {
     }
 }
 
+/// The machine's clock plus an offset that is measured now and then: the clock of another machine.
+#[derive(Debug, Default)]
+pub struct OffsetClock {
+    offset_ms: AtomicI64,
+}
+
+impl OffsetClock {
+    /// Notes by how many milliseconds the other clock is ahead.
+    pub fn set_offset(&self, offset_ms: i64) {
+        self.offset_ms.store(offset_ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for OffsetClock {
+    fn now_ms(&self) -> i64 {
+        SystemClock.now_ms().saturating_add(self.offset_ms.load(Ordering::SeqCst))
+    }
+}
+
 /// The machine's clock plus an offset that only grows: virtual time for `--skip-time`.
 #[derive(Debug, Default)]
 pub struct SkippingClock {

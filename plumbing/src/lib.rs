@@ -1,11 +1,17 @@
 //! All that crosses between engine and worker: messages ([`wire`]), queues ([`queue`]), handler manifests
-//! ([`manifest`]), and the plumbing APIs that a running handler may call ([`api`]).
+//! ([`manifest`]), the plumbing APIs that a running handler may call ([`api`], over HTTP with the feature `http-client`),
+//! and what proves to the engine who calls ([`token`], [`mac`]).
 //!
 //! Architecture invariant: this crate knows neither the engine nor the worker runtime.
 
 pub mod api;
 pub mod clock;
+pub mod crash;
+#[cfg(feature = "http-client")]
+pub mod http;
 pub mod ids;
+pub mod mac;
 pub mod manifest;
 pub mod queue;
+pub mod token;
 pub mod wire;

@@ -60,6 +60,10 @@ pub struct Manifest {
     /// `exclusive` for stateful handlers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ownership: Option<String>,
+    /// JSON Schema of the step's `config`; `flow validate` checks flows by it. What it refuses as an additional property is
+    /// warned of, all else is an error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_schema: Option<Value>,
     /// JSON Schema of the input; checked before the handler runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_schema: Option<Value>,

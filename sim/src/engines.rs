@@ -96,6 +96,7 @@ impl Node {
             clock: boundary.clock.clone(),
             entropy: Arc::new(SeededEntropy::new(random.fork())),
             handlers: Arc::new(Known),
+            announced: None,
         };
         let config = EngineConfig { engine_id: name.clone(), ..EngineConfig::default() };
         // Opening is tried again until it works; here it works at once.

@@ -62,6 +62,7 @@ pub(crate) fn of(
         logs: Vec::new(),
         metrics: Metrics { started_at, worker_id: worker.into(), ..Metrics::default() },
         metadata: serde_json::Map::new(),
+        mac: None,
     };
     if handler == "costly" {
         result.cost = Some(Cost { usd: 0.5, tokens: 10 });

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use flowmonkey_plumbing::crash;
 use flowmonkey_plumbing::ids::SystemEntropy;
 use flowmonkey_plumbing::queue::{Claim, ClaimedTask, Delivery};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -135,7 +136,10 @@ impl Claimer {
             // Not within a `select!`: a claim that is dropped half-way would leave tasks in nobody's hands.
             match self.shared.queue.claim(claim).await {
                 Ok(claimed) => {
-                    claimed_any |= !claimed.is_empty();
+                    if !claimed.is_empty() {
+                        crash::point("worker/claimed");
+                        claimed_any = true;
+                    }
                     let name = Arc::clone(&self.pools[index].name);
                     self.start(&name, claimed, &mut slots, claimed_at).await;
                 }

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress};
+use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress, TaskAccess};
+use flowmonkey_plumbing::ids::SystemEntropy;
 use flowmonkey_plumbing::manifest::Manifest;
-use flowmonkey_plumbing::queue::Delivery;
 use flowmonkey_plumbing::wire::{
     ContextOperation, Cost, LogLevel, TableRow, TaskError, TaskEvent, TaskMessage,
 };
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
 
 /// Code that carries out tasks of one type. Must be safe to run more than once for the same task: a handler runs at least
 /// once and gets a stable idempotency key per step.
@@ -30,7 +32,7 @@ pub struct Task {
     pub message: TaskMessage,
     /// Ends when the task should stop: cancelled, lease lost, out of time, or the worker drains.
     pub cancelled: CancellationToken,
-    pub(crate) delivery: Delivery,
+    pub(crate) access: TaskAccess,
     pub(crate) plumbing: Arc<dyn Plumbing>,
     pub(crate) journal: Arc<crate::journal::Journal>,
 }
@@ -65,15 +67,31 @@ impl Task {
     /// # Errors
     /// [`PlumbingError::Stale`] when another attempt has taken over; the handler should stop.
     pub async fn save_checkpoint(&self, data: Value) -> Result<Checkpoint, PlumbingError> {
-        self.plumbing.save_checkpoint(&self.delivery, data).await
+        self.plumbing.save_checkpoint(&self.access, data).await
     }
 
     /// The last checkpoint of this task.
     ///
+    /// Waits while no engine can be reached: to begin anew would be to do again what was saved, and to fail would use up
+    /// the step's budget for nothing. The attempt's own limit ends the wait.
+    ///
     /// # Errors
-    /// When the engine cannot be reached or the attempt is stale.
+    /// When the attempt is stale or is to be cancelled.
     pub async fn load_checkpoint(&self) -> Result<Option<Checkpoint>, PlumbingError> {
-        self.plumbing.load_checkpoint(&self.delivery).await
+        let entropy = SystemEntropy::new();
+        let mut backoff = Backoff::default();
+        loop {
+            match self.plumbing.load_checkpoint(&self.access).await {
+                Err(PlumbingError::Unavailable(error)) if !self.cancelled.is_cancelled() => {
+                    tracing::warn!(delivery = %self.access.delivery, %error, "a checkpoint cannot be loaded yet");
+                }
+                loaded => return loaded,
+            }
+            tokio::select! {
+                () = self.cancelled.cancelled() => {}
+                () = tokio::time::sleep(backoff.next(&entropy)) => {}
+            }
+        }
     }
 
     /// Reports progress, 0 to 100. Never waits.
@@ -83,13 +101,13 @@ impl Task {
             message: message.into(),
             estimated_completion: None,
         };
-        self.plumbing.progress(&self.delivery, progress);
+        self.plumbing.progress(&self.access, progress);
     }
 
     /// Writes a log line of the task. Never waits; past the limit of lines, the rest is counted.
     pub fn log(&self, level: LogLevel, message: impl Into<String>) {
         if let Some(line) = self.journal.log(level, message.into()) {
-            self.plumbing.log(&self.delivery, &line);
+            self.plumbing.log(&self.access, &line);
         }
     }
 

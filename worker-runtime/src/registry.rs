@@ -123,6 +123,11 @@ impl Registry {
         self.handlers.values().map(|registered| registered.handler.manifest())
     }
 
+    /// Keeps only the handlers of these types.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.handlers.retain(|handler_type, _| keep(handler_type));
+    }
+
     /// Whether there are no handlers.
     #[must_use]
     pub fn is_empty(&self) -> bool {

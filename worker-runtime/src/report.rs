@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flowmonkey_plumbing::crash;
 use flowmonkey_plumbing::ids::SystemEntropy;
+use flowmonkey_plumbing::token::TaskToken;
 use flowmonkey_plumbing::wire::ResultMessage;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -26,7 +28,7 @@ const FINISH_MAX: usize = 200;
 /// A result and where it goes.
 pub(crate) struct Report {
     pub(crate) pool: Arc<str>,
-    pub(crate) token: Option<String>,
+    pub(crate) token: Option<TaskToken>,
     pub(crate) result: ResultMessage,
 }
 
@@ -106,8 +108,10 @@ async fn finish(
         let count = pending.results.len().min(FINISH_MAX);
         let batch = pending.results[..count].iter().map(|report| report.result.clone()).collect();
         // Not within a `select!`: a call that is dropped half-way would have to be repeated anyway.
+        crash::point("worker/before-report");
         match shared.queue.finish(pool, &shared.config.worker_id, batch).await {
             Ok(refused) => {
+                crash::point("worker/after-report");
                 pending.backoff.reset();
                 pending.not_before = None;
                 pending.failing_since = None;

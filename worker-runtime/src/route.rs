@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use async_trait::async_trait;
+use flowmonkey_plumbing::token::TaskToken;
 use flowmonkey_plumbing::wire::ResultMessage;
 
 /// A result that the queue has not taken yet.
@@ -13,7 +14,7 @@ pub struct UnsentResult {
     /// The worker instance that ran it: the queue knows it as the owner.
     pub worker: String,
     /// The capability that came with the task, where the engine gives one.
-    pub token: Option<String>,
+    pub token: Option<TaskToken>,
     /// The result.
     pub result: ResultMessage,
 }

@@ -4,7 +4,9 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flowmonkey_plumbing::queue::Delivery;
+use flowmonkey_plumbing::api::TaskAccess;
+use flowmonkey_plumbing::crash;
+use flowmonkey_plumbing::mac;
 use flowmonkey_plumbing::wire::{
     ContextUpdates, LogLevel, Metrics, Outcome, PROTOCOL_VERSION, ResultMessage, TaskMessage,
 };
@@ -57,7 +59,7 @@ enum Ended {
 
 /// What stays of the message for the result, once the handler has it.
 struct Identity {
-    delivery: Delivery,
+    access: TaskAccess,
     execution_id: String,
     step_id: String,
 }
@@ -66,7 +68,7 @@ struct Identity {
 pub(crate) async fn supervise(shared: Arc<Shared>, attempt: Attempt) {
     let Attempt { pool, message, claimed_at, slot, stop, reports } = attempt;
     let identity = Identity {
-        delivery: message.delivery(),
+        access: TaskAccess::from(&message),
         execution_id: message.execution_id.clone(),
         step_id: message.step_id.clone(),
     };
@@ -79,13 +81,13 @@ pub(crate) async fn supervise(shared: Arc<Shared>, attempt: Attempt) {
         }
         Ok(handler) => {
             shared.metrics.started.add(1);
-            shared.plumbing.started(&identity.delivery, &shared.config.worker_id);
+            shared.plumbing.started(&identity.access, &shared.config.worker_id);
             let limit = Duration::from_millis(message.remaining_ms);
             let cancelled = CancellationToken::new();
             let task = Task {
                 message,
                 cancelled: cancelled.clone(),
-                delivery: identity.delivery.clone(),
+                access: identity.access.clone(),
                 plumbing: Arc::clone(&shared.plumbing),
                 journal: Arc::clone(&journal),
             };
@@ -98,14 +100,16 @@ pub(crate) async fn supervise(shared: Arc<Shared>, attempt: Attempt) {
             watched.watch().await
         }
     };
+    crash::point("worker/handler-ended");
     if matches!(ended, Ended::Discarded) {
-        shared.running.remove(&identity.delivery);
+        shared.running.remove(&identity.access.delivery);
         return;
     }
-    shared.running.set_reporting(&identity.delivery);
+    shared.running.set_reporting(&identity.access.delivery);
+    let token = identity.access.token.clone();
     let result = make_result(&shared, identity, ended, journal.take(), started);
     let delivery = result.delivery();
-    if reports.send(Report { pool, token: None, result }).await.is_err() {
+    if reports.send(Report { pool, token, result }).await.is_err() {
         // The reporter ends last; it is gone only when the runtime itself is going down.
         tracing::warn!(%delivery, "a result could not be reported: the worker has ended");
     }
@@ -263,8 +267,8 @@ fn make_result(
     let now_ms = shared.clock.now_ms();
     let mut result = ResultMessage {
         v: PROTOCOL_VERSION,
-        task_id: identity.delivery.task_id,
-        attempt: identity.delivery.attempt,
+        task_id: identity.access.delivery.task_id,
+        attempt: identity.access.delivery.attempt,
         execution_id: identity.execution_id,
         step_id: identity.step_id,
         outcome: Outcome::Released,
@@ -287,6 +291,7 @@ fn make_result(
             worker_id: shared.config.worker_id.clone(),
         },
         metadata: serde_json::Map::new(),
+        mac: None,
     };
     match ended {
         Ended::Completed(completion) => {
@@ -305,6 +310,7 @@ fn make_result(
         }
         Ended::Released | Ended::Discarded => shared.metrics.stopped.add(1),
     }
+    result.mac = identity.access.token.and_then(|token| mac::seal(&result, &token));
     result
 }
 

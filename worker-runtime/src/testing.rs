@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use flowmonkey_plumbing::api::Plumbing;
+use flowmonkey_plumbing::api::{Plumbing, TaskAccess};
 use flowmonkey_plumbing::clock::SystemClock;
-use flowmonkey_plumbing::queue::Delivery;
 use flowmonkey_plumbing::wire::{LogLine, TableRow, TaskMessage};
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +16,7 @@ impl Task {
     pub fn for_test(message: TaskMessage, plumbing: Arc<dyn Plumbing>) -> Self {
         Self {
             cancelled: CancellationToken::new(),
-            delivery: Delivery { task_id: message.task_id.clone(), attempt: message.attempt },
+            access: TaskAccess::from(&message),
             plumbing,
             journal: Arc::new(Journal::new(Arc::new(SystemClock), LOG_LINES_DEFAULT)),
             message,

@@ -10,9 +10,9 @@ use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress};
+use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress, TaskAccess};
 use flowmonkey_plumbing::manifest::Manifest;
-use flowmonkey_plumbing::queue::{Delivery, DispatchQueue};
+use flowmonkey_plumbing::queue::DispatchQueue;
 use flowmonkey_plumbing::wire::{
     ContextOperation, ContextUpdates, LogLevel, LogLine, Outcome, ResultMessage, TaskError, TaskMessage,
 };
@@ -211,23 +211,24 @@ struct Stale;
 
 #[async_trait::async_trait]
 impl Plumbing for Stale {
-    async fn save_checkpoint(&self, delivery: &Delivery, _: Value) -> Result<Checkpoint, PlumbingError> {
+    async fn save_checkpoint(&self, access: &TaskAccess, _: Value) -> Result<Checkpoint, PlumbingError> {
+        let delivery = &access.delivery;
         Err(PlumbingError::Stale { task: delivery.task_id.clone(), attempt: delivery.attempt })
     }
 
-    async fn load_checkpoint(&self, _: &Delivery) -> Result<Option<Checkpoint>, PlumbingError> {
+    async fn load_checkpoint(&self, _: &TaskAccess) -> Result<Option<Checkpoint>, PlumbingError> {
         Ok(None)
     }
 
-    async fn clear_checkpoint(&self, _: &Delivery) -> Result<(), PlumbingError> {
+    async fn clear_checkpoint(&self, _: &TaskAccess) -> Result<(), PlumbingError> {
         Ok(())
     }
 
-    fn started(&self, _: &Delivery, _: &str) {}
+    fn started(&self, _: &TaskAccess, _: &str) {}
 
-    fn progress(&self, _: &Delivery, _: Progress) {}
+    fn progress(&self, _: &TaskAccess, _: Progress) {}
 
-    fn log(&self, _: &Delivery, _: &LogLine) {}
+    fn log(&self, _: &TaskAccess, _: &LogLine) {}
 }
 
 #[tokio::test]

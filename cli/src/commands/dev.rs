@@ -43,7 +43,7 @@ pub(crate) async fn dev(args: DevArgs) -> Result<Exit, CliError> {
         }
     };
     let options = Options {
-        durability: args.handlers.durability,
+        durability: args.durability,
         listen: args.listen,
         moves: true,
         registry: Some(registry.clone()),

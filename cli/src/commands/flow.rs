@@ -1,5 +1,8 @@
 //! `flowmonkey flow …`: everything about flow files that needs no engine.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use flowmonkey_core::flow::parse::{Issue, Severity};
 use flowmonkey_core::flow::{graph, json_schema};
 use flowmonkey_core::limits::FLOW_DOCUMENT_BYTES_MAX;
@@ -8,11 +11,12 @@ use serde_json::{Value, json};
 use super::{print, print_json, tell};
 use crate::args::{FlowCommand, Output};
 use crate::errors::{CliError, Exit};
+use crate::schemas::HandlerSchemas;
 use crate::source;
 
 pub(crate) fn flow(command: FlowCommand) -> Result<Exit, CliError> {
     match command {
-        FlowCommand::Validate { files, output } => validate(&files, output),
+        FlowCommand::Validate { files, manifests, output } => validate(&files, &manifests, output),
         FlowCommand::Graph { file, flow } => {
             let document = source::read_document(&file)?;
             let (flow, _) = source::choose(&file, document.flows, flow.as_deref())?;
@@ -26,14 +30,15 @@ pub(crate) fn flow(command: FlowCommand) -> Result<Exit, CliError> {
     }
 }
 
-fn validate(files: &[String], output: Output) -> Result<Exit, CliError> {
+fn validate(files: &[String], manifests: &[PathBuf], output: Output) -> Result<Exit, CliError> {
+    let schemas = Arc::new(HandlerSchemas::new(manifests)?);
     let mut reports = Vec::with_capacity(files.len());
     let mut lines = Vec::new();
     let mut all: Vec<Issue> = Vec::new();
     let mut flow_count = 0;
     for file in files {
         let text = source::read_text(file, FLOW_DOCUMENT_BYTES_MAX)?;
-        let (flows, issues) = match source::check_text(file, &text) {
+        let (flows, issues) = match source::check_configs(file, &text, Arc::clone(&schemas)) {
             Ok(document) => (document.flows, document.warnings),
             Err(issues) => (Vec::new(), issues),
         };

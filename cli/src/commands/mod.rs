@@ -3,11 +3,13 @@
 mod backup;
 mod dev;
 mod doctor;
+mod engine;
 mod execution;
 mod flow;
 mod place;
 mod run;
 mod table;
+mod worker;
 
 use std::io::Write;
 
@@ -22,6 +24,9 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, CliError> {
     match command {
         Command::Run(args) => run::run(args, global.server.as_deref()).await,
         Command::Dev(args) => dev::dev(args).await,
+        Command::Engine(args) => engine::engine(*args).await,
+        Command::Worker(args) => worker::worker(*args).await,
+        Command::Migrate(args) => engine::migrate(args).await,
         Command::Demo(args) => crate::demo::demo(args).await,
         Command::Flow(command) => flow::flow(command),
         Command::Execution(command) => execution::execution(command, global.server.as_deref()).await,

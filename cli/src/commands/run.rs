@@ -128,7 +128,7 @@ async fn here(args: &RunArgs, interrupts: &mut Interrupts) -> Result<Exit, CliEr
         }
     };
     let options = Options {
-        durability: args.handlers.durability,
+        durability: args.durability,
         listen: ANY_PORT,
         moves: true,
         registry: Some(registry),

@@ -122,7 +122,7 @@ fn registry(concurrency: Option<u32>) -> Result<Registry, CliError> {
         files: Vec::new(),
         allow_command: Vec::new(),
         smtp: None,
-        durability: Durability::Full,
+        ca_files: Vec::new(),
     };
     let mut registry = handlers::registry(&stock)?;
     let ours: [Arc<dyn Handler>; 3] = [

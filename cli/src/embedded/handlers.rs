@@ -8,7 +8,7 @@ use flowmonkey_core::execution::Handlers;
 use flowmonkey_engine::config::UnknownHandler;
 use flowmonkey_handlers::jq::JqPolicy;
 use flowmonkey_handlers::{
-    CommandPolicy, EmailPolicy, FilePolicy, HttpPolicy, Programs, SmtpTls, StockPolicy, stock,
+    CommandPolicy, EmailPolicy, FilePolicy, HttpPolicy, Programs, SmtpTls, StockPolicy, Trust, stock,
 };
 use flowmonkey_worker::{ChildHandler, Handler, Registry, load_manifests};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -17,6 +17,7 @@ use reqwest::Url;
 use crate::args::HandlerArgs;
 use crate::errors::CliError;
 use crate::panics::Contained;
+use crate::source;
 
 /// The hidden argument that makes this program an evaluator of jq programs.
 pub(crate) const JQ_EVALUATOR: &str = "__jq";
@@ -91,7 +92,8 @@ fn policy(args: &HandlerArgs) -> Result<StockPolicy, CliError> {
     let program = std::env::current_exe().map_err(CliError::io("cannot find this program"))?;
     let jq = JqPolicy { program, arguments: vec![JQ_EVALUATOR.to_owned()] };
     let command = CommandPolicy { programs: programs(&args.allow_command) };
-    Ok(StockPolicy { http, command, file: folders(&args.files)?, email, jq: Some(jq) })
+    let trust = trust(&args.ca_files)?;
+    Ok(StockPolicy { http, command, file: folders(&args.files)?, email, trust, jq: Some(jq) })
 }
 
 fn networks(words: &[String]) -> Result<HttpPolicy, CliError> {
@@ -139,6 +141,20 @@ fn folders(given: &[PathBuf]) -> Result<FilePolicy, CliError> {
         }
     });
     Ok(FilePolicy { roots: roots.collect::<Result<_, _>>()? })
+}
+
+/// Certificates are small: a file of more bytes is something else.
+const CA_FILE_BYTES_MAX: usize = 1 << 20;
+
+fn trust(files: &[PathBuf]) -> Result<Trust, CliError> {
+    let mut trust = Trust::default();
+    for file in files {
+        let pem = source::read_text(&file.to_string_lossy(), CA_FILE_BYTES_MAX)?;
+        trust
+            .add_pem(pem.as_bytes())
+            .map_err(|error| CliError::Usage(format!("--ca-file {}: {error}", file.display())))?;
+    }
+    Ok(trust)
 }
 
 fn mail_server(text: &str, flow_servers: HttpPolicy) -> Result<EmailPolicy, CliError> {

@@ -102,7 +102,8 @@ impl Embedded {
             Durability::Relaxed => store::Durability::Relaxed,
         };
         let sqlite = SqliteOptions { durability, ..SqliteOptions::default() };
-        let store = Arc::new(SqliteStore::open(&data_dir::database(dir.path()), sqlite).await?);
+        // The lock of the directory keeps others away.
+        let store = Arc::new(SqliteStore::open(&data_dir::database(dir.path()), sqlite).await?.alone());
         let clock = Arc::new(SkippingClock::default());
         // Leases run on the wall clock, whatever the executions' time is.
         let queue = Arc::new(LocalQueue::new(Arc::new(SystemClock), LocalQueueLimits::default()));
@@ -114,6 +115,7 @@ impl Embedded {
             clock: clock.clone(),
             entropy: entropy.clone(),
             handlers: Arc::new(known),
+            announced: None,
         };
         let config = EngineConfig {
             heartbeat: HEARTBEAT,
@@ -151,7 +153,7 @@ impl Embedded {
     /// Takes up what was unfinished, and runs the chores.
     async fn go_on(&self) -> Result<(), CliError> {
         // Nothing can be on its way yet: whatever is out is missing from the queue.
-        reconciler::reconcile(&self.engine, Duration::ZERO).await?;
+        reconciler::reconcile(&self.engine, reconciler::Patience::NONE).await?;
         sweeper::tick(&self.engine).await?;
         chores::spawn_all(&self.engine, &self.chores, &self.chores_end);
         Ok(())

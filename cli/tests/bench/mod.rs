@@ -56,7 +56,13 @@ impl Bench {
 
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_flowmonkey"));
-        command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
+        command.args(args);
+        self.prepare(command)
+    }
+
+    /// Lets a command work here, with nothing of this process's settings.
+    pub fn prepare(&self, mut command: Command) -> Command {
+        command.current_dir(self.dir.path()).stdin(Stdio::null());
         command.env("TMPDIR", self.dir.path()).env("NO_COLOR", "1");
         for name in ["FLOWMONKEY_LOG", "FLOWMONKEY_SERVER", "FLOWMONKEY_DATA_DIR", "FLOWMONKEY_LISTEN"] {
             command.env_remove(name);
@@ -83,7 +89,14 @@ impl Bench {
 
     /// Starts a command that stays.
     pub fn start(&self, args: &[&str]) -> Running {
-        let mut command = self.command(args);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flowmonkey"));
+        command.args(args);
+        self.start_command(command)
+    }
+
+    /// Starts any command that stays, here.
+    pub fn start_command(&self, command: Command) -> Running {
+        let mut command = self.prepare(command);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let said = Arc::new(Mutex::new(String::new()));
         let stderr = BufReader::new(child.stderr.take().unwrap());

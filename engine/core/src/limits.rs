@@ -22,7 +22,7 @@ pub const RETRY_ATTEMPTS_MAX: u32 = 1000;
 pub const LOOP_ITERATIONS_DEFAULT: u32 = 1000;
 /// Bytes of an idempotency key.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 512;
-/// Bytes of all datasets (fan-out results too large for a context) that one task, or the items of one map, may read.
+/// Bytes of all datasets (fan-out results too large for a context) that one step may read.
 pub const DATASET_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Milliseconds that an idempotency key is remembered, when nothing else is said: 24 h.
 pub const IDEMPOTENCY_WINDOW_MS: u64 = 24 * 60 * 60 * 1000;

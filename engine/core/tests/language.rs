@@ -31,6 +31,8 @@ fn with_scope<T>(context: &Map<String, Value>, run: impl FnOnce(&Scope<'_>) -> T
         input: Some(&input),
         iteration: Some(1),
         event: None,
+        datasets: None,
+        item_key: None,
         execution: &execution,
     })
 }
@@ -183,7 +185,7 @@ proptest! {
         if let Ok(path) = Path::parse(&text) {
             prop_assert_eq!(path.as_str(), &text);
             let found = path.get(&value);
-            if let Some(found) = path.get_in_objects(&value) {
+            if let Ok(Some(found)) = path.read_in_objects(&value, None) {
                 prop_assert_eq!(Some(found), path.get(&value), "what conditions find, selectors find");
             }
             if let Value::Object(map) = &value {
@@ -249,10 +251,10 @@ proptest! {
     #[test]
     fn conditions_never_panic(path in paths(), operator in prop::sample::select(&Operator::ALL[..]), value in prop::option::of(json_values()), input in prop::option::of(json_values())) {
         if let Ok(condition) = Condition::new(path, operator, value)
-            && let (Operator::Exists, Ok(exists)) = (operator, condition.holds(input.as_ref()))
+            && let (Operator::Exists, Ok(exists)) = (operator, condition.holds(input.as_ref(), None))
         {
             let absent = Condition::new(condition.path, Operator::NotExists, None).unwrap();
-            prop_assert_eq!(absent.holds(input.as_ref()), Ok(!exists));
+            prop_assert_eq!(absent.holds(input.as_ref(), None), Ok(!exists));
         }
     }
 

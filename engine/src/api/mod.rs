@@ -9,6 +9,7 @@ mod fields;
 mod flows;
 mod guard;
 mod operations;
+mod plumbing;
 mod problem;
 mod request;
 mod start;
@@ -89,6 +90,7 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         .route("/readyz", get(operations::readyz))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .merge(flows)
+        .merge(plumbing::routes())
         .fallback(problem::no_such_route)
         .method_not_allowed_fallback(problem::no_such_method)
         .layer(middleware::from_fn_with_state(guard, guard::guard))

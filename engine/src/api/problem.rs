@@ -21,7 +21,9 @@ const RETRY_AFTER_SECONDS: &str = "1";
 pub enum ErrorClass {
     /// The request cannot be read.
     Undecodable,
-    /// The request comes from a web page of another origin, or names a host that this server is not.
+    /// Who asks is not known: a token is missing or does not count.
+    Unauthenticated,
+    /// Who asks may not; the request comes from a web page of another origin, or names a host that this server is not.
     Forbidden,
     /// There is no such thing.
     NotFound,
@@ -49,6 +51,7 @@ impl ErrorClass {
     pub const fn status(self) -> StatusCode {
         match self {
             Self::Undecodable => StatusCode::BAD_REQUEST,
+            Self::Unauthenticated => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::NoSuchMethod => StatusCode::METHOD_NOT_ALLOWED,
@@ -65,6 +68,7 @@ impl ErrorClass {
     const fn title(self) -> &'static str {
         match self {
             Self::Undecodable => "The request cannot be read",
+            Self::Unauthenticated => "It is not known who asks",
             Self::Forbidden => "The request is not allowed",
             Self::NotFound => "There is no such thing",
             Self::NoSuchMethod => "The path does not know this method",
@@ -82,6 +86,7 @@ impl ErrorClass {
         match self {
             Self::Overloaded | Self::Unavailable => true,
             Self::Undecodable
+            | Self::Unauthenticated
             | Self::Forbidden
             | Self::NotFound
             | Self::NoSuchMethod
@@ -231,6 +236,9 @@ impl Problem {
         *response.status_mut() = class.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if class == ErrorClass::Unauthenticated {
+            headers.insert(header::WWW_AUTHENTICATE, super::plumbing::CHALLENGE);
+        }
         if class.may_come_again() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
         }

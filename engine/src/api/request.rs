@@ -175,7 +175,7 @@ impl<S: Send + Sync> FromRequest<S> for FlowBody {
 }
 
 /// The type of the body, without parameters, in lower case.
-fn media_type(headers: &HeaderMap) -> Option<String> {
+pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::CONTENT_TYPE)?;
     // What is not text is no type that anybody reads.
     let text = value.to_str().unwrap_or("?");
@@ -183,7 +183,8 @@ fn media_type(headers: &HeaderMap) -> Option<String> {
     Some(media.to_ascii_lowercase())
 }
 
-async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+/// The whole body, up to the route's limit.
+pub(super) async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
     Bytes::from_request(request, state).await.map_err(|rejection: BytesRejection| {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             Problem::new(ErrorClass::TooLarge, "BODY_TOO_LARGE", "the body is larger than this path takes")

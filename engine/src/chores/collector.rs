@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
-use flowmonkey_core::execution::Rejection;
 use flowmonkey_core::execution::command::Command;
-use flowmonkey_plumbing::queue::{Dispatched, Taken};
+use flowmonkey_core::execution::{Execution, Rejection};
+use flowmonkey_core::ids::TaskId;
+use flowmonkey_plumbing::crash;
+use flowmonkey_plumbing::mac::MacError;
+use flowmonkey_plumbing::queue::{Delivery, Dispatched, Taken};
 use flowmonkey_plumbing::wire::Metrics;
 
 use super::{Backoff, Chore};
@@ -50,6 +53,13 @@ pub async fn apply(engine: &Engine, name: &str, results: &mut Vec<Taken>) -> Res
     let mut commands = Vec::with_capacity(results.len());
     let mut places = Vec::with_capacity(results.len());
     for (place, taken) in results.iter().enumerate() {
+        if let Err(reason) = check_origin(engine, taken).await? {
+            tracing::warn!(delivery = %taken.dispatched.delivery, reason, "a result is not known to be of its pool");
+            Counters::add(&engine.counters.results_refused, 1);
+            collected.refused += 1;
+            note(engine, &taken.dispatched.delivery, metrics(taken).worker_id, RefusedFor::Forged, reason);
+            continue;
+        }
         let understood = match &taken.result {
             Ok(result) => task_report(result.clone()),
             Err(error) => Err(error.to_string()),
@@ -69,7 +79,7 @@ pub async fn apply(engine: &Engine, name: &str, results: &mut Vec<Taken>) -> Res
                     commands.push((task.execution, Command::Report(Box::new(report))));
                     places.push(place);
                 }
-                note(engine, taken, RefusedFor::Invalid, reason);
+                note(engine, &taken.dispatched.delivery, metrics.worker_id, RefusedFor::Invalid, reason);
             }
         }
     }
@@ -95,7 +105,7 @@ pub async fn apply(engine: &Engine, name: &str, results: &mut Vec<Taken>) -> Res
         tracing::debug!(delivery = %taken.dispatched.delivery, detail, "a result was refused");
         collected.refused += 1;
         Counters::add(&engine.counters.results_refused, 1);
-        note(engine, taken, reason, detail);
+        note(engine, &taken.dispatched.delivery, metrics(taken).worker_id, reason, detail);
     }
     let is_left = |place: &usize| contended.binary_search(place).is_ok();
     let done: Vec<Dispatched> = results
@@ -104,10 +114,43 @@ pub async fn apply(engine: &Engine, name: &str, results: &mut Vec<Taken>) -> Res
         .filter(|(place, _)| !is_left(place))
         .map(|(_, taken)| taken.dispatched.clone())
         .collect();
+    crash::point("engine/before-acknowledge");
     engine.queue.acknowledge(name, &done).await?;
+    crash::point("engine/after-acknowledge");
     let mut place = 0..;
     results.retain(|_| place.next().is_some_and(|place| is_left(&place)));
     Ok(collected)
+}
+
+/// That a result is of the pool that its task was dispatched to: whoever can write to a queue can write anything. The inner
+/// error says why it is not.
+async fn check_origin(engine: &Engine, taken: &Taken) -> Result<Result<(), String>, EngineError> {
+    let pool = &taken.dispatched.pool;
+    let required = engine.config.require_result_mac;
+    let result = match &taken.result {
+        Ok(result) => result,
+        Err(_) if !required => return Ok(Ok(())),
+        // It has no MAC that could be read. It counts as a failed attempt, so that its budget ends it, but only for the pool
+        // that the record has the task in: members of one pool can disturb each other, pools cannot.
+        Err(error) => {
+            let delivery = &taken.dispatched.delivery;
+            let Ok(task) = delivery.task_id.parse::<TaskId>() else { return Ok(Ok(())) };
+            let execution = engine.store.load(&[task.execution]).await?.pop();
+            let is_theirs = execution
+                .as_ref()
+                .and_then(Execution::task)
+                .is_some_and(|out| out.run.task == task.number && out.pool == *pool);
+            return Ok(if is_theirs { Ok(()) } else { Err(error.to_string()) });
+        }
+    };
+    Ok(match engine.task_tokens.check_result(result) {
+        Ok(claims) if claims.pool == *pool => Ok(()),
+        Ok(_) => Err(MacError::Foreign.to_string()),
+        Err(MacError::Missing) if !required => Ok(()),
+        Err(error @ (MacError::Missing | MacError::Token(_) | MacError::Forged | MacError::Foreign)) => {
+            Err(error.to_string())
+        }
+    })
 }
 
 /// When and where the attempt ran, as far as that can be read.
@@ -115,19 +158,19 @@ fn metrics(taken: &Taken) -> Metrics {
     taken.result.as_ref().map(|result| result.metrics.clone()).unwrap_or_default()
 }
 
-fn note(engine: &Engine, taken: &Taken, reason: RefusedFor, detail: String) {
-    let delivery = &taken.dispatched.delivery;
+/// Keeps the evidence of a result that did not count.
+pub(crate) fn note(engine: &Engine, delivery: &Delivery, worker: String, reason: RefusedFor, detail: String) {
     engine.evidence.note(RefusedResult {
         at: engine.now(),
         task: delivery.task_id.clone(),
         attempt: delivery.attempt,
-        worker: metrics(taken).worker_id,
+        worker,
         reason,
         detail,
     });
 }
 
-fn refused_for(rejection: &Rejection) -> RefusedFor {
+pub(crate) fn refused_for(rejection: &Rejection) -> RefusedFor {
     match rejection {
         Rejection::Finished(_) => RefusedFor::Finished,
         Rejection::StaleAttempt => RefusedFor::Stale,
@@ -193,6 +236,9 @@ impl Collector {
             self.uncertain = true;
             self.taken = engine.queue.take(&name, COLLECT_BATCH_MAX).await?;
             self.uncertain = false;
+            if !self.taken.is_empty() {
+                crash::point("engine/results-taken");
+            }
         }
         apply(engine, &name, &mut self.taken).await
     }

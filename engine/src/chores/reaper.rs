@@ -2,6 +2,7 @@
 
 use flowmonkey_core::execution::command::{Command, TaskAttempt};
 use flowmonkey_core::ids::TaskId;
+use flowmonkey_plumbing::crash;
 
 use super::HasMore;
 use crate::config::REAP_BATCH_MAX;
@@ -41,6 +42,7 @@ pub async fn tick(engine: &Engine) -> Result<Reaped, EngineError> {
         })
         .collect();
     engine.apply(commands).await?;
+    crash::point("engine/lease-reaped");
     // Whatever the record said: these deliveries do not count any more.
     let deliveries: Vec<_> = expired.iter().map(|lease| lease.dispatched.clone()).collect();
     engine.queue.drop_deliveries(&deliveries).await?;

@@ -15,12 +15,16 @@ use super::{Backoff, Chore};
 use crate::apply::CommandOutcome;
 use crate::config::{STUCK_TIMER_REST, STUCK_TIMERS_MAX, TIMER_BATCH_MAX};
 use crate::engine::{Engine, EngineError};
+use crate::store::StoreError;
 use crate::wire::dispatched;
 
 /// Longest sleep, should a wake have been stored by another engine.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// Rest while the earliest of all is due and does not move.
 const STUCK_SLEEP: Duration = Duration::from_millis(250);
+
+/// How long engines leave a wake that is due to the one that stored it, in milliseconds.
+const OTHERS_HAVE_MS: i64 = 250;
 
 /// What a tick did.
 #[derive(Debug, PartialEq, Eq)]
@@ -73,6 +77,7 @@ pub async fn tick(engine: &Engine) -> Result<Woken, EngineError> {
         stuck.wake_up(now)
     };
     let mut due = engine.store.due(now, TIMER_BATCH_MAX + left_alone).await?;
+    leave_to_others(engine, now, left_alone, &mut due).await?;
     {
         let stuck = engine.stuck.lock().unwrap_or_else(PoisonError::into_inner);
         due.retain(|id| !stuck.is_left_alone(*id));
@@ -84,7 +89,15 @@ pub async fn tick(engine: &Engine) -> Result<Woken, EngineError> {
     let ids: BTreeSet<ExecutionId> = due.iter().copied().collect();
     let mut late = Vec::new();
     let mut commands: Vec<(ExecutionId, Command)> = Vec::with_capacity(due.len());
-    for (execution, _) in engine.hot(&ids, &BTreeSet::new()).await? {
+    let found = match engine.hot(&ids, &BTreeSet::new()).await {
+        // Asked for alone, it is said to be corrupt; among others it is left out. Either way it must not hold up others.
+        Err(error @ (StoreError::Corrupt { .. } | StoreError::Internal { .. })) if ids.len() == 1 => {
+            tracing::error!(%error, "an execution that is due cannot be read");
+            Vec::new()
+        }
+        found => found?,
+    };
+    for (execution, _) in found {
         match late_start(&execution, now) {
             Some((attempt, pool)) => late.push((execution.task_id(attempt.task), attempt, pool)),
             None => commands.push((execution.id(), Command::Wake)),
@@ -112,6 +125,24 @@ pub async fn tick(engine: &Engine) -> Result<Woken, EngineError> {
         stuck.note(*id, now);
     }
     Ok(Woken { due: due.len(), moved: moved.len() })
+}
+
+/// Of several engines, the one that stored a wake answers it: were they all to, all but one would work for nothing. The
+/// others look after what is overdue.
+async fn leave_to_others(
+    engine: &Engine,
+    now: Timestamp,
+    left_alone: usize,
+    due: &mut Vec<ExecutionId>,
+) -> Result<(), EngineError> {
+    if !engine.config.shares_record || due.is_empty() || due.iter().all(|id| engine.is_our_wake(*id)) {
+        return Ok(());
+    }
+    let overdue_at = Timestamp::from_millis(now.as_millis().saturating_sub(OTHERS_HAVE_MS));
+    let overdue = engine.store.due(overdue_at, TIMER_BATCH_MAX + left_alone).await?;
+    let overdue: HashSet<ExecutionId> = overdue.into_iter().collect();
+    due.retain(|id| engine.is_our_wake(*id) || overdue.contains(id));
+    Ok(())
 }
 
 /// The attempt that should have been taken by a worker by now, if no other limit of it has come.
@@ -149,8 +180,16 @@ async fn started(
 }
 
 impl Engine {
+    /// Whether this engine stored the wake of the execution.
+    fn is_our_wake(&self, id: ExecutionId) -> bool {
+        self.our_wakes.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    }
+
     /// Tells the timer of a wake that it may not know of.
-    pub(crate) fn timer_hint(&self, wake: Timestamp) {
+    pub(crate) fn timer_hint(&self, id: ExecutionId, wake: Timestamp) {
+        if self.config.shares_record {
+            self.our_wakes.lock().unwrap_or_else(PoisonError::into_inner).put(id, ());
+        }
         if self.timer_next.fetch_min(wake.as_millis(), Ordering::SeqCst) > wake.as_millis() {
             self.timer_bell.notify_one();
         }
@@ -184,12 +223,14 @@ pub(super) async fn run(chore: Chore) {
 }
 
 fn sleep_until(engine: &Engine, next: Option<Timestamp>, looked_at: Timestamp) -> Duration {
-    let Some(next) = next else { return SLEEP_MAX };
-    if next <= looked_at {
+    if next.is_some_and(|next| next <= looked_at) {
         // It was due already when the tick looked, and did not move. What is due behind it is not known, so the look is
         // repeated, but not in a busy loop.
         return STUCK_SLEEP;
     }
-    engine.timer_next.fetch_min(next.as_millis(), Ordering::SeqCst);
-    Duration::from_millis(next.since(engine.now()).max(1)).min(SLEEP_MAX)
+    // What is due after the next look is found by it: the timer need not be told, and read the record, with every start.
+    let last = looked_at.plus(u64::try_from(SLEEP_MAX.as_millis()).unwrap_or(u64::MAX));
+    let look = next.map_or(last, |next| next.min(last));
+    engine.timer_next.fetch_min(look.as_millis(), Ordering::SeqCst);
+    Duration::from_millis(look.since(engine.now()).max(1)).min(SLEEP_MAX)
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use flowmonkey_core::context::json_size;
 use flowmonkey_core::ids::TaskId;
-use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress};
+use flowmonkey_plumbing::api::{
+    CHECKPOINT_BYTES_MAX, Checkpoint, Plumbing, PlumbingError, Progress, TaskAccess,
+};
 use flowmonkey_plumbing::ids::new_uuid;
 use flowmonkey_plumbing::queue::Delivery;
 use flowmonkey_plumbing::wire::LogLine;
@@ -14,9 +16,6 @@ use serde_json::Value;
 use crate::engine::Engine;
 use crate::store::{StoreError, StoredCheckpoint};
 use crate::watch::Update;
-
-/// Bytes of one checkpoint.
-const CHECKPOINT_BYTES_MAX: usize = 1024 * 1024;
 
 /// The plumbing APIs in process.
 #[derive(Clone)]
@@ -48,7 +47,7 @@ fn shown(checkpoint: StoredCheckpoint) -> Checkpoint {
 
 #[async_trait]
 impl Plumbing for EnginePlumbing {
-    async fn save_checkpoint(&self, delivery: &Delivery, data: Value) -> Result<Checkpoint, PlumbingError> {
+    async fn save_checkpoint(&self, access: &TaskAccess, data: Value) -> Result<Checkpoint, PlumbingError> {
         let actual = json_size(&data);
         if actual > CHECKPOINT_BYTES_MAX {
             return Err(PlumbingError::TooLarge {
@@ -57,7 +56,7 @@ impl Plumbing for EnginePlumbing {
                 limit: CHECKPOINT_BYTES_MAX,
             });
         }
-        let engine = &self.0;
+        let (engine, delivery) = (&self.0, &access.delivery);
         let id = format!("cp_{}", new_uuid(&*engine.clock, &*engine.entropy).simple());
         let checkpoint = StoredCheckpoint { id, saved_at: engine.now(), data };
         let saved = engine
@@ -68,36 +67,37 @@ impl Plumbing for EnginePlumbing {
         if saved { Ok(shown(checkpoint)) } else { Err(stale(delivery)) }
     }
 
-    async fn load_checkpoint(&self, delivery: &Delivery) -> Result<Option<Checkpoint>, PlumbingError> {
-        let checkpoint = self.0.store.load_checkpoint(task(delivery)?).await.map_err(unavailable)?;
+    async fn load_checkpoint(&self, access: &TaskAccess) -> Result<Option<Checkpoint>, PlumbingError> {
+        let checkpoint = self.0.store.load_checkpoint(task(&access.delivery)?).await.map_err(unavailable)?;
         Ok(checkpoint.map(shown))
     }
 
-    async fn clear_checkpoint(&self, delivery: &Delivery) -> Result<(), PlumbingError> {
+    async fn clear_checkpoint(&self, access: &TaskAccess) -> Result<(), PlumbingError> {
+        let delivery = &access.delivery;
         let cleared =
             self.0.store.clear_checkpoint(task(delivery)?, delivery.attempt).await.map_err(unavailable)?;
         if cleared { Ok(()) } else { Err(stale(delivery)) }
     }
 
-    fn started(&self, delivery: &Delivery, worker: &str) {
-        if let Some(task) = self.followed(delivery) {
+    fn started(&self, access: &TaskAccess, worker: &str) {
+        if let Some(task) = self.followed(access) {
             self.0.watchers.tell(Update::Started {
                 execution: task.execution,
                 task: task.number,
-                attempt: delivery.attempt,
+                attempt: access.delivery.attempt,
                 worker: worker.into(),
             });
         }
     }
 
-    fn progress(&self, delivery: &Delivery, progress: Progress) {
-        if let Some(task) = self.followed(delivery) {
+    fn progress(&self, access: &TaskAccess, progress: Progress) {
+        if let Some(task) = self.followed(access) {
             self.0.watchers.tell(Update::Progress { execution: task.execution, task: task.number, progress });
         }
     }
 
-    fn log(&self, delivery: &Delivery, line: &LogLine) {
-        if let Some(task) = self.followed(delivery) {
+    fn log(&self, access: &TaskAccess, line: &LogLine) {
+        if let Some(task) = self.followed(access) {
             self.0.watchers.tell(Update::Log {
                 execution: task.execution,
                 task: task.number,
@@ -108,7 +108,7 @@ impl Plumbing for EnginePlumbing {
 }
 
 impl EnginePlumbing {
-    fn followed(&self, delivery: &Delivery) -> Option<TaskId> {
-        if self.0.watchers.is_followed() { delivery.task_id.parse().ok() } else { None }
+    fn followed(&self, access: &TaskAccess) -> Option<TaskId> {
+        if self.0.watchers.is_followed() { access.delivery.task_id.parse().ok() } else { None }
     }
 }

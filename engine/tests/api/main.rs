@@ -1,10 +1,11 @@
 //! The HTTP API, request by request, over an engine with a record in memory.
 #![expect(clippy::unwrap_used, reason = "test code")]
 
+mod away;
 mod executions;
 mod flows;
 mod operations;
-mod record;
+mod plumbing;
 mod starts;
 
 use std::sync::Arc;
@@ -21,10 +22,10 @@ use flowmonkey_plumbing::queue::{LocalQueue, LocalQueueLimits};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use record::TestRecord;
+use away::Away;
 
 /// Any handler type may wait for a worker.
-struct AllHandlers;
+pub(crate) struct AllHandlers;
 
 impl Handlers for AllHandlers {
     fn accepts(&self, _: &str) -> bool {
@@ -38,7 +39,7 @@ impl Handlers for AllHandlers {
 
 pub(crate) struct Server {
     pub(crate) engine: Arc<Engine>,
-    pub(crate) record: Arc<TestRecord>,
+    pub(crate) record: Arc<Away>,
     pub(crate) router: Router,
 }
 
@@ -88,7 +89,7 @@ impl Server {
     }
 
     pub(crate) async fn with(options: ApiOptions) -> Self {
-        let record = Arc::new(TestRecord::default());
+        let record = Arc::new(Away::default());
         let clock = Arc::new(SystemClock);
         let deps = EngineDeps {
             store: record.clone(),
@@ -96,6 +97,7 @@ impl Server {
             clock,
             entropy: Arc::new(SystemEntropy::new()),
             handlers: Arc::new(AllHandlers),
+            announced: None,
         };
         let engine = Engine::open(deps, EngineConfig::default(), None).await.unwrap();
         Self { router: router(engine.clone(), options), engine, record }

@@ -2,24 +2,27 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use flowmonkey_core::execution::Status;
 use flowmonkey_core::execution::command::Command;
 use flowmonkey_core::execution::state::CancelSource;
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::chores::{collector, events, pruner, reaper, reconciler, sweeper, timer};
+use flowmonkey_engine::config::{COMMIT_BATCH_MAX, RECONCILE_BATCH_MAX, TIMER_BATCH_MAX};
 use flowmonkey_engine::evidence::RefusedFor;
 use flowmonkey_engine::start::{Start, StartFlow};
+use flowmonkey_engine::store::conformance::fixture;
 use flowmonkey_engine::store::{MemoryStore, PublishedEvent, StoreError};
 use flowmonkey_engine::{CommandError, EngineConfig, EngineError};
 use flowmonkey_plumbing::clock::Clock;
 use flowmonkey_plumbing::queue::{Dispatched, LocalQueueLimits, Taken};
 use flowmonkey_plumbing::wire::{Outcome, ResultMessage};
 use serde_json::json;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Connection, SqliteConnection};
 
 use crate::fused::Fused;
-use crate::{Bench, echo, flow, parsed, result};
+use crate::{Bench, echo, flow, parsed, result, sqlite};
 
 fn work() -> serde_json::Value {
     flow("work", json!({ "do": { "type": "work", "timeoutMs": 600_000 } }))
@@ -72,9 +75,9 @@ async fn a_result_applied_twice_leaves_one_row() {
     bench.start("work", json!({})).await;
     let task = bench.claim().await.remove(0);
     let mut twice = vec![taken(echo(&task)), taken(echo(&task))];
-    let collected = collector::apply(&bench.engine, &mut twice).await.unwrap();
+    let collected = collector::apply(&bench.engine, "engine", &mut twice).await.unwrap();
     assert_eq!(collected, collector::Collected { applied: 1, refused: 1 });
-    let collected = collector::apply(&bench.engine, &mut vec![taken(echo(&task))]).await.unwrap();
+    let collected = collector::apply(&bench.engine, "engine", &mut vec![taken(echo(&task))]).await.unwrap();
     assert_eq!(collected, collector::Collected { applied: 0, refused: 1 });
     assert_eq!(bench.rows().await.into_values().collect::<Vec<_>>(), [1]);
     assert_eq!(bench.engine.evidence.counts()[&RefusedFor::Finished], 2);
@@ -89,7 +92,7 @@ async fn what_cannot_be_understood_is_kept_as_evidence() {
     let mut nonsense = result(&task, Outcome::Success);
     nonsense.task_id = "nonsense".into();
     let mut results = vec![taken(nonsense), taken(echo(&task))];
-    let collected = collector::apply(&bench.engine, &mut results).await.unwrap();
+    let collected = collector::apply(&bench.engine, "engine", &mut results).await.unwrap();
     assert_eq!(collected, collector::Collected { applied: 1, refused: 1 });
     assert!(results.is_empty());
     assert_eq!(bench.engine.evidence.latest()[0].reason, RefusedFor::Invalid);
@@ -195,7 +198,7 @@ async fn a_full_queue_uses_up_no_attempts() {
 #[tokio::test]
 async fn a_later_delivery_names_the_checkpoint() {
     use flowmonkey_engine::services::EnginePlumbing;
-    use flowmonkey_plumbing::api::Plumbing;
+    use flowmonkey_plumbing::api::{Plumbing, TaskAccess};
 
     let bench = Bench::new().await;
     bench.publish(work()).await;
@@ -203,7 +206,7 @@ async fn a_later_delivery_names_the_checkpoint() {
     let task = bench.claim().await.remove(0);
     assert_eq!(task.checkpoint, None);
     let plumbing = EnginePlumbing::new(bench.engine.clone());
-    let saved = plumbing.save_checkpoint(&task.delivery(), json!({ "at": 41 })).await.unwrap();
+    let saved = plumbing.save_checkpoint(&TaskAccess::from(&task), json!({ "at": 41 })).await.unwrap();
     bench.finish(vec![result(&task, Outcome::Released)]).await;
     collector::tick(&bench.engine).await.unwrap();
     let again = bench.claim().await.remove(0);
@@ -291,6 +294,7 @@ async fn group_commit_keeps_what_was_accepted_and_ends() {
         clock: bench.clock.clone(),
         entropy: Arc::new(flowmonkey_plumbing::ids::SystemEntropy::new()),
         handlers: Arc::new(crate::AllHandlers),
+        announced: None,
     };
     let engine =
         flowmonkey_engine::Engine::open(deps, EngineConfig::default(), Some(&tracker)).await.unwrap();
@@ -309,8 +313,91 @@ async fn group_commit_keeps_what_was_accepted_and_ends() {
     tracker.wait().await;
     assert_eq!(bench.statuses().await, [("waiting_for_worker", 3000)].into());
     assert_eq!(bench.queue_depth().await, 3000);
-    let republished = reconciler::reconcile(&bench.engine, Duration::ZERO).await.unwrap().republished;
+    let republished =
+        reconciler::reconcile(&bench.engine, reconciler::Patience::NONE).await.unwrap().republished;
     assert_eq!(republished, 0);
     assert_eq!(sweeper::tick(&bench.engine).await.unwrap(), sweeper::Swept::default());
     assert_eq!(bench.engine.counters.repairs.load(Ordering::Relaxed), 0);
+}
+
+/// Makes the state of every execution unreadable.
+async fn corrupt_all(directory: &tempfile::TempDir) {
+    let options = SqliteConnectOptions::new().filename(directory.path().join("record.db"));
+    let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::query("UPDATE fm_executions SET state = '{'").execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+/// A page of what cannot be read is due first; what is due behind it moves nevertheless.
+#[tokio::test]
+async fn corrupt_executions_that_are_due_do_not_hold_up_those_behind_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let bench = Bench::on(sqlite(&directory).await).await;
+    bench.publish(sleeper("sleep")).await;
+    let page = TIMER_BATCH_MAX + 1;
+    for _ in 0..page {
+        bench.start("sleep", json!({})).await;
+    }
+    corrupt_all(&directory).await;
+    // In memory they are whole still; this is how the next process finds them.
+    let store = bench.store.clone();
+    let bench = bench.restart(store).await;
+    bench.clock.advance(1);
+    let behind = bench.start("sleep", json!({})).await;
+    bench.clock.advance(5000);
+    let mut moved = 0;
+    for _ in 0..4 {
+        moved += timer::tick(&bench.engine).await.unwrap().moved;
+    }
+    assert_eq!(moved, 1, "once the page has been tried twice");
+    bench.expect(behind, Status::Completed).await;
+}
+
+#[tokio::test]
+async fn one_corrupt_execution_that_is_due_alone_is_no_failure_of_the_timer() {
+    let directory = tempfile::tempdir().unwrap();
+    let bench = Bench::on(sqlite(&directory).await).await;
+    bench.publish(sleeper("sleep")).await;
+    let id = bench.start("sleep", json!({})).await;
+    corrupt_all(&directory).await;
+    // In memory it is whole still; this is how another process finds it.
+    let engine = bench.another("b").await;
+    bench.clock.advance(2000);
+    for due in [1, 1, 0] {
+        assert_eq!(timer::tick(&engine).await.unwrap(), timer::Woken { due, moved: 0 });
+    }
+    assert!(engine.execution(id).await.is_err());
+}
+
+/// The queue is lost while very many tasks are out: they are published again, a page at a time.
+#[tokio::test]
+async fn a_hundred_thousand_tasks_are_reconciled_in_pages() {
+    const TASKS: usize = 100_000;
+    let fused = Arc::new(Fused::new(Arc::new(MemoryStore::default()), i64::MAX));
+    let bench = Bench::on(fused.clone()).await;
+    let flow = fixture::work();
+    bench.engine.publish(&flow).await.unwrap();
+    let now = bench.engine.now();
+    for page in 0..TASKS / RECONCILE_BATCH_MAX {
+        let numbers = (page * RECONCILE_BATCH_MAX..).take(RECONCILE_BATCH_MAX);
+        let batch = numbers.map(|number| fixture::root(&flow, number as u64, now)).collect();
+        fixture::store_all(&*bench.store, fixture::creates(now, batch)).await;
+    }
+    fused.take_sizes();
+    bench.clock.advance(3000);
+
+    let reconciled = reconciler::tick(&bench.engine).await.unwrap();
+    assert_eq!(reconciled, reconciler::Reconciled { looked_at: TASKS, republished: TASKS });
+    assert_eq!(bench.queue_depth().await, TASKS);
+    let sizes = fused.take_sizes();
+    let pages = TASKS / RECONCILE_BATCH_MAX;
+    assert_eq!(sizes.tasks_out, [vec![RECONCILE_BATCH_MAX; pages], vec![0]].concat());
+    assert_eq!(sizes.commits.iter().sum::<usize>(), TASKS, "each is written once");
+    assert!(sizes.commits.iter().all(|size| *size <= COMMIT_BATCH_MAX), "{:?}", sizes.commits.iter().max());
+
+    bench.clock.advance(3000);
+    let nothing = reconciler::Reconciled { looked_at: TASKS, republished: 0 };
+    assert_eq!(reconciler::tick(&bench.engine).await.unwrap(), nothing, "all are in the queue");
+    let sizes = fused.take_sizes();
+    assert_eq!((sizes.tasks_out.len(), sizes.commits.len()), (pages + 1, 0));
 }

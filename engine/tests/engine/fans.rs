@@ -171,3 +171,37 @@ async fn a_detached_child_runs_on_its_own() {
         assert_eq!(children, [expected].into(), "{parent}");
     }
 }
+
+/// `item` in expressions is the map's item, whatever the map calls it, in whatever is nested in its body.
+#[tokio::test]
+async fn expressions_know_the_item_by_its_own_name() {
+    let bench = Bench::new().await;
+    let sum = json!({ "type": "echo", "input": { "type": "expr", "expr": "item + index + context.row" } });
+    let nested = json!({
+        "type": "parallel", "config": { "branches": {
+            "inner": { "type": "echo", "input": { "type": "expr", "expr": "item * 100" } },
+            "leaves": {
+                "type": "map", "config": {
+                    "items": { "type": "static", "value": [1, 2] }, "as": "leaf",
+                    "body": { "type": "echo", "input": { "type": "expr", "expr": "item * 10 + context.row" } },
+                },
+            },
+        } },
+    });
+    let steps = json!({
+        "flat": { "type": "map", "outputKey": "flat", "transitions": { "onSuccess": "deep" },
+            "config": { "items": { "type": "path", "path": "items" }, "as": "row", "body": sum } },
+        "deep": { "type": "map", "outputKey": "deep",
+            "config": { "items": { "type": "path", "path": "items" }, "as": "row", "body": nested } },
+    });
+    bench.publish(flow("named", steps)).await;
+    // A key of that name in the parent's context is not the item.
+    let id = bench.start("named", json!({ "items": [3, 4], "item": "another" })).await;
+    bench.work(echo).await;
+    let context = bench.expect(id, Status::Completed).await.context.clone();
+    assert_eq!(context["flat"], json!([6, 9]));
+    assert_eq!(
+        context["deep"],
+        json!([{ "inner": 300, "leaves": [13, 23] }, { "inner": 400, "leaves": [14, 24] }])
+    );
+}

@@ -15,6 +15,13 @@ use flowmonkey_engine::store::{
     TableRowRecord, TaskOut,
 };
 
+/// How much was asked of a record at a time.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sizes {
+    pub(crate) tasks_out: Vec<usize>,
+    pub(crate) commits: Vec<usize>,
+}
+
 /// A record with a fuse.
 pub(crate) struct Fused {
     inner: Arc<dyn Store>,
@@ -22,18 +29,25 @@ pub(crate) struct Fused {
     left: AtomicI64,
     /// Flows that cannot be read.
     missing: Mutex<BTreeSet<String>>,
+    /// Tasks that were read at a time, and executions that were written at a time.
+    sizes: Mutex<Sizes>,
     /// Batches with such an execution are refused.
     cursed: Mutex<BTreeSet<ExecutionId>>,
 }
 
 impl Fused {
     pub(crate) fn new(inner: Arc<dyn Store>, commits: i64) -> Self {
-        let (missing, cursed) = (Mutex::default(), Mutex::default());
-        Self { inner, left: AtomicI64::new(commits), missing, cursed }
+        let (missing, cursed, sizes) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { inner, left: AtomicI64::new(commits), missing, cursed, sizes }
     }
 
     pub(crate) fn is_dead(&self) -> bool {
         self.left.load(Ordering::SeqCst) < 0
+    }
+
+    /// What was asked for since the last look.
+    pub(crate) fn take_sizes(&self) -> Sizes {
+        std::mem::take(&mut *self.sizes.lock().unwrap())
     }
 
     /// Makes a flow unreadable.
@@ -93,6 +107,7 @@ impl Store for Fused {
         self.alive()?;
         let ids = batch.updates.iter().map(|update| update.execution.id());
         let touched: Vec<_> = ids.chain(batch.creates.iter().map(|create| create.execution.id())).collect();
+        self.sizes.lock().unwrap().commits.push(touched.len());
         if touched.iter().any(|id| self.cursed.lock().unwrap().contains(id)) {
             return Err(StoreError::Internal { reason: "cursed".into() });
         }
@@ -134,7 +149,9 @@ impl Store for Fused {
         max: usize,
     ) -> Result<Vec<TaskOut>, StoreError> {
         self.alive()?;
-        self.inner.tasks_out(after, until, max).await
+        let page = self.inner.tasks_out(after, until, max).await?;
+        self.sizes.lock().unwrap().tasks_out.push(page.len());
+        Ok(page)
     }
 
     async fn failed_tasks(&self, max: usize) -> Result<Vec<FailedTaskRow>, StoreError> {

@@ -8,12 +8,12 @@ mod crashes;
 mod datasets;
 mod fans;
 mod fused;
+mod origins;
 mod races;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
 
 use flowmonkey_core::execution::{Execution, Handlers, Status};
 use flowmonkey_core::flow::Flow;
@@ -116,7 +116,7 @@ impl Bench {
         let Self { clock, config, .. } = self;
         let queue = Arc::new(LocalQueue::new(clock.clone(), LocalQueueLimits::default()));
         let engine = open(&store, &queue, &clock, config.clone()).await;
-        reconciler::reconcile(&engine, Duration::ZERO).await.unwrap();
+        reconciler::reconcile(&engine, reconciler::Patience::NONE).await.unwrap();
         sweeper::tick(&engine).await.unwrap();
         Self { engine, store, queue, clock, config }
     }
@@ -215,6 +215,7 @@ async fn open(
         clock: clock.clone(),
         entropy: Arc::new(SystemEntropy::new()),
         handlers: Arc::new(AllHandlers),
+        announced: None,
     };
     Engine::open(deps, config, None).await.unwrap()
 }
@@ -271,6 +272,7 @@ pub(crate) fn result(task: &TaskMessage, outcome: Outcome) -> ResultMessage {
         logs: Vec::new(),
         metrics: Metrics::default(),
         metadata: serde_json::Map::new(),
+        mac: None,
     }
 }
 

@@ -3,6 +3,7 @@
 mod confined;
 
 use std::io::Read;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::config::{ConfigError, Fields, kind};
+use crate::schema::{Table, anything, flag, optional, required, required_text, text, whole, words};
 use confined::{Confined, FileError};
 
 /// Bytes of a file that is read or written.
@@ -26,7 +28,16 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 /// Entries of a listing.
 const ENTRIES_MAX: usize = 10_000;
 
-const FIELDS: [&str; 7] = ["operation", "path", "encoding", "content", "maxBytes", "recursive", "glob"];
+const FIELDS: Table = &[&[
+    required("operation", || words(&OPERATIONS), "read, write, append, list, delete, stat or hash."),
+    required("path", required_text, "The file or directory; `.` is the first root."),
+    optional("encoding", || words(&ENCODINGS), "Of the content: utf8, json, base64 or lines. Default utf8."),
+    optional("content", anything, "What is written or appended. Default: the input."),
+    optional("maxBytes", || whole(&SIZES), "Bytes of the file. Default 8388608, at most 67108864."),
+    optional("recursive", flag, "List what is below; delete a directory with all in it. Default false."),
+    optional("glob", text, "For list: `*`, `?`, `**`, `[…]` on the path below the listed directory."),
+]];
+const SIZES: RangeInclusive<u64> = 1..=FILE_BYTES_MAX;
 
 /// Where the handler `file` may work. The default: nowhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,7 +57,7 @@ impl FileHandler {
     /// A handler that stays below the roots of `policy`.
     #[must_use]
     pub fn new(policy: FilePolicy) -> Self {
-        Self { manifest: crate::manifest("file", "Reads and writes files"), policy }
+        Self { manifest: crate::manifest("file", "Reads and writes files", FIELDS), policy }
     }
 }
 
@@ -151,7 +162,7 @@ impl Job {
         let operation = operation.ok_or_else(|| fields.error("operation", "is required"))?;
         let path = fields.required_text("path")?;
         let encoding = fields.choice("encoding", &ENCODINGS)?.unwrap_or_default();
-        let bytes_max = fields.number("maxBytes", 1..=FILE_BYTES_MAX)?.unwrap_or(FILE_BYTES);
+        let bytes_max = fields.number("maxBytes", &SIZES)?.unwrap_or(FILE_BYTES);
         let recursive = fields.flag("recursive", false)?;
         let glob = fields.text("glob")?.map(|pattern| {
             let glob = GlobBuilder::new(pattern).literal_separator(true).build();
@@ -294,7 +305,7 @@ impl Handler for FileHandler {
     async fn run(&self, task: &Task) -> Result<Completion, Failure> {
         let fields = Fields::new(task.config())?;
         let job = Job::new(&self.policy, &fields, task)?;
-        fields.warn_unknown(task, &FIELDS);
+        fields.warn_unknown(task, FIELDS);
         // When the attempt ends early the work goes on to its end; a write is all or nothing.
         let done = tokio::task::spawn_blocking(|| job.run()).await;
         done.map_err(|error| Failure::new("FILE_ERROR", error.to_string()))?.map(Completion::output)

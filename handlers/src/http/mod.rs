@@ -17,13 +17,14 @@ use flowmonkey_worker::{Completion, Failure, Handler, Task};
 use reqwest::header::{
     ACCEPT, ACCEPT_LANGUAGE, CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER, USER_AGENT,
 };
-use reqwest::{Client, Method, Response, StatusCode, Url, redirect};
+use reqwest::{Certificate, Client, Method, Response, StatusCode, Url, redirect};
 use serde_json::{Map, Value, json};
 
 pub use ssrf::HttpPolicy;
 pub(crate) use ssrf::{Blocked, ResolveError};
 
 use crate::config::{Fields, excerpt};
+use crate::trust::{Trust, refused_certificate};
 use request::{FIELDS, Request, ResponseType};
 use ssrf::GuardedResolver;
 
@@ -47,20 +48,22 @@ pub struct HttpRequest {
 }
 
 impl HttpRequest {
-    /// A handler whose requests keep to `policy`. When no TLS client can be made (no root certificates), its tasks fail and say so.
+    /// A handler whose requests keep to `policy`, and which trusts the authorities of `trust` besides those of the system. When no TLS client can be made (no root certificates), its tasks fail and say so.
     #[must_use]
-    pub fn new(policy: HttpPolicy) -> Self {
+    pub fn new(policy: HttpPolicy, trust: &Trust) -> Self {
         crate::install_crypto();
         let policy = Arc::new(policy);
-        let client = Client::builder()
+        let authorities = trust.authorities().map(Certificate::from_der).collect::<Result<Vec<_>, _>>();
+        let builder = Client::builder()
             .redirect(redirect::Policy::none())
             .no_proxy()
             .dns_resolver(Arc::new(GuardedResolver(Arc::clone(&policy))))
             .connect_timeout(CONNECT_TIMEOUT)
-            .user_agent(concat!("flowmonkey/", env!("CARGO_PKG_VERSION")))
-            .build()
+            .user_agent(concat!("flowmonkey/", env!("CARGO_PKG_VERSION")));
+        let client = authorities
+            .and_then(|authorities| builder.tls_certs_merge(authorities).build())
             .map_err(|error| chain(&error));
-        Self { manifest: crate::manifest("http-request", "Sends one HTTP request"), policy, client }
+        Self { manifest: crate::manifest("http-request", "Sends one HTTP request", FIELDS), policy, client }
     }
 
     async fn exchange(&self, request: &Request) -> Result<Exchange, Failure> {
@@ -111,7 +114,7 @@ impl Handler for HttpRequest {
     async fn run(&self, task: &Task) -> Result<Completion, Failure> {
         let fields = Fields::new(task.config())?;
         let request = Request::new(&fields, task.input(), task.idempotency_key())?;
-        fields.warn_unknown(task, &FIELDS);
+        fields.warn_unknown(task, FIELDS);
         let started = Instant::now();
         let exchange =
             tokio::time::timeout(request.timeout, self.exchange(&request)).await.map_err(|_| {
@@ -267,7 +270,7 @@ fn send_failure(error: &reqwest::Error) -> Failure {
         }
         source = inner.source();
     }
-    retryable(Failure::new("REQUEST_FAILED", chain(error)))
+    refused_certificate(error).unwrap_or_else(|| retryable(Failure::new("REQUEST_FAILED", chain(error))))
 }
 
 const fn retryable(mut failure: Failure) -> Failure {

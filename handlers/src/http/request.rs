@@ -1,13 +1,15 @@
 //! What to request: the configuration, completed by the input.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::config::{ConfigError, Fields, kind};
+use crate::schema::{Table, anything, flag, object_to, optional, text, whole, words};
 
 /// Milliseconds that a request may take, redirects and body included.
 const TIMEOUT_MS: u64 = 30_000;
@@ -18,20 +20,52 @@ const RESPONSE_BYTES: u64 = 8 << 20;
 /// The most that `maxResponseBytes` may ask for.
 const RESPONSE_BYTES_MAX: u64 = 256 << 20;
 
-pub(super) const FIELDS: [&str; 12] = [
-    "url",
-    "method",
-    "headers",
-    "query",
-    "body",
-    "timeoutMs",
-    "expect",
-    "followRedirects",
-    "maxResponseBytes",
-    "responseType",
-    "validateStatus",
-    "idempotencyKey",
-];
+pub(super) const FIELDS: Table = &[&[
+    optional("url", text, "An absolute http or https URL. The input may give it when it is left out."),
+    optional("method", || words(&METHODS), "GET, POST, PUT, PATCH, DELETE, HEAD or OPTIONS. Default GET."),
+    optional(
+        "headers",
+        || object_to(json!({ "type": ["string", "number", "boolean", "null"] })),
+        "Name to string, number or boolean.",
+    ),
+    optional("query", query_schema, "Name to a string, a number, a boolean, or an array of them."),
+    optional("body", anything, "A string is sent as it is, anything else as JSON. Default none."),
+    optional(
+        "timeoutMs",
+        || whole(&TIMEOUTS_MS),
+        "Milliseconds for everything. Default 30000, at most 3600000.",
+    ),
+    optional("timeout", || whole(&TIMEOUTS_MS), "Another name of `timeoutMs`."),
+    optional(
+        "expect",
+        expect_schema,
+        "What counts as success: a status, a class such as \"2xx\", or an array. Default \"2xx\".",
+    ),
+    optional("followRedirects", flag, "Whether to follow at most 5 redirects. Default true."),
+    optional(
+        "maxResponseBytes",
+        || whole(&RESPONSE_SIZES),
+        "Bytes of the body, decompressed. Default 8388608, at most 268435456.",
+    ),
+    optional("responseType", || words(&RESPONSE_TYPES), "auto, json, text or base64. Default auto."),
+    optional("ignoreInput", flag, "`true`: the input does nothing. Default false."),
+]];
+
+const TIMEOUTS_MS: RangeInclusive<u64> = 1..=TIMEOUT_MS_MAX;
+const RESPONSE_SIZES: RangeInclusive<u64> = 1..=RESPONSE_BYTES_MAX;
+
+fn query_schema() -> Value {
+    let scalar_or_null = json!({ "type": ["string", "number", "boolean", "null"] });
+    object_to(json!({ "anyOf": [scalar_or_null, { "type": "array", "items": scalar_or_null }] }))
+}
+
+fn expect_schema() -> Value {
+    let one = json!({ "anyOf": [
+        { "type": "integer", "minimum": 100, "maximum": 599 },
+        { "type": "string", "pattern": "^([1-5][xX][xX]|[1-5][0-9][0-9])$" },
+    ] });
+    json!({ "anyOf": [one, { "type": "array", "items": one }] })
+}
 
 const METHODS: [(&str, Verb); 7] = [
     ("GET", Verb::Get),
@@ -192,9 +226,9 @@ impl Request {
             headers.entry(HeaderName::from_static("idempotency-key")).or_insert(key);
         }
 
-        let timeout = match fields.number("timeoutMs", 1..=TIMEOUT_MS_MAX)? {
+        let timeout = match fields.number("timeoutMs", &TIMEOUTS_MS)? {
             Some(timeout) => timeout,
-            None => fields.number("timeout", 1..=TIMEOUT_MS_MAX)?.unwrap_or(TIMEOUT_MS),
+            None => fields.number("timeout", &TIMEOUTS_MS)?.unwrap_or(TIMEOUT_MS),
         };
         Ok(Self {
             verb,
@@ -204,9 +238,7 @@ impl Request {
             timeout: Duration::from_millis(timeout),
             expect: Expect::parse(fields)?,
             follow_redirects: fields.flag("followRedirects", true)?,
-            response_bytes_max: fields
-                .number("maxResponseBytes", 1..=RESPONSE_BYTES_MAX)?
-                .unwrap_or(RESPONSE_BYTES),
+            response_bytes_max: fields.number("maxResponseBytes", &RESPONSE_SIZES)?.unwrap_or(RESPONSE_BYTES),
             response_type: fields.choice("responseType", &RESPONSE_TYPES)?.unwrap_or_default(),
         })
     }
@@ -273,8 +305,6 @@ fn scalar(field: &str, value: &Value) -> Result<String, ConfigError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn request(config: Value, input: Value) -> Result<Request, String> {

@@ -2,6 +2,7 @@
 
 mod operations;
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,26 +15,44 @@ pub(crate) use operations::Operation;
 
 use crate::config::{BAD_CONFIG, ConfigError, Fields};
 use crate::jq::{Evaluation, Jq, JqError, Outputs, Problem};
+use crate::schema::{Field, Table, object_to, optional, refused, text, texts, whole, words};
 
 /// Milliseconds that a jq program may run on one input.
 const PROGRAM_TIMEOUT_MS: u64 = 5_000;
 /// The most that `timeoutMs` may ask for.
 const PROGRAM_TIMEOUT_MS_MAX: u64 = 300_000;
 
-const FIELDS: [&str; 12] = [
-    "operation",
-    "keys",
-    "mapping",
-    "condition",
-    "accumulator",
-    "path",
-    "sources",
-    "transform",
-    "jq",
-    "program",
-    "outputs",
-    "timeoutMs",
+/// The fields that say what to do with a value.
+pub(crate) const CHANGE_FIELDS: [Field; 13] = [
+    optional("operation", || words(&operations::OPERATIONS), "pick, omit, map, filter, reduce or merge."),
+    optional("keys", texts, "For pick and omit: the keys."),
+    optional("mapping", || object_to(text()), "For map: new key to dotted path."),
+    optional("condition", operations::condition_schema, "For filter: `{ path, op, value }`."),
+    optional(
+        "accumulator",
+        || words(&operations::ACCUMULATORS),
+        "For reduce: sum, avg, count, min, max, concat, first or last.",
+    ),
+    optional("path", text, "For reduce: the dotted path of the values."),
+    optional("sources", texts, "For merge: paths of the objects. Default: the items of an array."),
+    optional("transform", || json!({ "enum": TEXT_CHANGES }), "upper, lower or reverse the input as text."),
+    optional("jq", text, "A jq program."),
+    optional("program", text, "Another name of `jq`: give one of them."),
+    optional(
+        "expression",
+        refused,
+        "JavaScript is not evaluated; write the expression as a jq program in `jq`.",
+    ),
+    optional("outputs", || words(&OUTPUTS), "Of a jq program: single (default) or all, as an array."),
+    optional(
+        "timeoutMs",
+        || whole(&TIMEOUTS_MS),
+        "Milliseconds for a jq program. Default 5000, at most 300000.",
+    ),
 ];
+const FIELDS: Table = &[&CHANGE_FIELDS];
+const TIMEOUTS_MS: RangeInclusive<u64> = 1..=PROGRAM_TIMEOUT_MS_MAX;
+const TEXT_CHANGES: [&str; 3] = ["upper", "lower", "reverse"];
 const OUTPUTS: [(&str, Outputs); 2] = [("single", Outputs::Single), ("all", Outputs::All)];
 
 /// The handler `transform`. Without any configuration the output is the input.
@@ -45,7 +64,7 @@ pub struct Transform {
 
 impl Transform {
     pub(crate) fn new(jq: Arc<Jq>) -> Self {
-        Self { manifest: crate::manifest("transform", "Changes the shape of a value"), jq }
+        Self { manifest: crate::manifest("transform", "Changes the shape of a value", FIELDS), jq }
     }
 }
 
@@ -84,8 +103,7 @@ impl<'a> Change<'a> {
             return Err(ConfigError::new("operation", "give one of operation, jq and transform").into());
         }
         if let Some(program) = program {
-            let timeout =
-                fields.number("timeoutMs", 1..=PROGRAM_TIMEOUT_MS_MAX)?.unwrap_or(PROGRAM_TIMEOUT_MS);
+            let timeout = fields.number("timeoutMs", &TIMEOUTS_MS)?.unwrap_or(PROGRAM_TIMEOUT_MS);
             return Ok(Self::Program {
                 program,
                 outputs: fields.choice("outputs", &OUTPUTS)?.unwrap_or_default(),
@@ -181,7 +199,7 @@ impl Handler for Transform {
     async fn run(&self, task: &Task) -> Result<Completion, Failure> {
         let fields = Fields::new(task.config())?;
         let change = Change::parse(&fields)?;
-        fields.warn_unknown(task, &FIELDS);
+        fields.warn_unknown(task, FIELDS);
         let mut outputs = change_all(&self.jq, &change, task, None, vec![task.input().clone()]).await?;
         let output = outputs.pop().unwrap_or_else(|| Err(Failure::new(BAD_CONFIG, "there is no output")));
         output.map(Completion::output)

@@ -6,6 +6,7 @@ use flowmonkey_worker::Failure;
 use serde_json::{Map, Number, Value};
 
 use crate::config::{ConfigError, Fields, at_path};
+use crate::schema::{Field, anything, object_of, optional, required, text, words};
 
 /// One operation with its parameters.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,7 +60,7 @@ pub(crate) enum Accumulator {
 }
 
 #[derive(Clone, Copy)]
-enum Name {
+pub(super) enum Name {
     Pick,
     Omit,
     Map,
@@ -68,7 +69,7 @@ enum Name {
     Merge,
 }
 
-const OPERATIONS: [(&str, Name); 6] = [
+pub(super) const OPERATIONS: [(&str, Name); 6] = [
     ("pick", Name::Pick),
     ("omit", Name::Omit),
     ("map", Name::Map),
@@ -90,7 +91,7 @@ const COMPARISONS: [(&str, Comparison); 10] = [
     ("in", Comparison::In),
 ];
 
-const ACCUMULATORS: [(&str, Accumulator); 8] = [
+pub(super) const ACCUMULATORS: [(&str, Accumulator); 8] = [
     ("sum", Accumulator::Sum),
     ("avg", Accumulator::Average),
     ("count", Accumulator::Count),
@@ -100,6 +101,17 @@ const ACCUMULATORS: [(&str, Accumulator); 8] = [
     ("first", Accumulator::First),
     ("last", Accumulator::Last),
 ];
+
+/// The fields of a condition.
+const CONDITION_FIELDS: [Field; 3] = [
+    optional("path", text, "The dotted path of the value. Default: the item itself."),
+    required("op", || words(&COMPARISONS), "eq, ne, gt, gte, lt, lte, contains, in or exists."),
+    optional("value", anything, "What the value is compared to."),
+];
+
+pub(super) fn condition_schema() -> Value {
+    object_of(&CONDITION_FIELDS)
+}
 
 impl Operation {
     /// The operation that `config.operation` names; none when there is no such field.

@@ -5,29 +5,46 @@ use std::sync::{Arc, Mutex};
 
 use flowmonkey_handlers::{EmailPolicy, HttpPolicy, SmtpTls, StockPolicy};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use crate::support::Bench;
 
 /// A mail as the server got it.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Received {
+pub(crate) struct Received {
     from: String,
     to: Vec<String>,
-    data: String,
+    pub(crate) data: String,
+    /// Whether it came by TLS.
+    pub(crate) by_tls: bool,
 }
 
 /// Takes mails; answers recipients whose names start with a code by that code.
-struct Sink {
-    address: SocketAddr,
+pub(crate) struct Sink {
+    pub(crate) address: SocketAddr,
     mails: Arc<Mutex<Vec<Received>>>,
     _task: JoinSet<()>,
 }
 
 impl Sink {
     async fn start() -> Self {
+        Self::with(None, false).await
+    }
+
+    /// Offers STARTTLS.
+    pub(crate) async fn start_tls(acceptor: TlsAcceptor) -> Self {
+        Self::with(Some(acceptor), false).await
+    }
+
+    /// TLS from the start.
+    pub(crate) async fn smtps(acceptor: TlsAcceptor) -> Self {
+        Self::with(Some(acceptor), true).await
+    }
+
+    async fn with(acceptor: Option<TlsAcceptor>, at_once: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mails = Arc::new(Mutex::new(Vec::new()));
@@ -37,7 +54,7 @@ impl Sink {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 // One client at a time is enough; it may go away at any moment.
-                serve(stream, &kept).await.ok();
+                receive(stream, acceptor.as_ref(), at_once, &kept).await.ok();
             }
         });
         Self { address, mails, _task: task }
@@ -53,28 +70,74 @@ impl Sink {
         Bench::new(StockPolicy { email, ..StockPolicy::default() })
     }
 
-    fn only_mail(&self) -> Received {
+    pub(crate) fn only_mail(&self) -> Received {
         let mails = self.mails.lock().unwrap();
         assert_eq!(mails.len(), 1);
         mails[0].clone()
     }
 }
 
-async fn serve(stream: TcpStream, mails: &Mutex<Vec<Received>>) -> std::io::Result<()> {
+async fn receive(
+    stream: TcpStream,
+    acceptor: Option<&TlsAcceptor>,
+    at_once: bool,
+    mails: &Mutex<Vec<Received>>,
+) -> std::io::Result<()> {
+    let Some(acceptor) = acceptor else { return serve(stream, Talk::Plain, mails).await.map(drop) };
+    if at_once {
+        return serve(acceptor.accept(stream).await?, Talk::Tls { greets: true }, mails).await.map(drop);
+    }
+    match serve(stream, Talk::Offering, mails).await? {
+        None => Ok(()),
+        Some(stream) => {
+            let stream = acceptor.accept(stream).await?;
+            serve(stream, Talk::Tls { greets: false }, mails).await.map(drop)
+        }
+    }
+}
+
+/// How a server talks.
+#[derive(Clone, Copy, PartialEq)]
+enum Talk {
+    Plain,
+    /// Plain, and can change to TLS.
+    Offering,
+    /// By TLS; after STARTTLS there is no second greeting.
+    Tls {
+        greets: bool,
+    },
+}
+
+/// Takes mails until the client goes away, or (the stream is given back) wants to change to TLS.
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    talk: Talk,
+    mails: &Mutex<Vec<Received>>,
+) -> std::io::Result<Option<S>> {
     let mut stream = BufReader::new(stream);
     let mut mail = Received::default();
-    stream.write_all(b"220 sink ESMTP\r\n").await?;
+    let by_tls = matches!(talk, Talk::Tls { .. });
+    if talk != (Talk::Tls { greets: false }) {
+        stream.write_all(b"220 sink ESMTP\r\n").await?;
+        stream.flush().await?;
+    }
     let mut line = String::new();
     loop {
         line.clear();
         if stream.read_line(&mut line).await? == 0 {
-            return Ok(());
+            return Ok(None);
         }
         let address = || line.split(['<', '>']).nth(1).unwrap_or_default().to_owned();
         let answer = match line.trim_end().to_ascii_uppercase() {
+            verb if verb.starts_with("EHLO") && talk == Talk::Offering => "250-sink\r\n250 STARTTLS".into(),
             verb if verb.starts_with("EHLO") || verb.starts_with("HELO") => "250 sink".into(),
+            verb if verb == "STARTTLS" && talk == Talk::Offering => {
+                stream.write_all(b"220 go on\r\n").await?;
+                stream.flush().await?;
+                return Ok(Some(stream.into_inner()));
+            }
             verb if verb.starts_with("MAIL FROM") => {
-                mail = Received { from: address(), ..Received::default() };
+                mail = Received { from: address(), by_tls, ..Received::default() };
                 "250 ok".into()
             }
             verb if verb.starts_with("RCPT TO") => {
@@ -88,6 +151,7 @@ async fn serve(stream: TcpStream, mails: &Mutex<Vec<Received>>) -> std::io::Resu
             }
             verb if verb == "DATA" => {
                 stream.write_all(b"354 go on\r\n").await?;
+                stream.flush().await?;
                 let mut data = String::new();
                 while !data.ends_with("\r\n.\r\n") && stream.read_line(&mut data).await? > 0 {}
                 mail.data = data;
@@ -96,12 +160,14 @@ async fn serve(stream: TcpStream, mails: &Mutex<Vec<Received>>) -> std::io::Resu
             }
             verb if verb == "QUIT" => {
                 stream.write_all(b"221 bye\r\n").await?;
-                return Ok(());
+                stream.flush().await?;
+                return Ok(None);
             }
             verb if verb == "RSET" || verb == "NOOP" => "250 ok".into(),
             _ => "500 what".into(),
         };
         stream.write_all(format!("{answer}\r\n").as_bytes()).await?;
+        stream.flush().await?;
     }
 }
 

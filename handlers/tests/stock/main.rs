@@ -7,6 +7,8 @@ mod email;
 mod file;
 mod http;
 mod jq;
+mod ndjson;
 mod support;
 mod table;
+mod tls;
 mod worker;

@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use flowmonkey_handlers::StockPolicy;
 use flowmonkey_handlers::jq::JqPolicy;
-use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress};
-use flowmonkey_plumbing::queue::Delivery;
+use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress, TaskAccess};
 use flowmonkey_plumbing::wire::{
     HandlerReference, LogLine, PROTOCOL_VERSION, Priority, TaskMessage, TaskMetadata,
 };
@@ -25,29 +24,29 @@ pub(crate) struct Memory {
 
 #[async_trait]
 impl Plumbing for Memory {
-    async fn save_checkpoint(&self, delivery: &Delivery, data: Value) -> Result<Checkpoint, PlumbingError> {
+    async fn save_checkpoint(&self, access: &TaskAccess, data: Value) -> Result<Checkpoint, PlumbingError> {
         let checkpoint = Checkpoint { id: "c".into(), saved_at: String::new(), data: data.clone() };
         self.saved.lock().unwrap().push(data);
-        self.checkpoints.lock().unwrap().insert(delivery.task_id.clone(), checkpoint.clone());
+        self.checkpoints.lock().unwrap().insert(access.delivery.task_id.clone(), checkpoint.clone());
         Ok(checkpoint)
     }
 
-    async fn load_checkpoint(&self, delivery: &Delivery) -> Result<Option<Checkpoint>, PlumbingError> {
-        Ok(self.checkpoints.lock().unwrap().get(&delivery.task_id).cloned())
+    async fn load_checkpoint(&self, access: &TaskAccess) -> Result<Option<Checkpoint>, PlumbingError> {
+        Ok(self.checkpoints.lock().unwrap().get(&access.delivery.task_id).cloned())
     }
 
-    async fn clear_checkpoint(&self, delivery: &Delivery) -> Result<(), PlumbingError> {
-        self.checkpoints.lock().unwrap().remove(&delivery.task_id);
+    async fn clear_checkpoint(&self, access: &TaskAccess) -> Result<(), PlumbingError> {
+        self.checkpoints.lock().unwrap().remove(&access.delivery.task_id);
         Ok(())
     }
 
-    fn started(&self, _: &Delivery, _: &str) {}
+    fn started(&self, _: &TaskAccess, _: &str) {}
 
-    fn progress(&self, _: &Delivery, progress: Progress) {
+    fn progress(&self, _: &TaskAccess, progress: Progress) {
         self.progress.lock().unwrap().push(progress.message.unwrap_or_default());
     }
 
-    fn log(&self, _: &Delivery, _: &LogLine) {}
+    fn log(&self, _: &TaskAccess, _: &LogLine) {}
 }
 
 /// The stock handlers, and what lies behind their tasks.
@@ -94,6 +93,7 @@ impl Bench {
             lease_ms: 60_000,
             priority: Priority::Normal,
             checkpoint: None,
+            token: None,
             traceparent: None,
             metadata: TaskMetadata::default(),
         };

@@ -7,6 +7,7 @@
 #[doc(hidden)]
 pub mod conformance;
 mod local;
+pub mod redis;
 
 use std::time::Duration;
 

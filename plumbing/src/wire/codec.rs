@@ -1,6 +1,9 @@
-//! The encoding of messages on the wire: one byte that names the format, then MessagePack with named fields.
+//! The encoding of messages on the wire: one byte that names the format, then MessagePack with named fields, in a zstd frame
+//! when the message is large.
 //!
 //! Whatever comes in is bounded in size and depth before it is trusted; nothing here panics on input.
+
+use std::io::Read;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -8,7 +11,7 @@ use serde_json::Value;
 
 use super::{ContextOperation, ContextUpdates, PROTOCOL_VERSION, ResultMessage, TaskMessage};
 
-/// Bytes of an encoded message, its format byte included.
+/// Bytes of an encoded message, its format byte included; of a compressed one, before and after.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Levels of maps and lists in a message as a whole.
 pub const MESSAGE_DEPTH_MAX: usize = 128;
@@ -19,8 +22,14 @@ const _: () = assert!(VALUE_DEPTH_MAX + 6 <= MESSAGE_DEPTH_MAX, "a value sits at
 
 /// First byte: MessagePack as it is.
 const FORMAT_PLAIN: u8 = 1;
-/// First byte: MessagePack in a zstd frame. Reserved; refused by this version.
+/// First byte: MessagePack in a zstd frame.
 const FORMAT_ZSTD: u8 = 2;
+/// Messages up to this many bytes are not compressed: it would cost more than it saves.
+pub const COMPRESSED_FROM_BYTES: usize = 16 * 1024;
+/// Of zstd: the quickest of the usual ones, as each message is read once.
+const COMPRESSION_LEVEL: i32 = 1;
+/// Of zstd: frames that need more memory to be read are refused. Twice the largest message.
+const WINDOW_LOG_MAX: u32 = 27;
 /// A guess of a small message's size, to start the buffer with.
 const SMALL_MESSAGE_BYTES: usize = 1024;
 
@@ -36,9 +45,6 @@ pub enum WireError {
         /// The first byte.
         tag: u8,
     },
-    /// The message is compressed.
-    #[error("the message is compressed with zstd, which this version cannot read")]
-    Compressed,
     /// The message is too large.
     #[error("the message is {actual} bytes, over the limit of {limit}")]
     TooLarge {
@@ -126,17 +132,55 @@ fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, WireError> {
     let mut serializer = rmp_serde::Serializer::new(&mut bytes).with_struct_map();
     message.serialize(&mut serializer).map_err(|error| WireError::Malformed { reason: error.to_string() })?;
     check_size(bytes.len())?;
-    Ok(bytes)
+    Ok(compress(&bytes).unwrap_or(bytes))
+}
+
+/// The same message in a zstd frame, where that is smaller.
+fn compress(plain: &[u8]) -> Option<Vec<u8>> {
+    let (_, body) = plain.split_first()?;
+    if plain.len() <= COMPRESSED_FROM_BYTES {
+        return None;
+    }
+    // Cannot fail but for want of memory, and then the plain message will do.
+    let frame = zstd::bulk::compress(body, COMPRESSION_LEVEL).ok()?;
+    if frame.len() >= body.len() {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(frame.len() + 1);
+    bytes.push(FORMAT_ZSTD);
+    bytes.extend_from_slice(&frame);
+    Some(bytes)
+}
+
+/// What is in a zstd frame. Grows with what comes out, never with what the frame claims, and not over the limit.
+fn decompress(frame: &[u8]) -> Result<Vec<u8>, WireError> {
+    let malformed = |error: std::io::Error| WireError::Malformed { reason: error.to_string() };
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(frame).map_err(malformed)?.single_frame();
+    decoder.window_log_max(WINDOW_LOG_MAX).map_err(malformed)?;
+    let mut body = Vec::with_capacity(frame.len().saturating_mul(2).min(MESSAGE_BYTES_MAX));
+    // One byte more than fits, beside the format byte.
+    let limit = u64::try_from(MESSAGE_BYTES_MAX).unwrap_or(u64::MAX);
+    decoder.by_ref().take(limit).read_to_end(&mut body).map_err(malformed)?;
+    check_size(body.len().saturating_add(1))?;
+    let rest = decoder.finish();
+    if !rest.is_empty() {
+        return Err(WireError::Malformed { reason: format!("{} bytes follow the message", rest.len()) });
+    }
+    Ok(body)
 }
 
 fn decode<T: DeserializeOwned + Versioned>(bytes: &[u8]) -> Result<T, WireError> {
     check_size(bytes.len())?;
     let (tag, body) = bytes.split_first().ok_or(WireError::Empty)?;
-    match *tag {
-        FORMAT_PLAIN => {}
-        FORMAT_ZSTD => return Err(WireError::Compressed),
+    let decompressed;
+    let body = match *tag {
+        FORMAT_PLAIN => body,
+        FORMAT_ZSTD => {
+            decompressed = decompress(body)?;
+            decompressed.as_slice()
+        }
         tag => return Err(WireError::UnknownFormat { tag }),
-    }
+    };
     match read::<T>(body) {
         Ok(message) => {
             check_version(message.version())?;
@@ -267,7 +311,7 @@ mod tests {
     #[test]
     fn formats_are_told_apart_by_the_first_byte() {
         assert_eq!(decode_task(&[]), Err(WireError::Empty));
-        assert_eq!(decode_task(&[FORMAT_ZSTD, 0x28, 0xb5]), Err(WireError::Compressed));
+        assert!(matches!(decode_task(&[FORMAT_ZSTD, 0x28, 0xb5]), Err(WireError::Malformed { .. })));
         assert_eq!(decode_task(b"{}"), Err(WireError::UnknownFormat { tag: b'{' }));
     }
 
@@ -286,6 +330,47 @@ mod tests {
     fn bytes_after_the_message_are_refused() {
         let mut bytes = encode_task(&task(Value::Null)).unwrap();
         bytes.push(0xc0);
+        assert!(matches!(decode_task(&bytes), Err(WireError::Malformed { .. })));
+    }
+
+    #[test]
+    fn large_messages_are_compressed_where_it_helps() {
+        let small = encode_task(&task(Value::from("x".repeat(COMPRESSED_FROM_BYTES / 2)))).unwrap();
+        assert_eq!(small[0], FORMAT_PLAIN);
+        let large = task(Value::from("x".repeat(COMPRESSED_FROM_BYTES + 1)));
+        let bytes = encode_task(&large).unwrap();
+        assert_eq!(bytes[0], FORMAT_ZSTD);
+        assert!(bytes.len() < 1_000, "{}", bytes.len());
+        assert_eq!(decode_task(&bytes).unwrap(), large);
+        // Digits of a sequence without a pattern: base64 of it cannot be made smaller than what it says, but plain text can;
+        // either way the message comes back.
+        let mut state = 1_u64;
+        let noise: String = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            char::from_u32(0x4e00 + u32::try_from(state >> 51).unwrap()).unwrap()
+        })
+        .take(COMPRESSED_FROM_BYTES)
+        .collect();
+        let noisy = task(Value::from(noise));
+        assert_eq!(decode_task(&encode_task(&noisy).unwrap()).unwrap(), noisy);
+    }
+
+    #[test]
+    fn bombs_and_broken_frames_are_refused() {
+        let bomb = |bytes: usize| {
+            let mut bomb = vec![FORMAT_ZSTD];
+            bomb.extend(zstd::bulk::compress(&vec![0_u8; bytes], 1).unwrap());
+            bomb
+        };
+        let refused = WireError::TooLarge { actual: MESSAGE_BYTES_MAX + 1, limit: MESSAGE_BYTES_MAX };
+        assert_eq!(decode_task(&bomb(MESSAGE_BYTES_MAX * 2)), Err(refused));
+        assert!(matches!(decode_task(&bomb(100)), Err(WireError::Malformed { .. })));
+        let large = task(Value::from("x".repeat(2 * COMPRESSED_FROM_BYTES)));
+        let mut bytes = encode_task(&large).unwrap();
+        for cut in [1, 2, 5, bytes.len() - 1] {
+            assert!(matches!(decode_task(&bytes[..cut]), Err(WireError::Malformed { .. })), "{cut}");
+        }
+        bytes.push(0);
         assert!(matches!(decode_task(&bytes), Err(WireError::Malformed { .. })));
     }
 }

@@ -61,6 +61,9 @@ pub struct ResultMessage {
     /// Free for the worker.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub metadata: Map<String, Value>,
+    /// Proves the pool: made with the task's token over the other fields ([`crate::mac`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
 }
 
 /// How an attempt ended.

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::token::TaskToken;
+
 /// One attempt of one step of one execution. Fields of the seed's format keep their names; durations end in `Ms`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -52,6 +54,9 @@ pub struct TaskMessage {
     /// The last checkpoint of this task, when there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointReference>,
+    /// What the worker shows to the engine for this attempt: the plumbing APIs, and the result's MAC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<TaskToken>,
     /// W3C trace context of the execution.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,

@@ -24,6 +24,8 @@ use crate::handler::{Completion, Failure, Task};
 const LIMIT_EXCEEDED: &str = "LIMIT_EXCEEDED";
 /// The attempt was told to stop.
 const CANCELLED: &str = "CANCELLED";
+/// The attempt took longer than its handler lets it.
+const TIMEOUT: &str = "TIMEOUT";
 /// Lines of standard error that a failure quotes.
 const STDERR_LINES: usize = 20;
 /// Bytes of each of them.
@@ -81,6 +83,17 @@ enum Phase {
     Exited(ExitStatus),
 }
 
+/// Why an attempt was told to stop.
+#[derive(Clone, Copy, Debug)]
+enum Stop {
+    /// The task was stopped.
+    Cancelled,
+    /// Another attempt has taken over.
+    Stale,
+    /// It took too long.
+    Late(Duration),
+}
+
 type Saving<'a> = Pin<Box<dyn Future<Output = Result<Checkpoint, PlumbingError>> + Send + 'a>>;
 
 /// One attempt in the hands of a child.
@@ -93,8 +106,10 @@ pub(super) struct Attempt<'a> {
     phase: Phase,
     result: Option<Box<ChildResult>>,
     saving: Option<Saving<'a>>,
+    /// How long it may take.
+    timeout: Duration,
     /// Why it was told to stop.
-    stopped: Option<&'static str>,
+    stopped: Option<Stop>,
     heard: bool,
     logs: usize,
     last_stderr: VecDeque<String>,
@@ -108,6 +123,7 @@ impl<'a> Attempt<'a> {
         manifest: &'a Manifest,
         name: &'a str,
         conversation: Conversation,
+        timeout: Option<Duration>,
     ) -> Self {
         Self {
             task,
@@ -118,6 +134,7 @@ impl<'a> Attempt<'a> {
             phase: Phase::Working,
             result: None,
             saving: None,
+            timeout: timeout.map_or(GRACE_MAX, |timeout| timeout.min(GRACE_MAX)),
             stopped: None,
             heard: false,
             logs: 0,
@@ -155,7 +172,8 @@ impl<'a> Attempt<'a> {
         let task = self.task;
         // Far away until somebody has to end.
         let deadline = tokio::time::sleep(GRACE_MAX);
-        tokio::pin!(deadline);
+        let late = tokio::time::sleep(self.timeout);
+        tokio::pin!(deadline, late);
         loop {
             let Self { conversation, saving, .. } = self;
             let exited = matches!(self.phase, Phase::Exited(_));
@@ -197,7 +215,10 @@ impl<'a> Attempt<'a> {
                 }
                 () = conversation.feed.flush(), if conversation.feed.has_more() => {}
                 () = task.cancelled.cancelled(), if matches!(self.phase, Phase::Working) => {
-                    self.cancel("the task was stopped", deadline.as_mut()).await;
+                    self.cancel(Stop::Cancelled, deadline.as_mut()).await;
+                }
+                () = &mut late, if matches!(self.phase, Phase::Working) => {
+                    self.cancel(Stop::Late(self.timeout), deadline.as_mut()).await;
                 }
                 () = task.cancelled.cancelled(), if matches!(self.phase, Phase::Leaving) => return Ok(false),
                 status = conversation.group.wait(), if !exited => {
@@ -241,7 +262,7 @@ impl<'a> Attempt<'a> {
         deadline.reset(Instant::now() + self.grace());
     }
 
-    async fn cancel(&mut self, why: &'static str, deadline: Pin<&mut Sleep>) {
+    async fn cancel(&mut self, why: Stop, deadline: Pin<&mut Sleep>) {
         self.stopped = Some(why);
         self.phase = Phase::Cancelling;
         let Conversation { group, feed, .. } = &mut self.conversation;
@@ -258,10 +279,14 @@ impl<'a> Attempt<'a> {
             // Another attempt has taken over.
             Err(PlumbingError::Stale { .. }) => {
                 if matches!(self.phase, Phase::Working) {
-                    self.cancel("another attempt has taken over", deadline.as_mut()).await;
+                    self.cancel(Stop::Stale, deadline.as_mut()).await;
                 }
             }
-            Err(error @ (PlumbingError::TooLarge { .. } | PlumbingError::Unavailable(_))) => {
+            Err(
+                error @ (PlumbingError::TooLarge { .. }
+                | PlumbingError::Refused { .. }
+                | PlumbingError::Unavailable(_)),
+            ) => {
                 self.log(LogLevel::Warn, format!("a checkpoint was not saved: {error}"));
             }
         }
@@ -331,7 +356,13 @@ impl<'a> Attempt<'a> {
     fn without_result(&self) -> Ended {
         let name = self.name;
         if let Some(why) = self.stopped {
-            return Ended::Failed(Failure::terminal(CANCELLED, why));
+            return Ended::Failed(match why {
+                Stop::Cancelled => Failure::terminal(CANCELLED, "the task was stopped"),
+                Stop::Stale => Failure::terminal(CANCELLED, "another attempt has taken over"),
+                Stop::Late(limit) => {
+                    Failure::new(TIMEOUT, format!("`{name}` ran longer than {} ms", limit.as_millis()))
+                }
+            });
         }
         let quoted: Vec<_> = self.last_stderr.iter().map(String::as_str).collect();
         let quoted = if quoted.is_empty() { String::new() } else { format!(": {}", quoted.join("\n")) };

@@ -9,6 +9,7 @@ mod protocol;
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use flowmonkey_plumbing::manifest::Manifest;
@@ -52,6 +53,7 @@ pub struct ChildHandler {
     manifest: Manifest,
     launch: Launch,
     idle: Mutex<Vec<Conversation>>,
+    timeout: Option<Duration>,
 }
 
 impl ChildHandler {
@@ -63,7 +65,15 @@ impl ChildHandler {
     /// started.
     pub fn new(manifest: Manifest, directory: impl AsRef<Path>) -> Result<Self, ChildHandlerError> {
         let launch = Launch::new(&manifest, directory.as_ref())?;
-        Ok(Self { manifest, launch, idle: Mutex::default() })
+        Ok(Self { manifest, launch, idle: Mutex::default(), timeout: None })
+    }
+
+    /// The same handler, whose attempts are told to stop after `timeout` and then fail with the code `TIMEOUT`. Without it
+    /// only the worker and the step limit them.
+    #[must_use]
+    pub const fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Conversation>> {
@@ -99,7 +109,8 @@ impl Handler for ChildHandler {
         let checkpoint = attempt::load_checkpoint(task).await?;
         let execute = protocol::execute(&task.message, checkpoint.as_ref());
         let attempt = |conversation| {
-            Attempt::new(task, &self.manifest, self.launch.name(), conversation).run(execute.as_bytes())
+            let name = self.launch.name();
+            Attempt::new(task, &self.manifest, name, conversation, self.timeout).run(execute.as_bytes())
         };
         let ended = match self.reused() {
             None => attempt(self.started().map_err(|failure| *failure)?).await,

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 
+use flowmonkey_plumbing::token::TaskToken;
 use flowmonkey_plumbing::wire::{WireError, decode_result, encode_result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -22,7 +23,7 @@ pub(super) struct Header {
     pub(super) pool: String,
     pub(super) worker: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    token: Option<String>,
+    token: Option<TaskToken>,
 }
 
 pub(super) fn encode(unsent: &UnsentResult) -> Result<Vec<u8>, WireError> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress};
+use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress, TaskAccess};
 use flowmonkey_plumbing::clock::SystemClock;
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::queue::{
@@ -244,30 +244,30 @@ pub(crate) struct Memory {
 
 #[async_trait]
 impl Plumbing for Memory {
-    async fn save_checkpoint(&self, _delivery: &Delivery, data: Value) -> Result<Checkpoint, PlumbingError> {
+    async fn save_checkpoint(&self, _access: &TaskAccess, data: Value) -> Result<Checkpoint, PlumbingError> {
         *self.checkpoint.lock().unwrap() = Some(data.clone());
         Ok(Checkpoint { id: "c1".into(), saved_at: "2030-01-01T00:00:00Z".into(), data })
     }
 
-    async fn load_checkpoint(&self, _delivery: &Delivery) -> Result<Option<Checkpoint>, PlumbingError> {
+    async fn load_checkpoint(&self, _access: &TaskAccess) -> Result<Option<Checkpoint>, PlumbingError> {
         let data = self.checkpoint.lock().unwrap().clone();
         Ok(data.map(|data| Checkpoint { id: "c1".into(), saved_at: "2030-01-01T00:00:00Z".into(), data }))
     }
 
-    async fn clear_checkpoint(&self, _delivery: &Delivery) -> Result<(), PlumbingError> {
+    async fn clear_checkpoint(&self, _access: &TaskAccess) -> Result<(), PlumbingError> {
         *self.checkpoint.lock().unwrap() = None;
         Ok(())
     }
 
-    fn started(&self, delivery: &Delivery, _worker: &str) {
-        self.started.lock().unwrap().push(delivery.clone());
+    fn started(&self, access: &TaskAccess, _worker: &str) {
+        self.started.lock().unwrap().push(access.delivery.clone());
     }
 
-    fn progress(&self, _delivery: &Delivery, progress: Progress) {
+    fn progress(&self, _access: &TaskAccess, progress: Progress) {
         self.progress.lock().unwrap().push(progress);
     }
 
-    fn log(&self, _delivery: &Delivery, line: &LogLine) {
+    fn log(&self, _access: &TaskAccess, line: &LogLine) {
         self.logs.lock().unwrap().push(line.message.clone());
     }
 }

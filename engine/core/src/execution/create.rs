@@ -254,6 +254,9 @@ fn idempotency(
                 input: None,
                 iteration: None,
                 event: None,
+                // A root has no tree yet whose results it could name.
+                datasets: None,
+                item_key: None,
                 execution: facts,
             };
             let value = rule

@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::command::{EmittedEvent, TableRow};
-use super::dataset::{Dataset, DatasetReference};
 use super::error::ExecutionError;
 use super::event::Event;
 use super::state::{Cost, Execution, FlowReference, Identity, ParentLink, StepRun};
+use crate::flow::dataset::{Dataset, DatasetReference};
 use crate::flow::definition::{Flow, Priority, StepId};
 use crate::flow::scope::Snapshot;
 use crate::ids::{ExecutionId, FlowHash, TaskId};
@@ -29,7 +29,8 @@ pub struct World<'a> {
     pub flow_exists: &'a dyn Fn(&str, Option<&str>) -> bool,
     /// What is known of handlers.
     pub handlers: &'a dyn Handlers,
-    /// Reads a dataset that a task's input, or a map's items, name.
+    /// Gives a dataset that is read. A shell that has to fetch it first answers [`Dataset::Unknown`], notes it, and
+    /// decides again when it has it: what was decided without it does not count.
     pub datasets: &'a dyn Fn(&DatasetReference) -> Dataset,
     /// Gives the URL that resumes a step's visit.
     pub resume_url: &'a dyn Fn(&str, u32) -> String,

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::dataset::{self, DatasetTooLarge};
 use super::decide::with_scope;
 use super::decision::{TaskDraft, World};
 use super::state::{Execution, StepRun, TaskRun};
 use crate::context::{self, ContextSize};
+use crate::flow::dataset::{DatasetReads, DatasetTooLarge};
 use crate::flow::definition::{ContextNeeds, Flow, Step, StepKind, TaskStep};
 use crate::flow::js;
 use crate::flow::scope::Scope;
@@ -27,10 +27,20 @@ pub enum EncodeError {
     NoSuchStep(String),
     /// A selector failed.
     #[error("{0}")]
-    Selector(#[from] SelectorError),
+    Selector(SelectorError),
     /// The input reads more than a task may hold.
     #[error(transparent)]
     Dataset(#[from] DatasetTooLarge),
+}
+
+impl From<SelectorError> for EncodeError {
+    fn from(error: SelectorError) -> Self {
+        if error.code == DatasetTooLarge::CODE {
+            Self::Dataset(DatasetTooLarge)
+        } else {
+            Self::Selector(error)
+        }
+    }
 }
 
 /// The task that is out, as it is dispatched.
@@ -42,13 +52,14 @@ pub fn encode_task(execution: &Execution, world: &World<'_>) -> Result<TaskDraft
     let missing = || EncodeError::NoSuchStep(task_run.run.step.to_string());
     let step = step_of(execution, world, &task_run.run).ok_or_else(missing)?;
     let StepKind::Task(task) = &step.kind else { return Err(missing()) };
-    draft(execution, world, &step, task, task_run, None)
+    draft(execution, world, &DatasetReads::new(world.datasets), &step, task, task_run, None)
 }
 
 /// The draft of `task_run`. `input` is the step's input where the caller has resolved it already.
 pub(super) fn draft(
     execution: &Execution,
     world: &World<'_>,
+    datasets: &DatasetReads<'_>,
     step: &Step,
     task: &TaskStep,
     task_run: &TaskRun,
@@ -62,7 +73,7 @@ pub(super) fn draft(
         (world.resume_url)(name, visit)
     };
     let names_resume_url = step.input.as_ref().is_some_and(names_resume_url);
-    let (mut input, mut context, key) = with_scope(execution, world, None, None, |scope| {
+    let (mut input, mut context, key) = with_scope(execution, world, datasets, None, None, |scope| {
         let input = match &step.input {
             Some(selector) if names_resume_url || input.is_none() => {
                 selector.resolve(&Scope { resume_url: Some(&resume_url), ..*scope })?
@@ -75,11 +86,11 @@ pub(super) fn draft(
             }
             None => None,
         };
-        Ok::<_, SelectorError>((input, declared_context(&task.context, scope), key))
+        Ok::<_, SelectorError>((input, declared_context(&task.context, scope)?, key))
     })?;
-    let mut read = 0;
+    let mut copied = 0;
     for value in input.iter_mut().chain([&mut context]) {
-        dataset::materialise(value, world, &mut read)?;
+        datasets.materialise(value, &mut copied)?;
     }
     let key = key.unwrap_or_else(|| idempotency_key(execution, run));
     let timeout_ms = task
@@ -114,14 +125,14 @@ fn idempotency_key(execution: &Execution, run: &StepRun) -> String {
     }
 }
 
-fn declared_context(needs: &ContextNeeds, scope: &Scope<'_>) -> Value {
-    match needs {
+fn declared_context(needs: &ContextNeeds, scope: &Scope<'_>) -> Result<Value, DatasetTooLarge> {
+    Ok(match needs {
         ContextNeeds::None => Value::Object(Map::new()),
         ContextNeeds::Full => Value::Object(scope.context.clone()),
         ContextNeeds::Paths(paths) => {
             let mut declared = Map::new();
             for path in paths {
-                if let Some(value) = scope.get(path) {
+                if let Some(value) = scope.get(path)? {
                     // Two declared paths may overlap; the later one finds the earlier one's value in its way only where
                     // it is the same value, so a refusal loses nothing.
                     let size = ContextSize::default();
@@ -137,7 +148,7 @@ fn declared_context(needs: &ContextNeeds, scope: &Scope<'_>) -> Value {
             }
             Value::Object(declared)
         }
-    }
+    })
 }
 
 fn names_resume_url(selector: &Selector) -> bool {

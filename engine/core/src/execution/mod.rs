@@ -7,7 +7,6 @@ mod apply;
 pub mod children;
 pub mod command;
 mod create;
-mod dataset;
 mod decide;
 pub mod decision;
 mod encode;
@@ -17,9 +16,9 @@ pub mod invariants;
 pub mod rerun;
 pub mod state;
 
+pub use crate::flow::dataset::{DATASET_KEY, Dataset, DatasetReference, DatasetTooLarge};
 pub use apply::{apply, replay};
 pub use create::{Creation, Origin, StartRequest, create};
-pub use dataset::{DATASET_KEY, Dataset, DatasetReference, DatasetTooLarge};
 pub use decide::decide;
 pub use decision::{Decision, Effect, Handlers, JoinSpec, Record, TaskDraft, World};
 pub use encode::{EncodeError, encode_task};

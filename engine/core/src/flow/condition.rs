@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use fancy_regex::{Regex, RegexBuilder};
 use serde_json::Value;
 
+use super::dataset::{DatasetReads, DatasetTooLarge};
 use super::js;
 use super::path::Path;
 
@@ -127,12 +128,18 @@ pub enum InvalidCondition {
 
 /// A condition cannot be decided.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the regular expression at `{path}` gave up: {reason}")]
-pub struct ConditionError {
-    /// The path whose value was matched.
-    pub path: String,
-    /// What the regular expression ran into.
-    pub reason: String,
+pub enum ConditionError {
+    /// A regular expression takes too long.
+    #[error("the regular expression at `{path}` gave up: {reason}")]
+    Regex {
+        /// The path whose value was matched.
+        path: String,
+        /// What the regular expression ran into.
+        reason: String,
+    },
+    /// More of datasets is read than may be held in memory.
+    #[error(transparent)]
+    Dataset(#[from] DatasetTooLarge),
 }
 
 /// An operator over the value at a path.
@@ -161,12 +168,25 @@ impl Condition {
         Ok(Self { path, operator, value, regex })
     }
 
-    /// Whether the condition holds for `input`; `None` is an absent input.
+    /// Whether the condition holds for `input`, `None` being an absent one. Without `datasets`, references are data like
+    /// any other.
     ///
     /// # Errors
-    /// A regular expression takes more than [`REGEX_BACKTRACK_MAX`] steps back.
-    pub fn holds(&self, input: Option<&Value>) -> Result<bool, ConditionError> {
-        let found = input.and_then(|input| self.path.get_in_objects(input));
+    /// A regular expression takes more than [`REGEX_BACKTRACK_MAX`] steps back, or too much of datasets is read.
+    pub fn holds(
+        &self,
+        input: Option<&Value>,
+        datasets: Option<&DatasetReads<'_>>,
+    ) -> Result<bool, ConditionError> {
+        let mut found = match input {
+            Some(input) => self.path.read_in_objects(input, datasets)?,
+            None => None,
+        };
+        // To the others, an array is what an object is: there, but equal to nothing and no text.
+        let orders = matches!(self.operator, Operator::Gt | Operator::Gte | Operator::Lt | Operator::Lte);
+        if let Some(datasets) = datasets.filter(|_| orders) {
+            found = found.map(|found| datasets.whole(found)).transpose()?;
+        }
         let actual = found.as_deref();
         let wanted = self.value.as_ref();
         Ok(match self.operator {
@@ -185,7 +205,7 @@ impl Condition {
             Operator::NotExists => actual.is_none_or(Value::is_null),
             Operator::Matches => match (&self.regex, actual) {
                 (Some(regex), Some(Value::String(text))) => regex.is_match(text).map_err(|error| {
-                    ConditionError { path: self.path.to_string(), reason: error.to_string() }
+                    ConditionError::Regex { path: self.path.to_string(), reason: error.to_string() }
                 })?,
                 (Some(_) | None, _) => false,
             },
@@ -235,7 +255,7 @@ mod tests {
             "n": 5, "s": "hello", "none": null, "truth": true, "list": [1, 2], "o": {"a": 1}, "numeric": "12",
         });
         let condition = Condition::new(Path::parse(path).unwrap(), operator, value).unwrap();
-        condition.holds(Some(&input)).unwrap()
+        condition.holds(Some(&input), None).unwrap()
     }
 
     #[test]
@@ -315,7 +335,7 @@ mod tests {
             assert!(!holds("n", operator, None), "{operator:?}");
         }
         let exists = Condition::new(Path::parse("a").unwrap(), Operator::NotExists, None).unwrap();
-        assert_eq!(exists.holds(None), Ok(true));
+        assert_eq!(exists.holds(None, None), Ok(true));
     }
 
     #[test]
@@ -338,7 +358,10 @@ mod tests {
         assert_eq!(matches(&long).unwrap_err(), InvalidCondition::RegexTooLong { bytes: long.len() });
         let slow = matches("^(a|aa)+(?!c)\\1b$").unwrap();
         assert_eq!(
-            slow.holds(Some(&json!({"s": "a".repeat(200)}))).map_err(|error| error.path),
+            slow.holds(Some(&json!({"s": "a".repeat(200)})), None).map_err(|error| match error {
+                ConditionError::Regex { path, .. } => path,
+                ConditionError::Dataset(error) => error.to_string(),
+            }),
             Err("s".into())
         );
     }

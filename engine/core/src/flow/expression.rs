@@ -9,14 +9,19 @@ use cel::parser::PrattParser;
 use cel::{Context, Env};
 use serde_json::Value;
 
+use super::dataset::DatasetTooLarge;
 use super::scope::Scope;
 use super::selector::Needs;
 use crate::limits::EXPRESSION_BYTES_MAX;
 
 mod analysis;
 mod guard;
+mod pending;
 mod prepare;
 mod values;
+
+use pending::Known;
+use values::Unconvertible;
 
 pub use analysis::COMPREHENSION_DEPTH_MAX;
 pub use guard::NESTING_MAX;
@@ -41,6 +46,8 @@ pub struct ExpressionError {
     pub expression: String,
     /// What went wrong.
     pub message: String,
+    /// Set when it reads more of datasets than may be held in memory.
+    pub dataset: Option<DatasetTooLarge>,
 }
 
 /// The message when the CEL library panics. No input is known to cause it.
@@ -95,17 +102,41 @@ impl Expression {
     /// The expression's value. Keys of objects are sorted.
     ///
     /// # Errors
-    /// A missing key, operands that do not fit, or comprehensions that cost more than [`EVALUATION_COST_MAX`].
+    /// A missing key, operands that do not fit, comprehensions that cost more than [`EVALUATION_COST_MAX`], or more read
+    /// of datasets than may be held in memory.
     pub fn eval(&self, scope: &Scope<'_>) -> Result<Value, ExpressionError> {
-        let failed = |message: String| ExpressionError { expression: quoted(&self.source), message };
+        let mut known = Known::default();
+        loop {
+            let value = self.eval_with(scope, &known);
+            let Some(datasets) = scope.datasets else { return value };
+            match known.read(datasets) {
+                Ok(true) => {}
+                Ok(false) => return value,
+                Err(error) => return Err(self.too_large(error)),
+            }
+        }
+    }
+
+    fn eval_with(&self, scope: &Scope<'_>, known: &Known) -> Result<Value, ExpressionError> {
+        let failed =
+            |message: String| ExpressionError { expression: quoted(&self.source), message, dataset: None };
         let mut context = Context::with_env(Arc::clone(&ENV));
-        values::declare_variables(&mut context, scope, &self.reads)
-            .map_err(|error| failed(error.to_string()))?;
-        prepare::declare_budget(&mut context);
-        let value = contained(|| context.resolve(&self.program))
+        let pending = values::declare_variables(&mut context, scope, &self.reads, known).map_err(
+            |error| match error {
+                Unconvertible::Dataset(error) => self.too_large(error),
+                Unconvertible::TooDeep | Unconvertible::NotJson(_) => failed(error.to_string()),
+            },
+        )?;
+        let given = prepare::declare_budget(&mut context, pending);
+        contained(|| context.resolve(&self.program))
             .ok_or_else(|| failed(BROKE_OFF.into()))?
             .map_err(|error| failed(values::explain(&error)))?;
-        values::to_json(&value).map_err(|error| failed(error.to_string()))
+        let value = given.take().ok_or_else(|| failed(BROKE_OFF.into()))?;
+        value.map_err(|error| failed(error.to_string()))
+    }
+
+    fn too_large(&self, error: DatasetTooLarge) -> ExpressionError {
+        ExpressionError { expression: quoted(&self.source), message: error.to_string(), dataset: Some(error) }
     }
 
     /// Whether the expression is true.
@@ -117,6 +148,7 @@ impl Expression {
         value.as_bool().ok_or_else(|| ExpressionError {
             expression: quoted(&self.source),
             message: format!("a condition must be true or false, this is {}", values::kind_of(&value)),
+            dataset: None,
         })
     }
 

@@ -1,6 +1,7 @@
 //! The flow language: definitions, their validation, and what selects values from a context.
 
 pub mod condition;
+pub mod dataset;
 pub mod definition;
 pub mod expression;
 pub mod graph;

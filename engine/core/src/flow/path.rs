@@ -3,7 +3,11 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
+
+use super::dataset::{DatasetReads, DatasetTooLarge};
 
 /// The text is not a path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,17 +78,45 @@ impl Path {
         walk(map.get(root.as_ref())?, rest)
     }
 
-    /// As [`Path::get`], but never enters a string: the lookup of `conditional` and `switch`.
-    #[must_use]
-    pub fn get_in_objects<'a>(&self, value: &'a Value) -> Option<Cow<'a, Value>> {
-        let mut here = Cow::Borrowed(value);
-        for segment in &self.segments {
-            if !here.is_object() && !here.is_array() {
-                return None;
-            }
-            here = step(here, segment)?;
+    /// As [`Path::get`], through references to `datasets` too.
+    ///
+    /// # Errors
+    /// More is read than may be held in memory.
+    pub fn read<'a>(
+        &self,
+        value: &'a Value,
+        datasets: &DatasetReads<'_>,
+    ) -> Result<Option<Cow<'a, Value>>, DatasetTooLarge> {
+        read(value, &self.segments, Strings::Entered, Some(datasets))
+    }
+
+    /// As [`Path::get_in_map`], through references to `datasets` too.
+    ///
+    /// # Errors
+    /// As [`Path::read`].
+    pub fn read_in_map<'a>(
+        &self,
+        map: &'a Map<String, Value>,
+        datasets: &DatasetReads<'_>,
+    ) -> Result<Option<Cow<'a, Value>>, DatasetTooLarge> {
+        let Some((root, rest)) = self.segments.split_first() else { return Ok(None) };
+        match map.get(root.as_ref()) {
+            Some(value) => read(value, rest, Strings::Entered, Some(datasets)),
+            None => Ok(None),
         }
-        Some(here)
+    }
+
+    /// As [`Path::read`], but never enters a string: the lookup of `conditional` and `switch`. Without `datasets`,
+    /// references are data like any other.
+    ///
+    /// # Errors
+    /// As [`Path::read`].
+    pub fn read_in_objects<'a>(
+        &self,
+        value: &'a Value,
+        datasets: Option<&DatasetReads<'_>>,
+    ) -> Result<Option<Cow<'a, Value>>, DatasetTooLarge> {
+        read(value, &self.segments, Strings::Closed, datasets)
     }
 }
 
@@ -97,6 +129,68 @@ impl fmt::Display for Path {
 /// Follows `segments` from `value`, as [`Path::get`] does.
 pub(super) fn walk<'a>(value: &'a Value, segments: &[Box<str>]) -> Option<Cow<'a, Value>> {
     segments.iter().try_fold(Cow::Borrowed(value), |here, segment| step(here, segment))
+}
+
+/// Whether a path finds the characters and the length of strings.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Strings {
+    Entered,
+    Closed,
+}
+
+/// How far a path got.
+enum Reached<'v, 's> {
+    /// To its end.
+    End(Option<Cow<'v, Value>>),
+    /// To a reference: the rest of it goes on in these rows.
+    Dataset(Arc<Value>, &'s [Box<str>]),
+}
+
+/// Follows `segments` from `value`, through references to `datasets`. A loop, not a recursion: rows may hold references,
+/// to whatever a handler has put there.
+pub(super) fn read<'a>(
+    value: &'a Value,
+    segments: &[Box<str>],
+    strings: Strings,
+    datasets: Option<&DatasetReads<'_>>,
+) -> Result<Option<Cow<'a, Value>>, DatasetTooLarge> {
+    let (mut rows, mut rest) = match advance(value, segments, strings, datasets)? {
+        Reached::End(found) => return Ok(found),
+        Reached::Dataset(rows, rest) => (rows, rest),
+    };
+    loop {
+        let next = match advance(&rows, rest, strings, datasets)? {
+            Reached::End(found) => return Ok(found.map(|found| Cow::Owned(found.into_owned()))),
+            Reached::Dataset(rows, rest) => (rows, rest),
+        };
+        (rows, rest) = next;
+    }
+}
+
+fn advance<'v, 's>(
+    value: &'v Value,
+    segments: &'s [Box<str>],
+    strings: Strings,
+    datasets: Option<&DatasetReads<'_>>,
+) -> Result<Reached<'v, 's>, DatasetTooLarge> {
+    let mut here = Cow::Borrowed(value);
+    let mut rest = segments;
+    while let Some((segment, behind)) = rest.split_first() {
+        if let Some(datasets) = datasets
+            && let Some(rows) = datasets.rows_of(&here)?
+        {
+            return Ok(Reached::Dataset(rows, rest));
+        }
+        if strings == Strings::Closed && !here.is_object() && !here.is_array() {
+            return Ok(Reached::End(None));
+        }
+        match step(here, segment) {
+            Some(found) => here = found,
+            None => return Ok(Reached::End(None)),
+        }
+        rest = behind;
+    }
+    Ok(Reached::End(Some(here)))
 }
 
 /// The index that `text` names, as JavaScript spells indexes: no sign, no leading zero.
@@ -170,12 +264,14 @@ mod tests {
     #[test]
     fn lookup_of_conditions_does_not_enter_strings() {
         let value = json!({"text": "abc", "items": [1, 2]});
-        let find = |path: &str| Path::parse(path).unwrap().get_in_objects(&value).map(Cow::into_owned);
+        let find = |path: &str| {
+            Path::parse(path).unwrap().read_in_objects(&value, None).unwrap().map(Cow::into_owned)
+        };
         assert_eq!(find("text"), Some(json!("abc")));
         assert_eq!(find("text.length"), None);
         assert_eq!(find("items.length"), Some(json!(2)));
         assert_eq!(find("items.1"), Some(json!(2)));
-        assert_eq!(Path::parse("length").unwrap().get_in_objects(&json!("abc")), None);
+        assert_eq!(Path::parse("length").unwrap().read_in_objects(&json!("abc"), None), Ok(None));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use jsonschema::{Draft, PatternOptions, Validator};
+use jsonschema::error::ValidationErrorKind;
+use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
 use serde_json::Value;
 
 use crate::context::{depth, json_size};
@@ -40,6 +41,37 @@ pub struct Violation {
     pub pointer: String,
     /// For people; at most [`VIOLATION_MESSAGE_CHARS_MAX`] characters.
     pub message: String,
+}
+
+/// One place where a value breaks a schema, for those who report it in their own words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokenRule {
+    /// JSON Pointer within the value; empty for the value itself.
+    pub pointer: String,
+    /// What is wrong there.
+    pub kind: Break,
+}
+
+/// In which way a value breaks a schema.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Break {
+    /// An object has properties that the schema excludes.
+    Unknown {
+        /// Their names.
+        keys: Vec<String>,
+        /// The names that the schema knows there.
+        known: Vec<String>,
+    },
+    /// An object lacks a property.
+    Missing {
+        /// Its name.
+        key: String,
+    },
+    /// Anything else.
+    Other {
+        /// For people; at most [`VIOLATION_MESSAGE_CHARS_MAX`] characters.
+        message: String,
+    },
 }
 
 impl fmt::Display for Violation {
@@ -89,6 +121,40 @@ impl Schema {
             })
             .collect();
         if violations.is_empty() { Ok(()) } else { Err(violations) }
+    }
+
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the validator's rules, of which few have words of their own"
+    )]
+    /// How a value breaks the schema: the first [`VIOLATIONS_MAX`] places; none when it keeps to it.
+    #[must_use]
+    pub fn breaks(&self, value: &Value) -> Vec<BrokenRule> {
+        let broken = |error: ValidationError<'_>| {
+            let kind = match error.kind() {
+                ValidationErrorKind::AdditionalProperties { unexpected } => Break::Unknown {
+                    keys: unexpected.clone(),
+                    known: self.beside(error.schema_path().as_str()),
+                },
+                ValidationErrorKind::Required { property: Value::String(key) } => {
+                    Break::Missing { key: key.clone() }
+                }
+                // Which of the choices was meant cannot be told; the whole list would hide the value.
+                ValidationErrorKind::AnyOf { .. } | ValidationErrorKind::Pattern { .. } => {
+                    Break::Other { message: shortened(&format!("{} is not accepted", error.instance())) }
+                }
+                _ => Break::Other { message: shortened(&error.to_string()) },
+            };
+            BrokenRule { pointer: error.instance_path().to_string(), kind }
+        };
+        self.validator.iter_errors(value).take(VIOLATIONS_MAX).map(broken).collect()
+    }
+
+    /// The names of the properties beside the keyword at `path`.
+    fn beside(&self, path: &str) -> Vec<String> {
+        let around = path.rsplit_once('/').and_then(|(around, _)| self.source.pointer(around));
+        let properties = around.and_then(|schema| schema.get("properties")).and_then(Value::as_object);
+        properties.into_iter().flat_map(|properties| properties.keys().cloned()).collect()
     }
 
     /// The schema as written.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::path::{self, Path};
+use super::dataset::{DatasetReads, DatasetTooLarge};
+use super::path::{self, Path, Strings};
 use crate::time::Timestamp;
 
 /// Root key of the error that led to an `onFailure` step.
@@ -15,6 +16,8 @@ pub const ERROR_KEY: &str = "_error";
 pub const RESUME_KEY: &str = "_resume";
 /// Root key below which each step's resume URL can be read.
 pub const RESUME_URL_KEY: &str = "_resumeUrl";
+/// Root key of the item of a `map`, unless the map names another.
+pub const ITEM_KEY: &str = "item";
 /// Root key of the parent's context.
 pub const PARENT_KEY: &str = "parent";
 
@@ -67,6 +70,10 @@ pub struct Scope<'a> {
     pub iteration: Option<u32>,
     /// `event` in expressions of `wait-event`: `{name, data}`.
     pub event: Option<&'a Value>,
+    /// The datasets that can be read through references. None: references are data like any other.
+    pub datasets: Option<&'a DatasetReads<'a>>,
+    /// The key of `item` in expressions, within a `map` that names it differently.
+    pub item_key: Option<&'a str>,
     /// `execution` in expressions.
     pub execution: &'a ExecutionFacts<'a>,
 }
@@ -90,15 +97,22 @@ impl Snapshot {
         self.layers().find_map(|layer| layer.get(key)).map(Cow::Borrowed)
     }
 
-    /// As [`Path::get`] from this snapshot; `segments` are those behind `parent`.
-    fn get(&self, segments: &[Box<str>]) -> Option<Cow<'_, Value>> {
+    /// As [`Path::read`] from this snapshot; `segments` are those behind `parent`.
+    fn get(
+        &self,
+        segments: &[Box<str>],
+        datasets: Option<&DatasetReads<'_>>,
+    ) -> Result<Option<Cow<'_, Value>>, DatasetTooLarge> {
         let Some((root, rest)) = segments.split_first() else {
-            return Some(Cow::Owned(Value::Object(self.visible())));
+            return Ok(Some(Cow::Owned(Value::Object(self.visible()))));
         };
         if root.as_ref() == PARENT_KEY && !self.context.contains_key(PARENT_KEY) {
-            return self.outer.as_deref()?.get(rest);
+            return self.outer.as_deref().map_or(Ok(None), |outer| outer.get(rest, datasets));
         }
-        path::walk(self.layers().find_map(|layer| layer.get(root.as_ref()))?, rest)
+        match self.layers().find_map(|layer| layer.get(root.as_ref())) {
+            Some(value) => path::read(value, rest, Strings::Entered, datasets),
+            None => Ok(None),
+        }
     }
 
     /// This context, then the outer ones.
@@ -141,22 +155,38 @@ impl<'a> Scope<'a> {
         self.outer?.inherited(key)
     }
 
-    /// The value at a path. `_resumeUrl.STEP` gives a text even where URLs are not known (see [`Scope::resume_url`]).
-    #[must_use]
-    pub fn get(&self, path: &Path) -> Option<Cow<'a, Value>> {
-        let (root, rest) = path.segments().split_first()?;
+    /// The value at a path, through references to datasets too. `_resumeUrl.STEP` gives a text even where URLs are not
+    /// known (see [`Scope::resume_url`]).
+    ///
+    /// # Errors
+    /// More is read than may be held in memory.
+    pub fn get(&self, path: &Path) -> Result<Option<Cow<'a, Value>>, DatasetTooLarge> {
+        let Some((root, rest)) = path.segments().split_first() else { return Ok(None) };
         if !self.context.contains_key(root.as_ref()) {
             if root.as_ref() == RESUME_URL_KEY {
-                return self.resume_url_text(path);
+                return Ok(self.resume_url_text(path));
             }
             // Without building the whole parent first.
             if let (PARENT_KEY, Some(outer)) = (root.as_ref(), self.outer) {
-                return outer.get(rest);
+                return outer.get(rest, self.datasets);
             }
         }
-        match self.key(root)? {
-            Cow::Borrowed(value) => path::walk(value, rest),
-            Cow::Owned(value) => path::walk(&value, rest).map(|found| Cow::Owned(found.into_owned())),
+        match self.key(root) {
+            Some(Cow::Borrowed(value)) => path::read(value, rest, Strings::Entered, self.datasets),
+            Some(Cow::Owned(value)) => Ok(path::read(&value, rest, Strings::Entered, self.datasets)?
+                .map(|found| Cow::Owned(found.into_owned()))),
+            None => Ok(None),
+        }
+    }
+
+    /// `value`, or the array that it is a reference to: for what looks at all of a value.
+    ///
+    /// # Errors
+    /// More is read than may be held in memory.
+    pub fn whole<'v>(&self, value: Cow<'v, Value>) -> Result<Cow<'v, Value>, DatasetTooLarge> {
+        match self.datasets {
+            Some(datasets) => datasets.whole(value),
+            None => Ok(value),
         }
     }
 
@@ -166,6 +196,12 @@ impl<'a> Scope<'a> {
     pub fn visible(&self) -> Map<String, Value> {
         let outer = self.outer.into_iter().flat_map(Snapshot::layers);
         overlay(&std::iter::once(self.context).chain(outer).collect::<Vec<_>>())
+    }
+
+    /// The item of the innermost `map` around: `item` in expressions.
+    #[must_use]
+    pub fn item(&self) -> Option<Cow<'a, Value>> {
+        self.key(self.item_key.unwrap_or(ITEM_KEY))
     }
 
     /// What the parent saw under a root key: `parent.KEY`. `None` without a parent.
@@ -229,9 +265,11 @@ mod tests {
             input: None,
             iteration: None,
             event: None,
+            datasets: None,
+            item_key: None,
             execution: &facts,
         };
-        let get = |path: &str| scope.get(&Path::parse(path).unwrap()).map(Cow::into_owned);
+        let get = |path: &str| scope.get(&Path::parse(path).unwrap()).unwrap().map(Cow::into_owned);
         for (path, wanted) in [
             ("item", Some(json!(3))),
             ("c", Some(json!(3))),
@@ -259,7 +297,7 @@ mod tests {
 
         let own = object(json!({"_error": "own", "_resumeUrl": {"ship": "own"}, "parent": {"a": "own"}}));
         let scope = Scope { context: &own, ..scope };
-        let get = |path: &str| scope.get(&Path::parse(path).unwrap()).map(Cow::into_owned);
+        let get = |path: &str| scope.get(&Path::parse(path).unwrap()).unwrap().map(Cow::into_owned);
         for path in ["_error", "_resumeUrl.ship", "parent.a"] {
             assert_eq!(get(path), Some(json!("own")), "{path}");
         }

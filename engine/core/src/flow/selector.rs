@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::expression::Expression;
+use super::dataset::DatasetTooLarge;
+use super::expression::{Expression, ExpressionError};
 use super::scope::Scope;
 
 pub use super::path::{InvalidPath, Path};
-pub use super::template::{InvalidTemplate, InvalidTemplateReason, Template, TemplateTooLarge};
+pub use super::template::{FillError, InvalidTemplate, InvalidTemplateReason, Template, TemplateTooLarge};
 
 /// Selects one value from a scope.
 #[derive(Debug)]
@@ -34,18 +35,36 @@ pub enum Selector {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct SelectorError {
-    /// Stable code, see [`SelectorError::CODE`].
+    /// Stable code: [`SelectorError::CODE`] or [`DatasetTooLarge::CODE`].
     pub code: &'static str,
     /// For people.
     pub message: String,
 }
 
 impl SelectorError {
-    /// The code of every selector error.
+    /// The code of what the selector itself cannot do.
     pub const CODE: &'static str = "INPUT_ERROR";
+}
 
-    fn new(source: &impl ToString) -> Self {
-        Self { code: Self::CODE, message: source.to_string() }
+impl From<DatasetTooLarge> for SelectorError {
+    fn from(error: DatasetTooLarge) -> Self {
+        Self { code: DatasetTooLarge::CODE, message: error.to_string() }
+    }
+}
+
+impl From<FillError> for SelectorError {
+    fn from(error: FillError) -> Self {
+        match error {
+            FillError::Dataset(error) => error.into(),
+            FillError::TooLarge(error) => Self { code: Self::CODE, message: error.to_string() },
+        }
+    }
+}
+
+impl From<ExpressionError> for SelectorError {
+    fn from(error: ExpressionError) -> Self {
+        let code = if error.dataset.is_some() { DatasetTooLarge::CODE } else { Self::CODE };
+        Self { code, message: error.to_string() }
     }
 }
 
@@ -53,7 +72,7 @@ impl Selector {
     /// The selected value; `None` when it is absent (which is not null).
     ///
     /// # Errors
-    /// A CEL expression fails, or a filled template is too large.
+    /// A CEL expression fails, a filled template is too large, or more of datasets is read than may be held in memory.
     pub fn resolve(&self, scope: &Scope<'_>) -> Result<Option<Value>, SelectorError> {
         match self {
             Self::Key(key) => Ok(scope.key(key).map(Cow::into_owned)),
@@ -61,13 +80,11 @@ impl Selector {
                 let found = |key: &String| Some((key.clone(), scope.key(key)?.into_owned()));
                 Ok(Some(Value::Object(keys.iter().filter_map(found).collect::<Map<_, _>>())))
             }
-            Self::Path(path) => Ok(scope.get(path).map(Cow::into_owned)),
-            Self::Template(template) => template.resolve(scope).map_err(|error| SelectorError::new(&error)),
+            Self::Path(path) => Ok(scope.get(path)?.map(Cow::into_owned)),
+            Self::Template(template) => Ok(template.resolve(scope)?),
             Self::Full => Ok(Some(Value::Object(scope.visible()))),
             Self::Static(value) => Ok(Some(value.clone())),
-            Self::Expr(expression) => {
-                expression.eval(scope).map(Some).map_err(|error| SelectorError::new(&error))
-            }
+            Self::Expr(expression) => Ok(Some(expression.eval(scope)?)),
         }
     }
 
@@ -161,6 +178,8 @@ mod tests {
             input: None,
             iteration: None,
             event: None,
+            datasets: None,
+            item_key: None,
             execution: &facts,
         };
         selector.resolve(&scope)

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::dataset::DatasetTooLarge;
 use super::js;
 use super::path::{InvalidPath, Path};
 use super::scope::Scope;
@@ -36,6 +37,17 @@ pub enum InvalidTemplateReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the filled template is larger than {TEMPLATE_OUTPUT_BYTES_MAX} bytes")]
 pub struct TemplateTooLarge;
+
+/// A template cannot be filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FillError {
+    /// It would become too large.
+    #[error(transparent)]
+    TooLarge(#[from] TemplateTooLarge),
+    /// It reads more of datasets than may be held in memory.
+    #[error(transparent)]
+    Dataset(#[from] DatasetTooLarge),
+}
 
 /// JSON whose texts may hold `${path}` or `${path:-default}`.
 ///
@@ -85,8 +97,8 @@ impl Template {
     /// Fills the template. `None`: it is one `${path}` whose value is absent.
     ///
     /// # Errors
-    /// The result would be larger than [`TEMPLATE_OUTPUT_BYTES_MAX`].
-    pub fn resolve(&self, scope: &Scope<'_>) -> Result<Option<Value>, TemplateTooLarge> {
+    /// The result would be larger than [`TEMPLATE_OUTPUT_BYTES_MAX`], or too much of datasets is read.
+    pub fn resolve(&self, scope: &Scope<'_>) -> Result<Option<Value>, FillError> {
         resolve_node(&self.root, scope, &mut Room(TEMPLATE_OUTPUT_BYTES_MAX))
     }
 
@@ -201,10 +213,10 @@ impl Room {
     }
 }
 
-fn resolve_node(node: &Node, scope: &Scope<'_>, room: &mut Room) -> Result<Option<Value>, TemplateTooLarge> {
+fn resolve_node(node: &Node, scope: &Scope<'_>, room: &mut Room) -> Result<Option<Value>, FillError> {
     Ok(match node {
         Node::Static(value) => Some(value.clone()),
-        Node::Lone(placeholder) => match scope.get(&placeholder.path) {
+        Node::Lone(placeholder) => match scope.get(&placeholder.path)? {
             Some(found) => {
                 room.take(json_size(&found))?;
                 Some(found.into_owned())
@@ -231,14 +243,14 @@ fn resolve_node(node: &Node, scope: &Scope<'_>, room: &mut Room) -> Result<Optio
     })
 }
 
-fn resolve_text(pieces: &[Piece], scope: &Scope<'_>, room: &mut Room) -> Result<String, TemplateTooLarge> {
+fn resolve_text(pieces: &[Piece], scope: &Scope<'_>, room: &mut Room) -> Result<String, FillError> {
     let mut text = String::new();
     for piece in pieces {
         let before = text.len();
         match piece {
             Piece::Literal(literal) => text.push_str(literal),
-            Piece::Placeholder(placeholder) => match scope.get(&placeholder.path) {
-                Some(found) => js::write_text(Some(found.as_ref()), &mut text),
+            Piece::Placeholder(placeholder) => match scope.get(&placeholder.path)? {
+                Some(found) => js::write_text(Some(scope.whole(found)?.as_ref()), &mut text),
                 None => text.push_str(placeholder.default.as_deref().unwrap_or_default()),
             },
         }
@@ -281,6 +293,8 @@ mod tests {
             input: None,
             iteration: None,
             event: None,
+            datasets: None,
+            item_key: None,
             execution: &facts,
         };
         Template::parse(&template).unwrap().resolve(&scope).unwrap()
@@ -377,10 +391,12 @@ mod tests {
             input: None,
             iteration: None,
             event: None,
+            datasets: None,
+            item_key: None,
             execution: &facts,
         };
         for template in [json!("${big} ".repeat(64)), json!(vec!["${big}"; 64])] {
-            assert_eq!(Template::parse(&template).unwrap().resolve(&scope), Err(TemplateTooLarge));
+            assert_eq!(Template::parse(&template).unwrap().resolve(&scope), Err(TemplateTooLarge.into()));
         }
         assert!(Template::parse(&json!("${big} ".repeat(63))).unwrap().resolve(&scope).is_ok());
     }

@@ -1,68 +1,29 @@
-//! One batch, one transaction, and for each kind of row a constant number of statements.
+//! One batch, one transaction.
 //!
-//! An ordinary step costs `BEGIN IMMEDIATE`, `executions_step`, `history_insert`, `COMMIT`. Everything is put into the
-//! form of the database before the transaction begins.
+//! A batch is stored in one statement where it can be ([`super::whole`]): its guards hold and its ids and keys are new. If they do
+//! not, nothing of it is stored, and it is taken again with care, here: with a constant number of statements for each kind
+//! of row, which tell what holds and what does not.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use flowmonkey_core::execution::{Event, Execution, Record, RecordedEvent};
+use flowmonkey_core::execution::state::Cost;
 use flowmonkey_core::ids::ExecutionId;
 use flowmonkey_core::time::Timestamp;
 use serde_json::json;
-use sqlx::{Sqlite, SqliteConnection, Transaction};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Connection, SqliteConnection};
 
-use super::encode::{self, hex, text};
+use super::connections::Lent;
+use super::encode::{self, hex};
+use super::prepare::{
+    Change, PreparedBatch, PreparedCreate, PreparedUpdate, Wakes, accepted, first_of_each, gather,
+    update_rows,
+};
 use super::{SqliteStore, rows, sql};
 use crate::store::StoreError;
-use crate::store::model::{Batch, Committed, Create, CreateOutcome, JoinState, Spawn, Update, awaited_event};
-use crate::store::tally::{self, JoinKey, Settled, Tally};
-
-/// An execution's change in the form of the database.
-struct Change {
-    id: ExecutionId,
-    row: String,
-    history: Vec<String>,
-    /// The next wake, if it is to be written.
-    wake: Option<Option<Timestamp>>,
-    /// The event waited for, if it is to be written.
-    awaits: Option<Option<String>>,
-    records: Vec<Record>,
-    /// Rows that the records become.
-    rows: RecordRows,
-}
-
-/// What records become, beside fan-outs and budgets.
-#[derive(Default)]
-struct RecordRows {
-    snapshots: Vec<String>,
-    table_rows: Vec<String>,
-    events: Vec<String>,
-    failed_tasks: Vec<String>,
-}
-
-/// An update; `turns` if it ends or reopens the execution.
-struct PreparedUpdate {
-    change: Change,
-    turns: bool,
-}
-
-/// A create with what decides whether it is stored.
-struct PreparedCreate {
-    change: Change,
-    key: Option<Key>,
-    spawn: Option<usize>,
-    cause: Option<usize>,
-}
-
-/// An idempotency key.
-struct Key {
-    name: KeyName,
-    input_hash: String,
-    until: Timestamp,
-}
-
-/// Tenant (empty for none), flow and key.
-type KeyName = (String, String, String);
+use crate::store::creates::{self, Candidate, Key, KeyName, Known};
+use crate::store::model::{Batch, Committed, CreateOutcome, JoinState, Spent};
+use crate::store::tally::{JoinKey, Settled, Tally};
 
 impl SqliteStore {
     /// Stores a batch.
@@ -70,184 +31,39 @@ impl SqliteStore {
         if batch.creates.is_empty() && batch.updates.is_empty() && batch.spawns.is_empty() {
             return Ok(Committed::default());
         }
-        let joins = tally::touched_joins(&batch);
-        let budgets = tally::touched_budgets(&batch);
-        let Batch { now, creates, updates, spawns } = batch;
-        let updates =
-            updates.into_iter().map(|update| prepare_update(update, now)).collect::<Result<Vec<_>, _>>()?;
-        let creates =
-            creates.into_iter().map(|create| prepare_create(create, now)).collect::<Result<Vec<_>, _>>()?;
-        let mut transaction = self.begin().await?;
-        let mut writer = Writer { store: self, transaction: &mut transaction };
-        let committed = writer.apply(now, &updates, &creates, &spawns, &joins, &budgets).await?;
-        transaction.commit().await.map_err(|error| self.classify(error))?;
+        let batch = PreparedBatch::new(batch)?;
+        let mut writer = self.writer.lend().await.map_err(|error| self.classify(error))?;
+        let committed = match self.store_whole(&mut writer, &batch).await? {
+            Some(committed) => committed,
+            None => self.store_with_care(&mut writer, &batch).await?,
+        };
+        // After an error it is dropped, and whatever it was in the middle of with it.
+        writer.give_back();
+        Ok(committed)
+    }
+
+    async fn store_with_care(
+        &self,
+        writer: &mut Lent<'_>,
+        batch: &PreparedBatch,
+    ) -> Result<Committed, StoreError> {
+        let fail = |error| self.classify(error);
+        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(fail)?;
+        let committed = Writer { store: self, connection: &mut transaction }.apply(batch).await?;
+        transaction.commit().await.map_err(fail)?;
         Ok(committed)
     }
 }
 
-fn prepare_update(update: Update, now: Timestamp) -> Result<PreparedUpdate, StoreError> {
-    let Update { mut execution, expected_version, wake_before, awaited_before, events, records } = update;
-    let turns = execution.is_terminal()
-        || events.iter().any(|recorded| matches!(recorded.event, Event::Reopened { .. }));
-    let wake = execution.next_wake();
-    let awaits = awaited_event(&execution).map(text);
-    let change = Change {
-        id: execution.id(),
-        history: encode::history(execution.id(), &events)?,
-        wake: (wake != wake_before).then_some(wake),
-        awaits: (awaits != awaited_before.as_deref().map(text)).then_some(awaits),
-        rows: record_rows(&execution, &events, &records, now)?,
-        records,
-        row: encode::execution(&mut execution, Some(expected_version))?,
-    };
-    Ok(PreparedUpdate { change, turns })
-}
-
-fn prepare_create(create: Create, now: Timestamp) -> Result<PreparedCreate, StoreError> {
-    let Create { mut execution, events, records, idempotency, input_hash, spawn, cause } = create;
-    let identity = &execution.identity;
-    let tenant = identity.tenant_id.as_deref().unwrap_or_default();
-    let key = idempotency.map(|(key, until)| Key {
-        name: (text(tenant), text(&identity.flow.id), text(&key)),
-        input_hash,
-        until,
-    });
-    let change = Change {
-        id: execution.id(),
-        history: encode::history(execution.id(), &events)?,
-        wake: execution.next_wake().map(Some),
-        awaits: awaited_event(&execution).map(text).map(Some),
-        rows: record_rows(&execution, &events, &records, now)?,
-        records,
-        row: encode::execution(&mut execution, None)?,
-    };
-    Ok(PreparedCreate { change, key, spawn, cause })
-}
-
-fn record_rows(
-    execution: &Execution,
-    events: &[RecordedEvent],
-    records: &[Record],
-    now: Timestamp,
-) -> Result<RecordRows, StoreError> {
-    let id = execution.id();
-    let last = events.last().map_or(execution.events, |recorded| recorded.sequence);
-    let mut rows = RecordRows::default();
-    for record in records {
-        match record {
-            Record::OpenJoin(spec) => {
-                let outer = tally::outer_of(execution, spec);
-                rows.snapshots.push(encode::json(&json!({
-                    "parent": hex(spec.parent),
-                    "join": spec.join,
-                    "outerParent": outer.map(|(parent, _)| hex(parent)),
-                    "outerJoin": outer.map(|(_, join)| join),
-                    "spec": encode::json(spec)?,
-                    "context": encode::json(&spec.snapshot.context)?,
-                    "items": encode::json(&*spec.items)?,
-                }))?);
-            }
-            Record::InsertRow(row) => rows.table_rows.push(encode::json(&json!({
-                "table": text(&row.table),
-                "id": text(&row.id),
-                "execution": hex(id),
-                "pipe": row.pipe.as_deref().map(text),
-                "at": now,
-                "row": encode::json(&row.row)?,
-            }))?),
-            Record::Publish(event) => rows.events.push(encode::json(&json!({
-                "id": tally::event_id(id, last, rows.events.len()),
-                "name": text(&event.name),
-                "source": hex(id),
-                "at": now,
-                "data": encode::json(&event.data)?,
-            }))?),
-            Record::FailedTask(task) => rows.failed_tasks.push(encode::json(&json!({
-                "id": hex(id),
-                "at": now,
-                "task": encode::json(task)?,
-            }))?),
-            // The tally counts these.
-            Record::CloseJoin { .. }
-            | Record::EndJoin { .. }
-            | Record::ChildEnded { .. }
-            | Record::Spend { .. } => {}
-            // The engine puts the child itself among the creates of the same batch.
-            Record::StartChild(_) => {}
-        }
-    }
-    Ok(rows)
-}
-
-/// For each update whether it is the first of its execution.
-fn first_of_each(updates: &[PreparedUpdate]) -> Vec<bool> {
-    let mut seen = HashSet::new();
-    updates.iter().map(|update| seen.insert(update.change.id)).collect()
-}
-
-/// The rows of the updates that turn, or of those that do not.
-fn update_rows(updates: &[PreparedUpdate], first: &[bool], turns: bool) -> Option<String> {
-    let chosen = updates.iter().zip(first).filter(|(update, first)| **first && update.turns == turns);
-    encode::some_rows(chosen.map(|(update, _)| update.change.row.as_str()))
-}
-
-/// Rows of one kind of all changes.
-fn gather<'a>(changes: &[&'a Change], kind: fn(&'a Change) -> &'a Vec<String>) -> Option<String> {
-    encode::some_rows(changes.iter().flat_map(|change| kind(change)).map(String::as_str))
-}
-
-/// Those that are stored.
-fn accepted<'a>(creates: &'a [PreparedCreate], outcomes: &[CreateOutcome]) -> Vec<&'a PreparedCreate> {
-    let chosen = creates.iter().zip(outcomes).filter(|(_, outcome)| **outcome == CreateOutcome::Created);
-    chosen.map(|(create, _)| create).collect()
-}
-
-/// What changes of timers and subscriptions.
-#[derive(Default)]
-struct Wakes {
-    wakes: Vec<String>,
-    rests: Vec<String>,
-    awaits: Vec<String>,
-    stops: Vec<String>,
-}
-
-impl Wakes {
-    fn of(changes: &[&Change]) -> Self {
-        let mut all = Self::default();
-        for change in changes {
-            match change.wake {
-                Some(Some(due)) => all.wakes.push(json!({ "id": hex(change.id), "due": due }).to_string()),
-                Some(None) => all.rests.push(json!(hex(change.id)).to_string()),
-                None => {}
-            }
-            match &change.awaits {
-                Some(Some(name)) => {
-                    all.awaits.push(json!({ "id": hex(change.id), "name": name }).to_string())
-                }
-                Some(None) => all.stops.push(json!(hex(change.id)).to_string()),
-                None => {}
-            }
-        }
-        all
-    }
-}
-
 /// Runs the statements of one batch.
-struct Writer<'s, 't> {
-    store: &'s SqliteStore,
-    transaction: &'t mut Transaction<'static, Sqlite>,
+pub(super) struct Writer<'s> {
+    pub(super) store: &'s SqliteStore,
+    pub(super) connection: &'s mut SqliteConnection,
 }
 
-impl Writer<'_, '_> {
-    async fn apply(
-        &mut self,
-        now: Timestamp,
-        updates: &[PreparedUpdate],
-        creates: &[PreparedCreate],
-        spawns: &[Spawn],
-        joins: &BTreeSet<JoinKey>,
-        budgets: &BTreeSet<ExecutionId>,
-    ) -> Result<Committed, StoreError> {
+impl Writer<'_> {
+    async fn apply(&mut self, batch: &PreparedBatch) -> Result<Committed, StoreError> {
+        let PreparedBatch { now, updates, creates, spawns, joins, budgets } = batch;
         let updated = self.update(updates).await?;
         let mut tally = Tally::new(self.load_joins(joins).await?, self.load_budgets(budgets).await?);
         let mut spent = BTreeSet::new();
@@ -257,7 +73,7 @@ impl Writer<'_, '_> {
             changes.push(&update.change);
         }
         let spawned: Vec<bool> = spawns.iter().map(|spawn| tally.spawn(spawn)).collect();
-        let outcomes = self.choose(now, creates, &spawned, &updated).await?;
+        let outcomes = self.choose(*now, creates, &spawned, &updated).await?;
         let accepted = accepted(creates, &outcomes);
         for create in &accepted {
             tally.take(create.change.id, &create.change.records, &mut spent);
@@ -265,7 +81,7 @@ impl Writer<'_, '_> {
         }
         let created = encode::some_rows(accepted.iter().map(|create| create.change.row.as_str()));
         self.rows(sql::EXECUTIONS_INSERT, created).await?;
-        self.take_keys(now, &accepted).await?;
+        self.take_keys(*now, &accepted).await?;
         self.write(&changes).await?;
         let settled = tally.settle(spent);
         self.write_settled(&settled).await?;
@@ -281,8 +97,7 @@ impl Writer<'_, '_> {
     }
 
     async fn execute(&mut self, statement: &'static str, parameter: String) -> Result<(), StoreError> {
-        let connection: &mut SqliteConnection = self.transaction;
-        let done = sqlx::query(statement).bind(parameter).execute(connection).await;
+        let done = sqlx::query(statement).bind(parameter).execute(&mut *self.connection).await;
         done.map(drop).map_err(|error| self.store.classify(error))
     }
 
@@ -314,29 +129,14 @@ impl Writer<'_, '_> {
         if creates.is_empty() {
             return Ok(Vec::new());
         }
-        let mut known = self.known(creates).await?;
-        let mut keys = self.keys(now, creates).await?;
-        let mut outcomes = Vec::with_capacity(creates.len());
-        let fails = |index: Option<usize>, held: &[bool]| {
-            index.is_some_and(|index| !held.get(index).copied().unwrap_or(false))
-        };
-        for PreparedCreate { change, key, spawn, cause } in creates {
-            let existing = key.as_ref().and_then(|key| Some((key, keys.get(&key.name)?)));
-            let outcome = if fails(*spawn, spawned) || fails(*cause, updated) {
-                CreateOutcome::NotSpawned
-            } else if let Some((key, (id, input_hash))) = existing {
-                CreateOutcome::Existing { id: *id, input_differs: *input_hash != key.input_hash }
-            } else if known.insert(change.id) {
-                if let Some(key) = key {
-                    keys.insert(key.name.clone(), (change.id, key.input_hash.clone()));
-                }
-                CreateOutcome::Created
-            } else {
-                CreateOutcome::IdTaken
-            };
-            outcomes.push(outcome);
-        }
-        Ok(outcomes)
+        let known = Known { ids: self.known(creates).await?, keys: self.keys(now, creates).await? };
+        let candidates = creates.iter().map(|PreparedCreate { change, key, spawn, cause }| Candidate {
+            id: change.id,
+            key: key.as_ref(),
+            spawn: *spawn,
+            cause: *cause,
+        });
+        Ok(creates::choose(candidates, spawned, updated, known))
     }
 
     /// Which of the ids are taken.
@@ -361,11 +161,11 @@ impl Writer<'_, '_> {
         if wanted.is_empty() {
             return Ok(HashMap::new());
         }
-        let connection: &mut SqliteConnection = self.transaction;
         let query = sqlx::query(sql::IDEMPOTENCY_FIND).bind(encode::json(&wanted)?).bind(now.as_millis());
-        let found = query.fetch_all(connection).await.map_err(|error| self.store.classify(error))?;
+        let found =
+            query.fetch_all(&mut *self.connection).await.map_err(|error| self.store.classify(error))?;
         let what = "fm_idempotency";
-        let entry = |row: &sqlx::sqlite::SqliteRow| {
+        let entry = |row: &SqliteRow| {
             let name =
                 (rows::column(row, 0, &what)?, rows::column(row, 1, &what)?, rows::column(row, 2, &what)?);
             Ok((name, (rows::id(row, 3, &what)?, rows::column(row, 4, &what)?)))
@@ -374,21 +174,10 @@ impl Writer<'_, '_> {
     }
 
     async fn take_keys(&mut self, now: Timestamp, accepted: &[&PreparedCreate]) -> Result<(), StoreError> {
-        let taken =
-            accepted.iter().filter_map(|create| create.key.as_ref().map(|key| (create.change.id, key)));
-        let taken: Vec<_> = taken
-            .map(|(id, Key { name: (tenant, flow, key), input_hash, until })| {
-                json!({
-                    "tenant": tenant, "flow": flow, "key": key, "id": hex(id), "hash": input_hash, "until": until,
-                })
-            })
-            .collect();
-        if taken.is_empty() {
-            return Ok(());
-        }
-        let connection: &mut SqliteConnection = self.transaction;
-        let query = sqlx::query(sql::IDEMPOTENCY_TAKE).bind(encode::json(&taken)?).bind(now.as_millis());
-        query.execute(connection).await.map(drop).map_err(|error| self.store.classify(error))
+        let taken = key_rows(accepted.iter().copied());
+        let Some(taken) = encode::some(&taken) else { return Ok(()) };
+        let query = sqlx::query(sql::IDEMPOTENCY_TAKE).bind(taken).bind(now.as_millis());
+        query.execute(&mut *self.connection).await.map(drop).map_err(|error| self.store.classify(error))
     }
 
     /// Everything that goes with the executions that were stored.
@@ -412,20 +201,11 @@ impl Writer<'_, '_> {
         if !settled.ended.is_empty() {
             self.execute(sql::JOINS_END, encode::join_keys(&settled.ended)?).await?;
         }
-        let budgets = settled.spent.iter().map(|spent| {
-            json!({
-                "root": hex(spent.root),
-                "usd": spent.cost.usd,
-                "tokens": spent.cost.tokens,
-                "attempts": spent.cost.attempts,
-            })
-            .to_string()
-        });
-        let budgets: Vec<String> = budgets.collect();
+        let budgets = budget_rows(settled);
         self.rows(sql::BUDGETS_SET, encode::some(&budgets)).await
     }
 
-    async fn load_joins(
+    pub(super) async fn load_joins(
         &mut self,
         keys: &BTreeSet<JoinKey>,
     ) -> Result<BTreeMap<JoinKey, JoinState>, StoreError> {
@@ -436,10 +216,10 @@ impl Writer<'_, '_> {
         found.iter().map(|row| rows::join(row).map(|state| ((state.parent, state.join), state))).collect()
     }
 
-    async fn load_budgets(
+    pub(super) async fn load_budgets(
         &mut self,
         roots: &BTreeSet<ExecutionId>,
-    ) -> Result<BTreeMap<ExecutionId, flowmonkey_core::execution::state::Cost>, StoreError> {
+    ) -> Result<BTreeMap<ExecutionId, Cost>, StoreError> {
         if roots.is_empty() {
             return Ok(BTreeMap::new());
         }
@@ -452,9 +232,31 @@ impl Writer<'_, '_> {
         &mut self,
         statement: &'static str,
         parameter: String,
-    ) -> Result<Vec<sqlx::sqlite::SqliteRow>, StoreError> {
-        let connection: &mut SqliteConnection = self.transaction;
-        let found = sqlx::query(statement).bind(parameter).fetch_all(connection).await;
+    ) -> Result<Vec<SqliteRow>, StoreError> {
+        let found = sqlx::query(statement).bind(parameter).fetch_all(&mut *self.connection).await;
         found.map_err(|error| self.store.classify(error))
     }
+}
+
+/// The keys that creates take.
+pub(super) fn key_rows<'a>(creates: impl IntoIterator<Item = &'a PreparedCreate>) -> Vec<String> {
+    let taken =
+        creates.into_iter().filter_map(|create| create.key.as_ref().map(|key| (create.change.id, key)));
+    taken
+        .map(|(id, Key { name: (tenant, flow, key), input_hash, until })| {
+            let row = json!({
+                "tenant": tenant, "flow": flow, "key": key, "id": hex(id), "hash": input_hash, "until": until,
+            });
+            row.to_string()
+        })
+        .collect()
+}
+
+/// The budgets that were spent from.
+pub(super) fn budget_rows(settled: &Settled) -> Vec<String> {
+    let row = |spent: &Spent| {
+        let Cost { usd, tokens, attempts } = spent.cost;
+        json!({ "root": hex(spent.root), "usd": usd, "tokens": tokens, "attempts": attempts }).to_string()
+    };
+    settled.spent.iter().map(row).collect()
 }

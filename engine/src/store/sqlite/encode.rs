@@ -1,7 +1,5 @@
 //! Rows on their way into the database: JSON objects, gathered into one array per statement.
 
-use std::collections::BTreeMap;
-
 use flowmonkey_core::execution::{Execution, RecordedEvent};
 use flowmonkey_core::ids::ExecutionId;
 use flowmonkey_core::time::Timestamp;
@@ -9,13 +7,9 @@ use serde::Serialize;
 use uuid::fmt::Simple;
 
 use crate::store::StoreError;
+pub(super) use crate::store::encode::{integer, json, labels, text};
 use crate::store::model::{JoinState, PublishedEvent};
 use crate::store::tally::JoinKey;
-
-/// A whole number that the database can hold.
-pub(super) fn integer(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
 
 /// The hexadecimal form that the statements read with `unhex`.
 pub(super) fn hex(id: ExecutionId) -> Simple {
@@ -25,16 +19,6 @@ pub(super) fn hex(id: ExecutionId) -> Simple {
 /// The 16 bytes that are compared with a column.
 pub(super) fn blob(id: ExecutionId) -> Vec<u8> {
     id.as_uuid().as_bytes().to_vec()
-}
-
-/// Text for a narrow column. SQLite's JSON functions end a text at a zero character, so that it is replaced.
-pub(super) fn text(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
-}
-
-/// JSON of something of ours.
-pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> Result<String, StoreError> {
-    serde_json::to_string(value).map_err(|error| StoreError::Internal { reason: error.to_string() })
 }
 
 /// One parameter out of many rows that are JSON already; none without rows.
@@ -142,11 +126,6 @@ pub(super) fn execution(execution: &mut Execution, expected: Option<u64>) -> Res
             })
             .transpose()?,
     })
-}
-
-/// Labels as they are stored and looked for.
-pub(super) fn labels(labels: &BTreeMap<String, String>) -> Result<String, StoreError> {
-    json(&labels.iter().map(|(key, value)| (text(key), text(value))).collect::<BTreeMap<_, _>>())
 }
 
 #[derive(Serialize)]

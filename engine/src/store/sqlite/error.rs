@@ -16,11 +16,18 @@ mod code {
     pub(super) const CORRUPT: i32 = 11;
     pub(super) const FULL: i32 = 13;
     pub(super) const CANTOPEN: i32 = 14;
+    pub(super) const CONSTRAINT: i32 = 19;
     pub(super) const PROTOCOL: i32 = 15;
     pub(super) const NOLFS: i32 = 22;
     pub(super) const NOTADB: i32 = 26;
     /// The shared-memory file of the write-ahead log cannot grow: the disk is full.
     pub(super) const IOERR_SHMSIZE: i32 = IOERR | (19 << 8);
+}
+
+/// Whether the database refused what was to be stored, rather than being unable to store anything.
+pub(super) fn is_constraint(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<i32>().ok());
+    code.is_some_and(|extended| extended & 0xff == code::CONSTRAINT)
 }
 
 /// Classifies `error`, which the database at `path` gave.

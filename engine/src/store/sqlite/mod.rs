@@ -5,29 +5,33 @@
 
 mod backup;
 mod commit;
+mod connections;
 mod encode;
 mod error;
+mod flows;
 mod list;
+mod prepare;
+mod published;
 mod rows;
 mod schema;
 mod sql;
 mod store;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::query::Query;
-use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
-    SqliteSynchronous,
-};
-use sqlx::{ConnectOptions, Connection, Sqlite, SqliteConnection, Transaction};
+use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, Sqlite, SqliteConnection};
 
 use super::StoreError;
 pub use backup::verify;
+use connections::Connections;
+use published::Published;
 pub use schema::SCHEMA_VERSION;
 use schema::SchemaError;
 
@@ -35,8 +39,6 @@ use schema::SchemaError;
 const READERS: u32 = 4;
 /// How long a statement waits for another process that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a caller waits for a connection of ours.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Memory for pages per connection, in the form of SQLite's pragma: 32 MiB. A batch that does not fit is written twice.
 const CACHE: &str = "-32768";
 /// Pages of the log before it is copied into the file: 32 MiB. Executions that are at work change the same pages again and
@@ -72,8 +74,10 @@ pub struct SqliteOptions {
 /// left out: those answers are [`StoreError::Corrupt`].
 pub struct SqliteStore {
     path: PathBuf,
-    writer: SqlitePool,
-    readers: SqlitePool,
+    writer: Connections,
+    readers: Connections,
+    /// None: another process may publish.
+    published: Option<Published>,
     corrupt_rows: AtomicU64,
 }
 
@@ -106,11 +110,6 @@ impl SqliteStore {
         if let Some(pages) = options.max_pages {
             write = write.pragma("max_page_count", pages.to_string());
         }
-        let pool = || {
-            let pool = SqlitePoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT).test_before_acquire(false);
-            pool.idle_timeout(None).max_lifetime(None)
-        };
-        // Once by hand: a pool that cannot connect tries again until it times out, and hides why.
         let mut first = SqliteConnection::connect_with(&write).await.map_err(fail)?;
         let migrated = schema::migrate(&mut first, &path.display().to_string()).await;
         first.close().await.map_err(fail)?;
@@ -118,10 +117,19 @@ impl SqliteStore {
             SchemaError::Database(error) => fail(error),
             SchemaError::Unfit(error) => error,
         })?;
-        let writer = pool().max_connections(1).min_connections(1).connect_with(write).await.map_err(fail)?;
+        // A connection of its own did that: those that migrate need not know what those that write know.
+        let writer = Connections::new(write, 1, whole::setup());
+        writer.lend().await.map_err(fail)?.give_back();
         let read = connect.create_if_missing(false).pragma("query_only", "on");
-        let readers = pool().max_connections(READERS).connect_with(read).await.map_err(fail)?;
-        Ok(Self { path: path.to_owned(), writer, readers, corrupt_rows: AtomicU64::new(0) })
+        let readers = Connections::new(read, READERS, String::new());
+        Ok(Self { path: path.to_owned(), writer, readers, published: None, corrupt_rows: AtomicU64::new(0) })
+    }
+
+    /// The same store for a process that is the only one to write the file, as the owner of a locked data directory is:
+    /// it remembers which versions of flows are published.
+    #[must_use]
+    pub fn alone(self) -> Self {
+        Self { published: Some(Published::default()), ..self }
     }
 
     /// Closes the file. What was committed is there without it, too.
@@ -146,23 +154,26 @@ impl SqliteStore {
         error::classify(&self.path, error)
     }
 
-    /// Begins a transaction that writes. Dropping it takes everything back.
-    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(|error| self.classify(error))
-    }
-
     /// Runs one statement that writes; says how many rows it changed.
     async fn write(&self, statement: Statement) -> Result<u64, StoreError> {
-        let done = statement.execute(&self.writer).await.map_err(|error| self.classify(error))?;
-        Ok(done.rows_affected())
+        let fail = |error| self.classify(error);
+        let mut writer = self.writer.lend().await.map_err(fail)?;
+        let done = statement.execute(&mut *writer).await;
+        writer.done(done).map(|done| done.rows_affected()).map_err(fail)
     }
 
     async fn read(&self, statement: Statement) -> Result<Vec<SqliteRow>, StoreError> {
-        statement.fetch_all(&self.readers).await.map_err(|error| self.classify(error))
+        let fail = |error| self.classify(error);
+        let mut reader = self.readers.lend().await.map_err(fail)?;
+        let found = statement.fetch_all(&mut *reader).await;
+        reader.done(found).map_err(fail)
     }
 
     async fn read_one(&self, statement: Statement) -> Result<Option<SqliteRow>, StoreError> {
-        statement.fetch_optional(&self.readers).await.map_err(|error| self.classify(error))
+        let fail = |error| self.classify(error);
+        let mut reader = self.readers.lend().await.map_err(fail)?;
+        let found = statement.fetch_optional(&mut *reader).await;
+        reader.done(found).map_err(fail)
     }
 
     /// Decodes rows; those that cannot be understood are logged, counted and left out.

@@ -76,3 +76,8 @@ queries! {
     TIMERS_SET = "timers_set",
     TURNS_TAKE = "turns_take",
 }
+
+/// Stores a whole batch, by the view and trigger of [`super::whole`]: a statement that only the connection which writes
+/// knows.
+pub(super) const BATCH_STORE: &str =
+    "INSERT INTO fm_batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";

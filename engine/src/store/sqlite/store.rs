@@ -8,7 +8,7 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use serde_json::{Map, Value};
-use sqlx::query;
+use sqlx::{Connection, query};
 
 use super::encode::{self, blob, integer};
 use super::{SqliteStore, rows, sql};
@@ -36,22 +36,11 @@ impl Store for SqliteStore {
     }
 
     async fn publish(&self, flow: &FlowRow, now: Timestamp) -> Result<PublishOutcome, StoreError> {
-        self.put_definition(flow).await?;
-        let statement = query(sql::FLOWS_INSERT)
-            .bind(flow.id.clone())
-            .bind(flow.version.clone())
-            .bind(flow.hash.as_str().to_owned())
-            .bind(flow.status.clone())
-            .bind(now.as_millis());
-        if self.write(statement).await? > 0 {
-            return Ok(PublishOutcome::Created);
-        }
-        match self.find_flow(&flow.id, Some(&flow.version)).await? {
-            Some(existing) if existing.hash != flow.hash => {
-                Ok(PublishOutcome::Conflict { existing: existing.hash })
-            }
-            Some(_) | None => Ok(PublishOutcome::Unchanged),
-        }
+        let Some(published) = &self.published else { return self.publish_version(flow, now).await };
+        published.begin();
+        let outcome = self.publish_version(flow, now).await;
+        published.end();
+        outcome
     }
 
     async fn definition(&self, hash: &FlowHash) -> Result<Option<FlowRow>, StoreError> {
@@ -60,14 +49,16 @@ impl Store for SqliteStore {
     }
 
     async fn find_flow(&self, id: &str, version: Option<&str>) -> Result<Option<FlowReference>, StoreError> {
-        if let Some(version) = version {
-            let row =
-                self.read_one(query(sql::FLOWS_GET).bind(id.to_owned()).bind(version.to_owned())).await?;
-            return row.map(|row| rows::flow(&row).map(|(reference, _)| reference)).transpose();
+        let Some(published) = &self.published else { return self.read_flow(id, version).await };
+        let seen = match published.get(id, version) {
+            Ok(reference) => return Ok(Some(reference)),
+            Err(seen) => seen,
+        };
+        let found = self.read_flow(id, version).await?;
+        if let Some(found) = &found {
+            published.keep(id, version, found, &seen);
         }
-        let found = self.read(query(sql::FLOWS_LIST).bind(id.to_owned())).await?;
-        let versions = found.iter().map(rows::flow).collect::<Result<Vec<_>, _>>()?;
-        Ok(flows::latest(versions))
+        Ok(found)
     }
 
     async fn list_flows(&self, id: Option<&str>) -> Result<Vec<FlowReference>, StoreError> {
@@ -249,8 +240,21 @@ impl Store for SqliteStore {
     }
 
     async fn undelivered_events(&self, max: usize) -> Result<Vec<PublishedEvent>, StoreError> {
-        let found = self.read(query(sql::EVENTS_UNDELIVERED).bind(integer(max as u64))).await?;
-        Ok(self.sound(&found, rows::event))
+        let mut events = Vec::new();
+        // Behind rows that are left out there may be others, however many they are.
+        let (mut at, mut sequence) = (i64::MIN, i64::MIN);
+        loop {
+            let wanted = max - events.len();
+            let statement =
+                query(sql::EVENTS_UNDELIVERED).bind(at).bind(sequence).bind(integer(wanted as u64));
+            let found = self.read(statement).await?;
+            events.extend(self.sound(&found, rows::event));
+            let Some(last) = found.last().filter(|_| found.len() == wanted && events.len() < max) else {
+                return Ok(events);
+            };
+            at = rows::column(last, 4, &"fm_events")?;
+            sequence = rows::column(last, 5, &"fm_events")?;
+        }
     }
 
     async fn mark_delivered(&self, ids: &[String]) -> Result<(), StoreError> {
@@ -314,16 +318,18 @@ impl Store for SqliteStore {
     }
 
     async fn clear_checkpoint(&self, task: TaskId, attempt: u32) -> Result<bool, StoreError> {
-        let mut transaction = self.begin().await?;
+        let fail = |error| self.classify(error);
+        let mut writer = self.writer.lend().await.map_err(fail)?;
+        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(fail)?;
         let fence = query(sql::CHECKPOINTS_FENCE).bind(blob(task.execution)).bind(task.number).bind(attempt);
-        let out = fence.fetch_optional(&mut *transaction).await.map_err(|error| self.classify(error))?;
-        if out.is_none() {
-            return Ok(false);
+        let is_out = fence.fetch_optional(&mut *transaction).await.map_err(fail)?.is_some();
+        if is_out {
+            let clear = query(sql::CHECKPOINTS_CLEAR).bind(blob(task.execution)).bind(task.number);
+            clear.execute(&mut *transaction).await.map_err(fail)?;
         }
-        let clear = query(sql::CHECKPOINTS_CLEAR).bind(blob(task.execution)).bind(task.number);
-        clear.execute(&mut *transaction).await.map_err(|error| self.classify(error))?;
-        transaction.commit().await.map_err(|error| self.classify(error))?;
-        Ok(true)
+        transaction.commit().await.map_err(fail)?;
+        writer.give_back();
+        Ok(is_out)
     }
 
     async fn define_table(&self, table: &TableDefinition, now: Timestamp) -> Result<(), StoreError> {
@@ -381,7 +387,10 @@ impl Store for SqliteStore {
 
     async fn pool_generation(&self, pool: &str, server_id: &str) -> Result<u64, StoreError> {
         let statement = query(sql::POOLS_GENERATION).bind(pool.to_owned()).bind(server_id.to_owned());
-        let row = statement.fetch_one(&self.writer).await.map_err(|error| self.classify(error))?;
+        let fail = |error| self.classify(error);
+        let mut writer = self.writer.lend().await.map_err(fail)?;
+        let row = statement.fetch_one(&mut *writer).await;
+        let row = writer.done(row).map_err(fail)?;
         rows::count(&row, 0, &format!("fm_pools {pool}"))
     }
 

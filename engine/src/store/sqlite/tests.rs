@@ -3,11 +3,14 @@
 use std::path::Path;
 use std::time::Duration;
 
+use flowmonkey_core::execution::StartRequest;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, Row, SqliteConnection};
 
+use super::prepare::PreparedBatch;
 use super::{SqliteOptions, SqliteStore, error, schema, sql};
-use crate::store::StoreError;
+use crate::store::conformance::fixture::{at, creates, id, root, started, success, update, updates, work};
+use crate::store::{Batch, Committed, CreateOutcome, Store, StoreError};
 
 /// Statements that may read a whole table: it is small, or all of it is asked for.
 const MAY_SCAN: &[(&str, &str)] = &[
@@ -162,4 +165,67 @@ async fn the_database_of_another_program_is_left_alone() {
     let tables: i64 =
         sqlx::query_scalar("SELECT count(*) FROM sqlite_schema").fetch_one(&mut connection).await.unwrap();
     assert_eq!(tables, 1);
+}
+
+/// Stores `batch` if it can be stored in one statement.
+async fn in_one(store: &SqliteStore, batch: Batch) -> Option<Committed> {
+    let mut writer = store.writer.lend().await.unwrap();
+    let stored = store.store_whole(&mut writer, &PreparedBatch::new(batch).unwrap()).await.unwrap();
+    writer.give_back();
+    stored
+}
+
+#[tokio::test]
+async fn an_ordinary_batch_is_one_statement_and_any_other_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&directory.path().join("record"), SqliteOptions::default()).await.unwrap();
+    let flow = work();
+    let keyed = |number, key: &str| {
+        let mut request = StartRequest::new(id(number), serde_json::json!({}));
+        request.idempotency_key = Some(key.into());
+        started(&flow, request, at(0))
+    };
+    let one = root(&flow, 1, at(0));
+    let committed = in_one(&store, creates(at(0), vec![one.clone(), keyed(2, "a")])).await.unwrap();
+    assert_eq!(committed.creates, [CreateOutcome::Created, CreateOutcome::Created]);
+    let step = update(&flow, &one.execution, success(&one.execution, serde_json::json!(1)), at(1));
+    assert_eq!(in_one(&store, updates(at(1), vec![step.clone()])).await.unwrap().updates, [true]);
+
+    // Beside a create that is well each time: an id that is taken, a key that is taken, two of a key, a version that has
+    // gone by, two decisions on one execution, a fan-out that is not in the batch.
+    let well = || root(&flow, 9, at(2));
+    let next = update(&flow, &step.execution, success(&step.execution, serde_json::json!(2)), at(2));
+    let mut child = root(&flow, 5, at(2));
+    child.spawn = Some(0);
+    for batch in [
+        creates(at(2), vec![well(), one]),
+        creates(at(2), vec![well(), keyed(3, "a")]),
+        creates(at(2), vec![well(), keyed(3, "b"), keyed(4, "b")]),
+        Batch { creates: vec![well()], ..updates(at(2), vec![step.clone()]) },
+        Batch { creates: vec![well()], ..updates(at(2), vec![next.clone(), next.clone()]) },
+        creates(at(2), vec![well(), child]),
+    ] {
+        assert_eq!(in_one(&store, batch).await, None);
+        assert!(store.load(&[id(9)]).await.unwrap().is_empty());
+    }
+    assert_eq!(store.load(&[id(1)]).await.unwrap(), [step.execution]);
+    assert_eq!(in_one(&store, updates(at(2), vec![next])).await.unwrap().updates, [true]);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_abandoned_is_replaced_and_what_it_did_is_taken_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&directory.path().join("record"), SqliteOptions::default()).await.unwrap();
+    let mut writer = store.writer.lend().await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut *writer).await.unwrap();
+    sqlx::query("INSERT INTO fm_tables (id, columns, defined_at) VALUES ('t', '[]', 0)")
+        .execute(&mut *writer)
+        .await
+        .unwrap();
+    drop(writer);
+    let create = root(&work(), 1, at(0));
+    assert!(in_one(&store, creates(at(0), vec![create])).await.is_some());
+    assert!(store.tables().await.unwrap().is_empty());
+    store.close().await;
+    assert!(matches!(store.tables().await, Err(StoreError::Unavailable { .. })));
 }

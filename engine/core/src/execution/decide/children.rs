@@ -1,5 +1,6 @@
 //! Fan-outs: parallel, map, loop, sub-flow. The parent opens a join, and takes its result when all children are terminal.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -7,13 +8,13 @@ use serde_json::{Map, Value, json};
 
 use super::super::codes;
 use super::super::command::{ChildOutput, JoinOutputs, JoinReport, NextStep};
-use super::super::dataset::{Dataset, DatasetReference, DatasetTooLarge};
 use super::super::decision::{ChildStart, Effect, Inherited, JoinKind, JoinSpec, Record, SubFlowStart};
 use super::super::error::{ExecutionError, Rejection};
 use super::super::event::{AttemptOutcome, Event};
 use super::super::state::{Activity, Closing, Fan, ParentLink, Phase, Stage, Status, StepRun};
 use super::step::Done;
 use super::turn::Turn;
+use crate::flow::dataset::DatasetReference;
 use crate::flow::definition::{
     JoinRule, LoopCondition, LoopStep, MapStep, OnItemError, Parallel, ParentClose, Step, StepKind, SubFlow,
 };
@@ -50,17 +51,17 @@ fn thresholds(join: JoinRule, on_item_error: OnItemError, total: u32) -> Thresho
 impl Turn<'_> {
     pub(super) fn begin_map(&mut self, step: &Arc<Step>, run: &StepRun, map: &MapStep) -> Done {
         let selected = match self.select(&map.items, step) {
-            Ok(selected) => self.rows_of(selected, step),
+            Ok(selected) => selected.map(|selected| self.datasets.whole(Cow::Owned(selected))).transpose(),
             Err(error) => return Done::Failure(error),
         };
-        let items = match selected {
+        let items = match selected.map(|selected| selected.map(Cow::into_owned)) {
             Ok(Some(Value::Array(items))) => items,
             Ok(other) => {
                 let shown = other.as_ref().map_or("nothing", kind_of);
                 let message = format!("`items` of map \"{}\" must give an array, not {shown}", step.id);
                 return Done::Failure(self.error(codes::INPUT_ERROR, message, Some(step)));
             }
-            Err(error) => return Done::Failure(error),
+            Err(error) => return Done::Failure(self.too_large(error, step)),
         };
         let limit = self.limits().max_fan_out;
         let Some(total) = u32::try_from(items.len()).ok().filter(|total| *total <= limit) else {
@@ -77,18 +78,6 @@ impl Turn<'_> {
         let kind = JoinKind::Map { item_key: map.item_key.clone() };
         let thresholds = thresholds(map.join, map.on_item_error, total);
         self.open(step, run, kind, total, max_live, &thresholds, items)
-    }
-
-    /// The array that a dataset reference stands for; anything else as it is.
-    fn rows_of(&self, selected: Option<Value>, step: &Step) -> Result<Option<Value>, ExecutionError> {
-        let Some(reference) = selected.as_ref().and_then(DatasetReference::of) else { return Ok(selected) };
-        match (self.world.datasets)(&reference) {
-            Dataset::Rows { rows, .. } => Ok(Some(Value::clone(&rows))),
-            Dataset::TooLarge => {
-                Err(self.error(codes::DATASET_TOO_LARGE, DatasetTooLarge.to_string(), Some(step)))
-            }
-            Dataset::Unknown => Ok(selected),
-        }
     }
 
     pub(super) fn begin_parallel(&mut self, step: &Arc<Step>, run: &StepRun, parallel: &Parallel) -> Done {
@@ -135,7 +124,7 @@ impl Turn<'_> {
             }
             Err(error) => {
                 let message = format!("the condition of loop \"{}\": {error}", step.id);
-                return Done::Failure(self.error(codes::EXPRESSION_ERROR, message, Some(step)));
+                return Done::Failure(self.expression_error(&error, message, step));
             }
         }
         if iteration >= config.max_iterations {
@@ -360,13 +349,19 @@ impl Turn<'_> {
         match self.begin_iteration(step, &fan.run, config) {
             Done::UnderWay => {}
             Done::Success { next, .. } => {
-                if let Err(error) = self.check_output(step, Some(&output)) {
+                let checked = self
+                    .check_output(step, Some(&output))
+                    .and_then(|()| self.check_pipes(step, Some(&output)));
+                if let Err(error) = checked {
                     return self.fan_failed(step, fan.run, error, false);
                 }
                 self.note_outcome(step, &fan.run, AttemptOutcome::Success, None);
                 self.settle_success(step, &fan.run, Some(output), next);
             }
-            Done::Failure(error) => self.fan_failed(step, fan.run, error, true),
+            Done::Failure(error) => {
+                let retryable = error.code != codes::DATASET_TOO_LARGE;
+                self.fan_failed(step, fan.run, error, retryable);
+            }
         }
     }
 

@@ -63,7 +63,7 @@ impl Turn<'_> {
     ) -> Result<Option<Value>, ExecutionError> {
         let Some(selector) = selector else { return Ok(None) };
         self.with_scope(None, |scope| selector.resolve(scope))
-            .map_err(|error| self.error(codes::INPUT_ERROR, format!("`output`: {error}"), None))
+            .map_err(|error| self.error(error.code, format!("`output`: {error}"), None))
     }
 
     fn tell_parent(&mut self, succeeded: bool) {

@@ -12,6 +12,7 @@ use super::super::event::{AttemptOutcome, Event};
 use super::super::state::{Compensation, Incident, StepRun};
 use super::turn::{Next, Turn};
 use crate::flow::definition::{ContextNeeds, Jitter, OnExhausted, RetryPolicy, Step, StepId, StepKind};
+use crate::flow::scope::ITEM_KEY;
 use crate::flow::selector::Needs;
 
 impl Turn<'_> {
@@ -39,6 +40,7 @@ impl Turn<'_> {
         output: Option<&Value>,
     ) -> Result<(), ExecutionError> {
         self.check_output(step, output)?;
+        self.check_pipes(step, output)?;
         output.map_or(Ok(()), |output| self.write_output(step, output))
     }
 
@@ -83,7 +85,11 @@ impl Turn<'_> {
             Needs::Roots(roots) => roots
                 .iter()
                 .filter(|root| !OF_THE_MOMENT.contains(&root.as_str()) || scope.context.contains_key(*root))
-                .filter_map(|root| Some((root.clone(), scope.key(root)?.into_owned())))
+                .filter_map(|root| {
+                    // Undone, the visit may have left the map, whose name for the item is then not known.
+                    let item = || scope.item().filter(|_| root == ITEM_KEY);
+                    Some((root.clone(), scope.key(root).or_else(item)?.into_owned()))
+                })
                 .collect(),
         });
         self.emit(Event::CompensationAdded(Box::new(Compensation {

@@ -12,10 +12,14 @@ use super::super::error::{ExecutionError, Rejection};
 use super::super::event::{AttemptOutcome, Event};
 use super::super::state::{Activity, Phase, Stage, StepRun, TaskRun};
 use super::turn::{Next, Turn};
+use crate::flow::condition::ConditionError;
+use crate::flow::dataset::DatasetReads;
 use crate::flow::definition::{
     Branch, CaseCondition, Cases, DefaultTarget, Step, StepId, StepKind, Switch, TaskStep,
 };
+use crate::flow::expression::ExpressionError;
 use crate::flow::js;
+use crate::limits::DATASET_BYTES_MAX;
 
 /// What a step that the engine does itself came to.
 pub(super) enum Done {
@@ -58,9 +62,11 @@ impl Turn<'_> {
     /// recursion: a flow of any length needs the same stack.
     pub(super) fn run(&mut self) {
         let mut steps = 0;
+        // What a decision has read, its shell holds in memory until the decision is made.
+        let mut read: usize = 0;
         while let Some(next) = self.next.take() {
             // At least one, or no decision would ever get on.
-            if steps >= self.limits().max_inline_steps.max(1) {
+            if steps >= self.limits().max_inline_steps.max(1) || read > DATASET_BYTES_MAX {
                 // A retry or an undoing that is due stays due in the state; only an entry has to be noted.
                 if let Next::Enter(step) = next {
                     self.emit(Event::Yielded { step });
@@ -68,11 +74,13 @@ impl Turn<'_> {
                 return;
             }
             steps += 1;
+            self.datasets = DatasetReads::new(self.world.datasets);
             match next {
                 Next::Enter(step) => self.enter_now(step),
                 Next::Attempt(run) => self.backoff_over(run),
                 Next::Undo => self.undo_next(),
             }
+            read = read.saturating_add(self.datasets.bytes());
         }
     }
 
@@ -120,7 +128,7 @@ impl Turn<'_> {
                     return self.follow(step, &run, NextStep::Transition);
                 }
                 Err(error) => {
-                    let error = self.error(codes::EXPRESSION_ERROR, format!("`when`: {error}"), Some(step));
+                    let error = self.expression_error(&error, format!("`when`: {error}"), step);
                     self.note_outcome(step, &run, AttemptOutcome::Failure, Some(error.clone()));
                     self.run_pipes(step, &run, None, false);
                     return self.step_failed(step, run, error, false, None, NextStep::Transition);
@@ -134,6 +142,9 @@ impl Turn<'_> {
     pub(super) fn attempt(&mut self, step: &Arc<Step>, run: StepRun) {
         let input = match self.input_of(step) {
             Ok(input) => input,
+            Err(error) if error.code == codes::DATASET_TOO_LARGE => {
+                return self.failed_in_vain(step, run, error);
+            }
             Err(error) => return self.pre_step_failure(step, run, error),
         };
         if let StepKind::Task(task) = &step.kind {
@@ -141,6 +152,9 @@ impl Turn<'_> {
         }
         match self.carry_out(step, &run, input) {
             Done::Success { output, next } => self.step_succeeded(step, run, output, next),
+            Done::Failure(error) if error.code == codes::DATASET_TOO_LARGE => {
+                self.failed_in_vain(step, run, error);
+            }
             Done::Failure(error) => {
                 self.note_outcome(step, &run, AttemptOutcome::Failure, Some(error.clone()));
                 self.run_pipes(step, &run, None, false);
@@ -148,6 +162,23 @@ impl Turn<'_> {
             }
             Done::UnderWay => {}
         }
+    }
+
+    /// The step failed, and would fail again: no retry.
+    fn failed_in_vain(&mut self, step: &Arc<Step>, run: StepRun, error: ExecutionError) {
+        self.note_outcome(step, &run, AttemptOutcome::Failure, Some(error.clone()));
+        self.run_pipes(step, &run, None, false);
+        self.step_failed(step, run, error, false, None, NextStep::Transition);
+    }
+
+    pub(super) fn expression_error(
+        &self,
+        error: &ExpressionError,
+        message: String,
+        step: &Step,
+    ) -> ExecutionError {
+        let code = if error.dataset.is_some() { codes::DATASET_TOO_LARGE } else { codes::EXPRESSION_ERROR };
+        self.error(code, message, Some(step))
     }
 
     /// What no transition can catch: the execution fails (a compensation is parked).
@@ -176,7 +207,7 @@ impl Turn<'_> {
             total_by: step.total_timeout_ms.map(|millis| run.began_at.plus(millis)),
             run: run.clone(),
         };
-        match encode::draft(&self.execution, self.world, step, task, &task_run, input) {
+        match encode::draft(&self.execution, self.world, &self.datasets, step, task, &task_run, input) {
             Ok(draft) => {
                 self.emit(Event::TaskScheduled { task: task_run });
                 self.spend_attempt();
@@ -186,10 +217,8 @@ impl Turn<'_> {
                 }
             }
             Err(EncodeError::Dataset(error)) => {
-                let error = self.error(codes::DATASET_TOO_LARGE, error.to_string(), Some(step));
-                self.note_outcome(step, &run, AttemptOutcome::Failure, Some(error.clone()));
-                self.run_pipes(step, &run, None, false);
-                self.step_failed(step, run, error, false, None, NextStep::Transition);
+                let error = self.too_large(error, step);
+                self.failed_in_vain(step, run, error);
             }
             Err(error @ (EncodeError::NoTask | EncodeError::NoSuchStep(_) | EncodeError::Selector(_))) => {
                 let error = self.error(codes::INPUT_ERROR, error.to_string(), Some(step));
@@ -240,11 +269,16 @@ impl Turn<'_> {
         for case in &cases.cases {
             let holds = match &case.condition {
                 CaseCondition::Operator(condition) => {
-                    condition.holds(input).map_err(|error| error.to_string())
+                    condition.holds(input, Some(&self.datasets)).map_err(|error| match error {
+                        ConditionError::Dataset(error) => self.too_large(error, step),
+                        ConditionError::Regex { .. } => {
+                            self.error(codes::EXPRESSION_ERROR, error.to_string(), Some(step))
+                        }
+                    })
                 }
-                CaseCondition::When(expression) => {
-                    self.with_scope(input, |scope| expression.holds(scope)).map_err(|error| error.to_string())
-                }
+                CaseCondition::When(expression) => self
+                    .with_scope(input, |scope| expression.holds(scope))
+                    .map_err(|error| self.expression_error(&error, error.to_string(), step)),
             };
             match holds {
                 Ok(false) => {}
@@ -261,9 +295,7 @@ impl Turn<'_> {
                     };
                     return chosen(Some(output), case.target.as_ref());
                 }
-                Err(message) => {
-                    return Done::Failure(self.error(codes::EXPRESSION_ERROR, message, Some(step)));
-                }
+                Err(error) => return Done::Failure(error),
             }
         }
         match &cases.default {
@@ -283,8 +315,19 @@ impl Turn<'_> {
             Switch::Cases(cases) => return self.choose_case(step, cases, input),
             Switch::Value { path, cases, default } => (path, cases, default),
         };
-        let value = input.and_then(|input| path.get_in_objects(input));
-        let text = js::to_text(value.as_deref());
+        let found = match input {
+            Some(input) => path.read_in_objects(input, Some(&self.datasets)),
+            None => Ok(None),
+        };
+        // The output shows the value as it stands in the input, be it a reference.
+        let shown = found.and_then(|value| {
+            let whole = value.clone().map(|value| self.datasets.whole(value)).transpose()?;
+            Ok((js::to_text(whole.as_deref()), value))
+        });
+        let (text, value) = match shown {
+            Ok(shown) => shown,
+            Err(error) => return Done::Failure(self.too_large(error, step)),
+        };
         let target = match (cases.get(&text), default) {
             (Some(target), _) | (None, DefaultTarget::Target(target)) => target.as_ref(),
             (None, DefaultTarget::NoMatch) => {
@@ -297,11 +340,10 @@ impl Turn<'_> {
 
     fn choose_branch(&self, step: &Step, branch: &Branch) -> Done {
         for (path, wanted, target) in &branch.conditions {
-            let equal = path
-                .get_in_map(&self.execution.context)
-                .is_some_and(|value| js::strict_equals(&value, wanted));
-            if equal {
-                return chosen(None, Some(target));
+            match path.read_in_map(&self.execution.context, &self.datasets) {
+                Ok(Some(value)) if js::strict_equals(&value, wanted) => return chosen(None, Some(target)),
+                Ok(Some(_) | None) => {}
+                Err(error) => return Done::Failure(self.too_large(error, step)),
             }
         }
         match &branch.default {

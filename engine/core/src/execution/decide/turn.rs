@@ -13,6 +13,7 @@ use super::super::event::{AttemptEnded, AttemptOutcome, Event};
 use super::super::state::{Cost, Execution, Phase, StepRun};
 use crate::context::{self, ContextError, ContextSize};
 use crate::execution::children::ITERATION_KEY;
+use crate::flow::dataset::{DatasetReads, DatasetTooLarge};
 use crate::flow::definition::{Flow, Graph, PipeOn, Step, StepId, StepKind};
 use crate::flow::path::Path;
 use crate::flow::scope::{ExecutionFacts, Scope};
@@ -25,6 +26,8 @@ pub(super) struct Turn<'a> {
     pub(super) world: &'a World<'a>,
     pub(super) moment: Moment,
     pub(super) execution: Execution,
+    /// What the step that is being carried out reads of datasets.
+    pub(super) datasets: DatasetReads<'a>,
     events: Vec<Event>,
     records: Vec<Record>,
     effects: Vec<Effect>,
@@ -49,6 +52,7 @@ impl<'a> Turn<'a> {
             world,
             moment,
             execution: execution.clone(),
+            datasets: DatasetReads::new(world.datasets),
             events: Vec::new(),
             records: Vec::new(),
             effects: Vec::new(),
@@ -142,12 +146,12 @@ impl<'a> Turn<'a> {
 
     /// Gives what the execution sees now to `see`. While a step is being undone, that is what was seen at its visit.
     pub(super) fn with_scope<T>(&self, input: Option<&Value>, see: impl FnOnce(&Scope<'_>) -> T) -> T {
-        with_scope(&self.execution, self.world, input, None, see)
+        with_scope(&self.execution, self.world, &self.datasets, input, None, see)
     }
 
     /// As [`Self::with_scope`], with an event for `wait-event`.
     pub(super) fn with_event<T>(&self, event: &Value, see: impl FnOnce(&Scope<'_>) -> T) -> T {
-        with_scope(&self.execution, self.world, None, Some(event), see)
+        with_scope(&self.execution, self.world, &self.datasets, None, Some(event), see)
     }
 
     /// The step's input, for the record: without tokens.
@@ -158,7 +162,7 @@ impl<'a> Turn<'a> {
 
     pub(super) fn select(&self, selector: &Selector, step: &Step) -> Result<Option<Value>, ExecutionError> {
         self.with_scope(None, |scope| selector.resolve(scope))
-            .map_err(|error| self.error(super::super::codes::INPUT_ERROR, error.to_string(), Some(step)))
+            .map_err(|error| self.error(error.code, error.to_string(), Some(step)))
     }
 
     fn context_limits(&self) -> ContextLimits {
@@ -200,6 +204,21 @@ impl<'a> Turn<'a> {
             .map_err(|error| self.error(error.code(), error.to_string(), Some(step)))
     }
 
+    pub(super) fn too_large(&self, error: DatasetTooLarge, step: &Step) -> ExecutionError {
+        self.error(DatasetTooLarge::CODE, error.to_string(), Some(step))
+    }
+
+    /// Whether the flow's pipes can read what they map of a step's output.
+    pub(super) fn check_pipes(&self, step: &Step, output: Option<&Value>) -> Result<(), ExecutionError> {
+        let Some(output) = output.filter(|_| self.runs_whole_flow()) else { return Ok(()) };
+        let pipes = self.world.flow.pipes.iter();
+        let pipes = pipes.filter(|pipe| pipe.step == step.id && pipe.on != PipeOn::Failure);
+        for (path, _) in pipes.flat_map(|pipe| &pipe.mappings) {
+            path.read(output, &self.datasets).map_err(|error| self.too_large(error, step))?;
+        }
+        Ok(())
+    }
+
     /// Records the rows of the flow's pipes for a step's outcome.
     pub(super) fn run_pipes(&mut self, step: &Step, run: &StepRun, output: Option<&Value>, success: bool) {
         if run.compensates || self.world.flow.pipes.is_empty() || !self.runs_whole_flow() {
@@ -217,7 +236,8 @@ impl<'a> Turn<'a> {
             }
             let mut row = Map::new();
             for (path, column) in &pipe.mappings {
-                if let Some(value) = output.and_then(|output| path.get(output)) {
+                // What cannot be read has failed the step before: see `check_pipes`.
+                if let Some(Ok(Some(value))) = output.map(|output| path.read(output, &self.datasets)) {
                     row.insert(column.clone(), value.into_owned());
                 }
             }
@@ -267,6 +287,7 @@ impl<'a> Turn<'a> {
 pub(in crate::execution) fn with_scope<T>(
     execution: &Execution,
     world: &World<'_>,
+    datasets: &DatasetReads<'_>,
     input: Option<&Value>,
     event: Option<&Value>,
     see: impl FnOnce(&Scope<'_>) -> T,
@@ -297,6 +318,8 @@ pub(in crate::execution) fn with_scope<T>(
         input,
         iteration: Some(iteration_seen(execution, world)),
         event,
+        datasets: Some(datasets),
+        item_key: if execution.undoing.is_some() { None } else { item_key(execution, world) },
         execution: &facts,
     })
 }
@@ -318,6 +341,33 @@ fn write_within(
 
 fn parsed(path: &str) -> Result<Path, ContextError> {
     Path::parse(path).map_err(|_| ContextError::PathBlocked { path: path.into(), place: path.into() })
+}
+
+/// The key of the item of the innermost map around the execution.
+fn item_key<'w>(execution: &Execution, world: &'w World<'_>) -> Option<&'w str> {
+    let path = &execution.identity.graph;
+    (0..path.len()).rev().find_map(|above| {
+        let around = world.flow.graph_at(path.get(..above)?)?;
+        match &around.steps.get(path.get(above)?.as_str())?.kind {
+            StepKind::Map(map) => Some(map.item_key.as_str()),
+            StepKind::Task(_)
+            | StepKind::Delay(_)
+            | StepKind::WaitSignal(_)
+            | StepKind::WaitEvent(_)
+            | StepKind::Approval(_)
+            | StepKind::Conditional(_)
+            | StepKind::Switch(_)
+            | StepKind::Branch(_)
+            | StepKind::Parallel(_)
+            | StepKind::Loop(_)
+            | StepKind::SubFlow(_)
+            | StepKind::Emit(_)
+            | StepKind::Set(_)
+            | StepKind::Echo
+            | StepKind::Fail(_)
+            | StepKind::Succeed => None,
+        }
+    })
 }
 
 /// The iterations that expressions see: at a loop its own, in the body of a loop those that were done when the body began.

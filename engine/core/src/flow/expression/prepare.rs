@@ -5,16 +5,18 @@
 
 use std::any::Any;
 use std::cmp::Ordering;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, operators};
-use cel::common::types::{CelList, CelString, DYN_TYPE, Kind, Type};
+use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, ListExpr, operators};
+use cel::common::types::{CelList, CelNull, CelString, DYN_TYPE, Kind, Type};
 use cel::common::value::{CowVal, StaticVal, Val};
 use cel::objects::Key;
 use cel::{Context, Env, ExecutionError, IdedExpr};
+use serde_json::Value;
 
-use super::values::VALUE_DEPTH_MAX;
+use super::pending::{Pending, look_at};
+use super::values::{Unconvertible, VALUE_DEPTH_MAX, to_json};
 
 /// What the comprehensions of one evaluation may cost: one for each element walked and each value copied, and one for each
 /// 16 bytes of text copied.
@@ -26,16 +28,20 @@ const MATCH_COST: u64 = 512;
 
 // No name that can be written in an expression starts with `@`.
 const BUDGET: &str = "@budget";
+/// Around the whole expression.
+const GIVE: &str = "@give";
 const RANGE: &str = "@range";
 const SPEND: &str = "@spend";
 const SPEND_MATCH: &str = "@spend_match";
+/// Around what is compared with others: these do not ask it anything.
+const LOOK: &str = "@look";
 const MATCHES: &str = "matches";
 
 /// The standard library, and our functions.
 pub(super) fn environment() -> Env {
     let mut env = Env::stdlib();
-    let functions: [(&str, cel::common::functions::Function); 3] =
-        [(RANGE, range), (SPEND, spend), (SPEND_MATCH, spend_match)];
+    let functions: [(&str, cel::common::functions::Function); 5] =
+        [(GIVE, give), (RANGE, range), (SPEND, spend), (SPEND_MATCH, spend_match), (LOOK, look)];
     for (name, function) in functions {
         let added = env.add_overload(name, name, vec![DYN_TYPE, DYN_TYPE], function);
         debug_assert!(added.is_ok(), "`{name}` is declared twice");
@@ -43,14 +49,22 @@ pub(super) fn environment() -> Env {
     env
 }
 
-/// A fresh budget for one evaluation.
-pub(super) fn declare_budget(context: &mut Context<'_, '_>) {
-    context.add_variable_as_val(BUDGET, Box::new(Budget(Arc::new(AtomicU64::new(EVALUATION_COST_MAX)))));
+/// A fresh budget for one evaluation; `pending` says whether references to datasets are in sight.
+pub(super) fn declare_budget(context: &mut Context<'_, '_>, pending: bool) -> Given {
+    let left = Arc::new(AtomicU64::new(EVALUATION_COST_MAX));
+    let given = Given::default();
+    context.add_variable_as_val(BUDGET, Box::new(Budget { left, pending, given: given.clone() }));
+    given
 }
 
 /// Puts our functions into a parsed expression.
 pub(super) fn prepare(program: &mut IdedExpr) {
     visit(program, false);
+    // In a list: a call asks its arguments for their types, and a reference that is only given is not looked at.
+    let value = std::mem::take(program);
+    let (id, elements) = (value.id, vec![value]);
+    *program = IdedExpr { id, expr: Expr::List(ListExpr { elements, optional_indices: Vec::new() }) };
+    wrap(program, GIVE);
 }
 
 fn visit(node: &mut IdedExpr, repeated: bool) {
@@ -85,6 +99,14 @@ fn visit_call(call: &mut CallExpr, repeated: bool) {
     );
     for argument in &mut call.args {
         if whole { visit_copied(argument, repeated) } else { visit(argument, repeated) }
+    }
+    match (call.func_name.as_str(), call.args.as_mut_slice()) {
+        (operators::EQUALS | operators::NOT_EQUALS, [_, compared]) | (operators::IN, [compared, _])
+            if !matches!(compared.expr, Expr::Literal(_)) =>
+        {
+            wrap(compared, LOOK);
+        }
+        _ => {}
     }
     if repeated
         && call.func_name == MATCHES
@@ -123,7 +145,21 @@ fn wrap(node: &mut IdedExpr, function: &str) {
 
 /// What is left to spend.
 #[derive(Clone, Debug)]
-struct Budget(Arc<AtomicU64>);
+struct Budget {
+    left: Arc<AtomicU64>,
+    pending: bool,
+    given: Given,
+}
+
+/// The value of an expression. The library gives only values of its own, which have no form for a reference.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Given(Arc<Mutex<Option<Result<Value, Unconvertible>>>>);
+
+impl Given {
+    pub(super) fn take(&self) -> Option<Result<Value, Unconvertible>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
 
 const BUDGET_TYPE: Type = Type::simple_type(Kind::Opaque, BUDGET);
 
@@ -149,11 +185,11 @@ impl StaticVal for Budget {}
 
 impl Budget {
     fn spend(&self, cost: u64) -> Result<(), ExecutionError> {
-        let left = self.0.load(Relaxed).checked_sub(cost).ok_or_else(|| {
+        let left = self.left.load(Relaxed).checked_sub(cost).ok_or_else(|| {
             ExecutionError::function_error("the expression", "costs more than an evaluation may")
         })?;
         // One evaluation runs on one thread: nobody spends in between.
-        self.0.store(left, Relaxed);
+        self.left.store(left, Relaxed);
         Ok(())
     }
 
@@ -162,6 +198,9 @@ impl Budget {
         let too_deep =
             || ExecutionError::function_error("the expression", "makes a value that is nested too deep");
         let room = room.checked_sub(1).ok_or_else(too_deep)?;
+        if value.downcast_ref::<Pending>().is_some() {
+            return self.spend(1);
+        }
         let text = value.downcast_ref::<CelString<'_>>().map_or(0, |text| text.inner().len());
         self.spend(1 + (text / TEXT_BYTES_PER_COST) as u64)?;
         let Some(elements) = value.as_iterable() else { return Ok(()) };
@@ -197,6 +236,22 @@ fn spend_match<'b, 'v>(args: Arguments<'b, 'v>) -> Result<CowVal<'b, 'v>, Execut
     let (budget, pattern) = split(args)?;
     budget.spend(MATCH_COST)?;
     Ok(pattern)
+}
+
+fn give<'b, 'v>(args: Arguments<'b, 'v>) -> Result<CowVal<'b, 'v>, ExecutionError> {
+    let (budget, value) = split(args)?;
+    let list = value.as_ref().downcast_ref::<CelList<'_>>().and_then(|list| list.inner().first());
+    let json = to_json(&**list.ok_or_else(ExecutionError::missing_argument_or_target)?);
+    *budget.given.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(json);
+    Ok(CowVal::owned(CelNull))
+}
+
+fn look<'b, 'v>(args: Arguments<'b, 'v>) -> Result<CowVal<'b, 'v>, ExecutionError> {
+    let (budget, value) = split(args)?;
+    if budget.pending {
+        look_at(value.as_ref());
+    }
+    Ok(value)
 }
 
 /// The range of a comprehension: a map's keys become a sorted list.

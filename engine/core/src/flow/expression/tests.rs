@@ -31,6 +31,8 @@ fn eval(source: &str) -> Result<Value, String> {
         input: Some(&input),
         iteration: Some(3),
         event: Some(&event),
+        datasets: None,
+        item_key: None,
         execution: &facts,
     };
     let expression = Expression::parse(source).map_err(|error| error.message)?;
@@ -220,6 +222,8 @@ fn a_condition_must_be_a_boolean() {
         input: None,
         iteration: None,
         event: None,
+        datasets: None,
+        item_key: None,
         execution: &facts,
     };
     assert_eq!(Expression::parse("1 < 2").unwrap().holds(&scope), Ok(true));
@@ -243,6 +247,8 @@ fn comprehensions_have_a_budget() {
             input: None,
             iteration: None,
             event: None,
+            datasets: None,
+            item_key: None,
             execution: &facts,
         };
         Expression::parse(source).unwrap().eval(&scope).map_err(|error| error.message)

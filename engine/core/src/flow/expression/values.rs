@@ -3,12 +3,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cel::objects::{Key, Map as CelMap};
+use cel::common::types::{CelList, CelMap, CelMapKey};
+use cel::common::value::Val;
+use cel::objects::{Key, Map as PlainMap};
 use cel::{Context, ExecutionError};
 use serde_json::{Map, Number, Value, json};
 
+use super::super::dataset::DatasetTooLarge;
 use super::super::scope::{ERROR_KEY, RESUME_KEY, Scope};
 use super::analysis::{Keys, Reads};
+use super::pending::{Known, Pending, Standing};
+use crate::limits::DATASET_BYTES_MAX;
 
 /// Nesting of a value that an expression reads or gives.
 pub const VALUE_DEPTH_MAX: usize = 128;
@@ -20,16 +25,22 @@ pub(super) enum Unconvertible {
     TooDeep,
     #[error("the value of the expression ({0}) is not JSON")]
     NotJson(&'static str),
+    #[error(transparent)]
+    Dataset(#[from] DatasetTooLarge),
 }
 
-/// Adds the variables that are read and exist in this scope.
+/// Adds the variables that are read and exist in this scope; says whether there are references to datasets in them that
+/// nothing has looked at yet.
 pub(super) fn declare_variables(
     target: &mut Context<'_, '_>,
     scope: &Scope<'_>,
     reads: &Reads,
-) -> Result<(), Unconvertible> {
+    known: &Known,
+) -> Result<bool, Unconvertible> {
+    let known = scope.datasets.is_some().then_some(known);
+    let mut conversion = Conversion { known, copied: 0, pending: false };
     let mut declare = |name: &str, value: &Value| -> Result<(), Unconvertible> {
-        target.add_variable_from_value(name, to_cel(value)?);
+        target.add_variable_as_val(name, conversion.convert(value, VALUE_DEPTH_MAX)?.into_val()?);
         Ok(())
     };
     if let Some(keys) = reads.keys("context") {
@@ -44,8 +55,8 @@ pub(super) fn declare_variables(
         };
         declare("parent", &Value::Object(parent))?;
     }
-    for root in ["item", "index"] {
-        if let (Some(_), Some(value)) = (reads.keys(root), scope.key(root)) {
+    for (root, value) in [("item", scope.item()), ("index", scope.key("index"))] {
+        if let (Some(_), Some(value)) = (reads.keys(root), value) {
             declare(root, &value)?;
         }
     }
@@ -65,7 +76,7 @@ pub(super) fn declare_variables(
             &json!({"id": facts.id, "flowId": facts.flow_id, "startedAt": started_at, "run": facts.run}),
         )?;
     }
-    Ok(())
+    Ok(conversion.pending)
 }
 
 fn context_keys(scope: &Scope<'_>, keys: &Keys) -> Map<String, Value> {
@@ -90,29 +101,90 @@ fn select<'n>(
     names.into_iter().filter_map(|name| Some((name.clone(), find(name)?))).collect()
 }
 
-fn to_cel(value: &Value) -> Result<cel::Value, Unconvertible> {
-    to_cel_at(value, VALUE_DEPTH_MAX)
+/// Turns JSON into values of CEL.
+struct Conversion<'k> {
+    /// None: references are data like any other.
+    known: Option<&'k Known>,
+    /// Bytes of the datasets that stand in the values, each as often as it stands there.
+    copied: usize,
+    /// Whether there is a reference that nothing has looked at yet.
+    pending: bool,
 }
 
-fn to_cel_at(value: &Value, room: usize) -> Result<cel::Value, Unconvertible> {
-    let room = room.checked_sub(1).ok_or(Unconvertible::TooDeep)?;
-    Ok(match value {
-        Value::Null => cel::Value::Null,
-        Value::Bool(truth) => cel::Value::Bool(*truth),
-        Value::Number(number) => number_to_cel(number),
-        Value::String(text) => cel::Value::String(Arc::new(text.clone())),
-        Value::Array(items) => {
-            let items: Result<Vec<_>, _> = items.iter().map(|item| to_cel_at(item, room)).collect();
-            cel::Value::List(Arc::new(items?))
+enum Converted {
+    Plain(cel::Value),
+    /// With a pending reference somewhere in it, for which the library's own values have no form.
+    Mixed(Box<dyn Val>),
+}
+
+impl Converted {
+    fn into_val(self) -> Result<Box<dyn Val>, Unconvertible> {
+        match self {
+            Self::Plain(value) => value.try_into().map_err(|_| Unconvertible::NotJson("a type")),
+            Self::Mixed(value) => Ok(value),
         }
-        Value::Object(map) => {
-            let map: Result<HashMap<_, _>, _> = map
-                .iter()
-                .map(|(key, value)| Ok((Key::String(Arc::new(key.clone())), to_cel_at(value, room)?)))
+    }
+}
+
+impl Conversion<'_> {
+    fn convert(&mut self, value: &Value, room: usize) -> Result<Converted, Unconvertible> {
+        let room = room.checked_sub(1).ok_or(Unconvertible::TooDeep)?;
+        Ok(Converted::Plain(match value {
+            Value::Null => cel::Value::Null,
+            Value::Bool(truth) => cel::Value::Bool(*truth),
+            Value::Number(number) => number_to_cel(number),
+            Value::String(text) => cel::Value::String(Arc::new(text.clone())),
+            Value::Array(items) => return self.list(items, room),
+            Value::Object(map) => match self.known.map_or(Standing::Data, |known| known.standing(value)) {
+                Standing::Data => return self.map(map, room),
+                Standing::Rows(rows, bytes) => {
+                    // Rows may hold references to themselves: what a handler returns is not ours.
+                    self.copied = self.copied.saturating_add(bytes);
+                    if self.copied > DATASET_BYTES_MAX {
+                        return Err(DatasetTooLarge.into());
+                    }
+                    return self.convert(&rows, room);
+                }
+                Standing::Pending(pending) => {
+                    self.pending = true;
+                    return Ok(Converted::Mixed(Box::new(pending)));
+                }
+            },
+        }))
+    }
+
+    fn list(&mut self, items: &[Value], room: usize) -> Result<Converted, Unconvertible> {
+        let items: Vec<Converted> =
+            items.iter().map(|item| self.convert(item, room)).collect::<Result<_, _>>()?;
+        if items.iter().any(|item| matches!(item, Converted::Mixed(_))) {
+            let items: Result<Vec<_>, _> = items.into_iter().map(Converted::into_val).collect();
+            return Ok(Converted::Mixed(Box::new(CelList::from(items?))));
+        }
+        let plain = items.into_iter().filter_map(|item| match item {
+            Converted::Plain(item) => Some(item),
+            Converted::Mixed(_) => None,
+        });
+        Ok(Converted::Plain(cel::Value::List(Arc::new(plain.collect()))))
+    }
+
+    fn map(&mut self, map: &Map<String, Value>, room: usize) -> Result<Converted, Unconvertible> {
+        let entries: Vec<(&String, Converted)> = map
+            .iter()
+            .map(|(key, value)| Ok((key, self.convert(value, room)?)))
+            .collect::<Result<_, Unconvertible>>()?;
+        if entries.iter().any(|(_, value)| matches!(value, Converted::Mixed(_))) {
+            let entries: Result<HashMap<CelMapKey<'_>, Box<dyn Val>>, Unconvertible> = entries
+                .into_iter()
+                .map(|(key, value)| Ok((CelMapKey::from(key.clone()), value.into_val()?)))
                 .collect();
-            cel::Value::Map(CelMap { map: Arc::new(map?) })
+            return Ok(Converted::Mixed(Box::new(CelMap::from(entries?))));
         }
-    })
+        let plain = entries.into_iter().filter_map(|(key, value)| match value {
+            Converted::Plain(value) => Some((Key::String(Arc::new(key.clone())), value)),
+            Converted::Mixed(_) => None,
+        });
+        Ok(Converted::Plain(cel::Value::Map(PlainMap { map: Arc::new(plain.collect()) })))
+    }
 }
 
 /// Integers become `int`, those that do not fit `uint`; the rest `double`.
@@ -125,37 +197,51 @@ fn number_to_cel(number: &Number) -> cel::Value {
     }
 }
 
-/// The JSON of an expression's value; keys sorted, as CEL's maps have no order.
-pub(super) fn to_json(value: &cel::Value) -> Result<Value, Unconvertible> {
-    to_json_at(value, VALUE_DEPTH_MAX)
+/// The JSON of an expression's value; keys sorted, as CEL's maps have no order. References that were only passed on are
+/// references still.
+pub(super) fn to_json(value: &dyn Val) -> Result<Value, Unconvertible> {
+    val_to_json(value, VALUE_DEPTH_MAX)
 }
 
-fn to_json_at(value: &cel::Value, room: usize) -> Result<Value, Unconvertible> {
-    let room = room.checked_sub(1).ok_or(Unconvertible::TooDeep)?;
+fn val_to_json(value: &dyn Val, room: usize) -> Result<Value, Unconvertible> {
+    let below = room.checked_sub(1).ok_or(Unconvertible::TooDeep)?;
+    if let Some(pending) = value.downcast_ref::<Pending>() {
+        return Ok(pending.value().clone());
+    }
+    if let Some(list) = value.downcast_ref::<CelList<'_>>() {
+        return list.inner().iter().map(|item| val_to_json(&**item, below)).collect();
+    }
+    if let Some(map) = value.downcast_ref::<CelMap<'_>>() {
+        let mut entries: Vec<_> =
+            map.inner().iter().map(|(key, value)| (Key::from(key.clone()).to_string(), value)).collect();
+        entries.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
+        let entries: Result<Map<_, _>, Unconvertible> =
+            entries.into_iter().map(|(key, value)| Ok((key, val_to_json(&**value, below)?))).collect();
+        return Ok(Value::Object(entries?));
+    }
+    let value =
+        cel::Value::try_from(value).map_err(|_| Unconvertible::NotJson("a type, function or message"))?;
+    scalar_to_json(value)
+}
+
+fn scalar_to_json(value: cel::Value) -> Result<Value, Unconvertible> {
     Ok(match value {
         cel::Value::Null => Value::Null,
-        cel::Value::Bool(truth) => Value::Bool(*truth),
-        cel::Value::Int(integer) => (*integer).into(),
-        cel::Value::UInt(integer) => (*integer).into(),
+        cel::Value::Bool(truth) => Value::Bool(truth),
+        cel::Value::Int(integer) => integer.into(),
+        cel::Value::UInt(integer) => integer.into(),
         cel::Value::Float(float) => {
-            Value::Number(Number::from_f64(*float).ok_or(Unconvertible::NotJson("NaN or infinite"))?)
+            Value::Number(Number::from_f64(float).ok_or(Unconvertible::NotJson("NaN or infinite"))?)
         }
-        cel::Value::String(text) => Value::String(text.as_str().to_owned()),
+        cel::Value::String(text) => Value::String(Arc::unwrap_or_clone(text)),
         cel::Value::Timestamp(instant) => Value::String(instant.to_rfc3339()),
-        cel::Value::List(items) => {
-            let items: Result<Vec<_>, _> = items.iter().map(|item| to_json_at(item, room)).collect();
-            Value::Array(items?)
-        }
-        cel::Value::Map(map) => {
-            let mut entries: Vec<_> = map.map.iter().map(|(key, value)| (key.to_string(), value)).collect();
-            entries.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
-            let entries: Result<Map<_, _>, _> =
-                entries.into_iter().map(|(key, value)| Ok((key, to_json_at(value, room)?))).collect();
-            Value::Object(entries?)
-        }
         cel::Value::Bytes(_) => return Err(Unconvertible::NotJson("bytes")),
         cel::Value::Duration(_) => return Err(Unconvertible::NotJson("a duration")),
-        cel::Value::Function(..) | cel::Value::Opaque(_) | cel::Value::Struct(_) => {
+        cel::Value::List(_)
+        | cel::Value::Map(_)
+        | cel::Value::Function(..)
+        | cel::Value::Opaque(_)
+        | cel::Value::Struct(_) => {
             return Err(Unconvertible::NotJson("a type, function or message"));
         }
     })

@@ -2,9 +2,11 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::config::ConfigSchemas;
 use crate::limits::FLOW_ISSUES_MAX;
 
 /// How bad an issue is.
@@ -92,9 +94,20 @@ pub(super) struct Issues {
     /// How many did not fit.
     dropped: std::cell::Cell<usize>,
     errors: std::cell::Cell<usize>,
+    /// What handlers accept.
+    schemas: Option<Arc<dyn ConfigSchemas>>,
 }
 
 impl Issues {
+    /// No issues; configurations are checked by `schemas`.
+    pub(super) fn with_schemas(schemas: Arc<dyn ConfigSchemas>) -> Self {
+        Self { schemas: Some(schemas), ..Self::default() }
+    }
+
+    pub(super) fn schemas(&self) -> Option<&dyn ConfigSchemas> {
+        self.schemas.as_deref()
+    }
+
     pub(super) fn enter_document(&self, document: usize) {
         self.document.set(document);
     }

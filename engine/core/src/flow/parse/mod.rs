@@ -6,6 +6,7 @@
 
 mod canonical;
 mod checks;
+mod config;
 mod fanout;
 mod fields;
 mod flow;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use semver::Version;
 use serde_json::Value;
 
+pub use self::config::ConfigSchemas;
 pub(super) use self::fanout::BODY;
 pub(super) use self::fields::schema_of;
 pub(super) use self::flow::FLOW_FIELDS;
@@ -88,9 +90,25 @@ pub struct Document {
 /// # Errors
 /// All issues, warnings too, in the order of the text, when at least one of them is an error.
 pub fn parse_document(text: &str, format: Format) -> Result<Document, Vec<Issue>> {
+    read_with(text, format, Issues::default())
+}
+
+/// As [`parse_document`]; moreover checks the configurations of the handlers that `schemas` knows: what a handler refuses
+/// is an error, a field that it does not know a warning.
+///
+/// # Errors
+/// As [`parse_document`].
+pub fn parse_document_with(
+    text: &str,
+    format: Format,
+    schemas: Arc<dyn ConfigSchemas>,
+) -> Result<Document, Vec<Issue>> {
+    read_with(text, format, Issues::with_schemas(schemas))
+}
+
+fn read_with(text: &str, format: Format, issues: Issues) -> Result<Document, Vec<Issue>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let values = read_text(text, format)?;
-    let issues = Issues::default();
     let mut document = Document::default();
     flow::read_document(&values, &issues, &mut document);
     let refused = issues.errors() > 0;

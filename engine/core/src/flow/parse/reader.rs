@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::fields::{Field, Shape};
 use super::issue::{Issues, Part, Severity};
 use super::locate::escape;
+use crate::flow::schema::Schema;
 
 /// Longest part of a value that a message repeats, in characters.
 const QUOTED_CHARS_MAX: usize = 40;
@@ -86,6 +87,17 @@ impl<'a> Reader<'a> {
     pub(super) fn warning(&self, code: &'static str, text: &str, hint: Option<String>) {
         let message = format!("{} {text}", self.subject());
         self.issues.add(Severity::Warning, Part::Value, code, &self.pointer, message, hint);
+    }
+
+    /// Reports a warning about an entry itself, not its value.
+    pub(super) fn warning_at_key(&self, code: &'static str, text: &str, hint: Option<String>) {
+        let message = format!("{} {text}", self.subject());
+        self.issues.add(Severity::Warning, Part::Key, code, &self.pointer, message, hint);
+    }
+
+    /// The schema of the configuration of a handler type, when it is known.
+    pub(super) fn config_schema(&self, handler_type: &str) -> Option<&'a Schema> {
+        self.issues.schemas()?.config_schema(handler_type)
     }
 
     /// Reports that the value is not what it must be.

@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 use serde_json::{Map, Value, json};
 
 use super::checks;
+use super::config;
 use super::fields::{self, Shape, optional, required, unavailable};
 use super::orchestrated::{self, Kind};
 use super::reader::{Object, Reader};
@@ -225,7 +226,10 @@ pub(super) fn read_step(object: &Object<'_>, surroundings: Surroundings<'_, '_>,
     let type_name = ALIASES.iter().find(|(alias, _)| *alias == written).map_or(written, |(_, name)| *name);
     let kind = match known {
         Some(known) => read_orchestrated(object, known, surroundings, path),
-        None => read_task(object).map(StepKind::Task),
+        None => {
+            config::check(object, type_name);
+            read_task(object).map(StepKind::Task)
+        }
     };
     // The alias has always ignored what it was given, and the handler cannot know by which name it was called.
     let ignores_input = type_name != written;

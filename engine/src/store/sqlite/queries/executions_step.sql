@@ -1,5 +1,4 @@
 -- The hot path: executions that stay alive. Columns that such a step cannot change are not named, so that their indexes are not written.
-WITH changed (v) AS MATERIALIZED (SELECT value FROM json_each(?1))
 UPDATE fm_executions SET
     version = v ->> 'version',
     status = v ->> 'status',
@@ -13,6 +12,6 @@ UPDATE fm_executions SET
     task_scheduled_at = v ->> 'scheduled',
     state = v ->> 'state',
     context = v ->> 'context'
-FROM changed
+FROM (SELECT value AS v FROM jsonb_each(?1) LIMIT -1)
 WHERE id = unhex(v ->> 'id') AND fm_executions.version = v ->> 'expected'
 RETURNING id

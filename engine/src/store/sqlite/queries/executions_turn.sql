@@ -1,5 +1,4 @@
 -- Executions that end, or that are reopened.
-WITH changed (v) AS MATERIALIZED (SELECT value FROM json_each(?1))
 UPDATE fm_executions SET
     version = v ->> 'version',
     status = v ->> 'status',
@@ -15,6 +14,6 @@ UPDATE fm_executions SET
     state = v ->> 'state',
     context = v ->> 'context',
     output = v ->> 'output'
-FROM changed
+FROM (SELECT value AS v FROM jsonb_each(?1) LIMIT -1)
 WHERE id = unhex(v ->> 'id') AND fm_executions.version = v ->> 'expected'
 RETURNING id

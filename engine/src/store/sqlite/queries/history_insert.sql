@@ -1,3 +1,2 @@
-WITH decided (v) AS MATERIALIZED (SELECT value FROM json_each(?1))
 INSERT INTO fm_history (execution_id, first_sequence, at, events)
-SELECT unhex(v ->> 'id'), v ->> 'first', v ->> 'at', v ->> 'events' FROM decided
+SELECT unhex(v ->> 'id'), v ->> 'first', v ->> 'at', v ->> 'events' FROM (SELECT value AS v FROM jsonb_each(?1) LIMIT -1)

@@ -1,0 +1,57 @@
+//! `flowmonkey engine` and `flowmonkey migrate`.
+
+use std::time::Duration;
+
+use super::tell;
+use crate::args::{DatabaseArgs, EngineArgs};
+use crate::distributed::engine_process::EngineProcess;
+use crate::distributed::{Signals, connect};
+use crate::errors::{CliError, Exit};
+
+/// Runs an engine until it is told to end.
+pub(crate) async fn engine(args: EngineArgs) -> Result<Exit, CliError> {
+    let mut signals = Signals::listen()?;
+    if !args.listen.ip().is_loopback() && !args.insecure {
+        return Err(CliError::Usage(format!(
+            "{} can be reached from other machines, and the HTTP API asks nobody who they are; listen on 127.0.0.1 behind \
+             a proxy that does, or say --insecure",
+            args.listen
+        )));
+    }
+    if args.heartbeat_ms.saturating_mul(3) > args.lease_ms {
+        return Err(CliError::Usage(format!(
+            "--lease-ms {} is shorter than three heartbeats of {} ms: two in a row may get lost",
+            args.lease_ms, args.heartbeat_ms
+        )));
+    }
+    let process = tokio::select! {
+        started = EngineProcess::start(&args) => started?,
+        () = signals.next() => return Ok(Exit::Interrupted),
+    };
+    let in_process = match process.in_process.as_slice() {
+        [] => "none".to_owned(),
+        some => some.join(", "),
+    };
+    tell(&format!(
+        "flowmonkey {version} engine {name} listens on {url}\n  in process  {in_process}\n\n\
+         Next:\n  flowmonkey worker --engine {url}\n  flowmonkey run FLOW --server {url}",
+        version = env!("CARGO_PKG_VERSION"),
+        name = process.engine.config().engine_id,
+        url = process.url,
+    ));
+    signals.next().await;
+    tell("stopping: what was begun is finished; once more to leave at once");
+    tokio::select! {
+        () = process.close(Duration::from_millis(args.grace_ms)) => Ok(Exit::Done),
+        () = signals.next() => Ok(Exit::Interrupted),
+    }
+}
+
+/// Brings the record's schema up to date.
+pub(crate) async fn migrate(args: DatabaseArgs) -> Result<Exit, CliError> {
+    let options = connect::database_options(&DatabaseArgs { no_migrate: false, ..args });
+    let store = flowmonkey_engine::store::PostgresStore::connect(options).await?;
+    store.close().await;
+    tell(&format!("the schema is at version {}", flowmonkey_engine::store::POSTGRES_SCHEMA_VERSION));
+    Ok(Exit::Done)
+}

@@ -1,0 +1,37 @@
+//! `flowmonkey worker`.
+
+use std::time::Duration;
+
+use super::tell;
+use crate::args::WorkerArgs;
+use crate::distributed::Signals;
+use crate::distributed::worker_process::WorkerProcess;
+use crate::errors::{CliError, Exit};
+
+/// Runs a worker until it is told to end.
+pub(crate) async fn worker(args: WorkerArgs) -> Result<Exit, CliError> {
+    let mut signals = Signals::listen()?;
+    let process = tokio::select! {
+        started = WorkerProcess::start(&args) => started?,
+        () = signals.next() => return Ok(Exit::Interrupted),
+    };
+    tell(&format!(
+        "flowmonkey {version} worker {name}\n  handlers  {handlers}\n  engines   {engines}",
+        version = env!("CARGO_PKG_VERSION"),
+        name = process.name,
+        handlers = process.handler_types.join(", "),
+        engines = args.engines.join(", "),
+    ));
+    signals.next().await;
+    tell("stopping: running handlers may end; once more to leave at once");
+    tokio::select! {
+        report = process.close(Duration::from_millis(args.grace_ms)) => {
+            tell(&format!(
+                "{} finished, {} stopped and {} given back untouched",
+                report.finished, report.stopped, report.released
+            ));
+            Ok(Exit::Done)
+        }
+        () = signals.next() => Ok(Exit::Interrupted),
+    }
+}

@@ -1,0 +1,89 @@
+//! Connections of a process: to the record and to the queues, with the checks that come before the first use.
+
+use std::time::Duration;
+
+use flowmonkey_engine::store::{PostgresOptions, PostgresSession, PostgresStore};
+use flowmonkey_plumbing::queue::redis::{Finding, RedisOptions, RedisQueue, Severity};
+use tokio::time::Instant;
+
+use crate::args::{DatabaseArgs, Pooler, RedisArgs};
+use crate::errors::CliError;
+
+/// How long Redis is tried again at the start.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Time between tries.
+const TRY_EVERY: Duration = Duration::from_millis(500);
+
+/// The options of the record, from the command line.
+pub(crate) fn database_options(args: &DatabaseArgs) -> PostgresOptions {
+    let session = match args.pooler {
+        Pooler::None => PostgresSession::Own,
+        Pooler::Transaction => PostgresSession::Pooled,
+        Pooler::TransactionUnnamed => PostgresSession::PooledUnnamed,
+    };
+    PostgresOptions { session, migrate: !args.no_migrate, ..PostgresOptions::new(args.database.clone()) }
+}
+
+/// Opens the record.
+///
+/// # Errors
+/// When it cannot be reached or is not for this program.
+pub(crate) async fn database(args: &DatabaseArgs) -> Result<PostgresStore, CliError> {
+    Ok(PostgresStore::connect(database_options(args)).await?)
+}
+
+/// The options of the queues, from the command line.
+pub(crate) fn redis_options(args: &RedisArgs) -> RedisOptions {
+    RedisOptions {
+        prefix: args.redis_prefix.clone(),
+        tls_ca_file: args.redis_ca_file.clone(),
+        tls_certificate_file: args.redis_certificate_file.clone(),
+        tls_key_file: args.redis_key_file.clone(),
+        allow_eviction: args.redis_allow_eviction,
+        ..RedisOptions::new(args.redis.clone())
+    }
+}
+
+/// Connects to the queues; tries again for a while, as servers that start together do not start at once.
+///
+/// # Errors
+/// When Redis stays unreachable or the options cannot be used.
+pub(crate) async fn redis(args: &RedisArgs) -> Result<RedisQueue, CliError> {
+    let give_up_at = Instant::now() + PATIENCE;
+    let mut told = false;
+    loop {
+        match RedisQueue::connect(redis_options(args)).await {
+            Ok(queue) => return Ok(queue),
+            Err(error) if Instant::now() >= give_up_at => return Err(error.into()),
+            Err(error) => {
+                if !told {
+                    tracing::warn!(error = %crate::errors::chain(&error), "Redis is not there yet; trying again");
+                    told = true;
+                }
+                tokio::time::sleep(TRY_EVERY).await;
+            }
+        }
+    }
+}
+
+/// Looks whether Redis is set up as engines need it.
+///
+/// # Errors
+/// Names what must be changed first.
+pub(crate) async fn check_redis(queue: &RedisQueue) -> Result<(), CliError> {
+    let findings = queue.check().await?;
+    let mut refused = Vec::new();
+    for finding in &findings {
+        match finding.severity {
+            Severity::Refuse => refused.push(line(finding)),
+            Severity::Warning => tracing::warn!("{}", line(finding)),
+            Severity::Info => tracing::info!("{}", line(finding)),
+        }
+    }
+    if refused.is_empty() { Ok(()) } else { Err(CliError::Usage(refused.join("\n"))) }
+}
+
+/// A finding for people.
+pub(crate) fn line(finding: &Finding) -> String {
+    format!("{} [{}]; {}", finding.reason, finding.code, finding.cure)
+}

@@ -1,0 +1,92 @@
+//! A worker as a process: it needs the queues and an engine's URL, and never the record.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flowmonkey_plumbing::clock::SystemClock;
+use flowmonkey_plumbing::http::{HttpPlumbing, HttpPlumbingConfig};
+use flowmonkey_plumbing::ids::{Entropy, SystemEntropy};
+use flowmonkey_plumbing::queue::redis::RedisQueue;
+use flowmonkey_worker::{DrainReport, Registry, Worker, WorkerConfig, WorkerHandle};
+
+use super::connect;
+use crate::args::WorkerArgs;
+use crate::embedded::handlers;
+use crate::errors::CliError;
+
+/// How long exchanges with queue and engines may take to end.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
+
+/// A running worker.
+pub(crate) struct WorkerProcess {
+    /// Its name among workers.
+    pub(crate) name: String,
+    /// Handler types that it runs.
+    pub(crate) handler_types: Vec<String>,
+    handle: WorkerHandle,
+    queue: Arc<RedisQueue>,
+    plumbing: Arc<HttpPlumbing>,
+}
+
+impl WorkerProcess {
+    /// Connects, and goes to work.
+    ///
+    /// # Errors
+    /// When the queues cannot be reached, or a handler is not known.
+    pub(crate) async fn start(args: &WorkerArgs) -> Result<Self, CliError> {
+        let registry = registry(args)?;
+        let handler_types: Vec<String> =
+            registry.manifests().map(|manifest| manifest.handler_type.clone()).collect();
+        let queue = Arc::new(connect::redis(&args.redis).await?);
+        let entropy = SystemEntropy::new();
+        // Never the name of a process before it: leases are owned by instances.
+        let host = args.name.clone().unwrap_or_else(|| "worker".into());
+        let name = format!("{host}-{}-{:08x}", std::process::id(), entropy.bits() >> 96);
+        let config = WorkerConfig {
+            concurrency: args.handlers.concurrency.map_or_else(default_concurrency, |given| given as usize),
+            heartbeat_ms: args.heartbeat_ms,
+            pool_prefix: args.region.as_ref().map_or_else(String::new, |region| format!("{region}/")),
+            ..WorkerConfig::new(name.clone())
+        };
+        let plumbing = HttpPlumbing::new(HttpPlumbingConfig::new(&args.engines));
+        let plumbing = Arc::new(plumbing.map_err(|error| CliError::Usage(error.to_string()))?);
+        let worker = Worker::new(config, registry, queue.clone(), plumbing.clone(), Arc::new(SystemClock))
+            .map_err(|error| CliError::Usage(error.to_string()))?;
+        let handle = worker.start().map_err(CliError::io("cannot start the worker"))?;
+        Ok(Self { name, handler_types, handle, queue, plumbing })
+    }
+
+    /// Claims no more, lets what runs end within `grace`, and gives back the rest.
+    pub(crate) async fn close(self, grace: Duration) -> DrainReport {
+        let report = self.handle.drain(grace).await;
+        self.plumbing.close(CLOSE_MAX).await;
+        self.queue.close(CLOSE_MAX).await;
+        report
+    }
+}
+
+fn default_concurrency() -> usize {
+    flowmonkey_worker::config::CONCURRENCY
+}
+
+/// The handlers that were asked for; all that there are, if none was named.
+fn registry(args: &WorkerArgs) -> Result<Registry, CliError> {
+    let mut registry = handlers::registry(&args.handlers)?;
+    let wanted: BTreeSet<&str> = args.handler.iter().map(String::as_str).collect();
+    if wanted.is_empty() {
+        return Ok(registry);
+    }
+    for handler in &wanted {
+        if registry.get(handler).is_none() {
+            let known: Vec<&str> =
+                registry.manifests().map(|manifest| manifest.handler_type.as_str()).collect();
+            return Err(CliError::Usage(format!(
+                "--handler {handler}: there is no such handler here; these are: {}",
+                known.join(", ")
+            )));
+        }
+    }
+    registry.retain(|handler_type| wanted.contains(handler_type));
+    Ok(registry)
+}

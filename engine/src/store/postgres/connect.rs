@@ -1,0 +1,184 @@
+//! The first connection: what can be wrong is said in words, and what may pass is waited for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, PgConnection, Row};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::{PostgresOptions, PostgresSession, PostgresStore, Shared, error, schema};
+use crate::store::StoreError;
+
+/// The oldest server that is supported, as servers number themselves.
+const OLDEST_SERVER: i32 = 150_000;
+/// The first wait between two attempts to connect; each is twice as long as the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest wait between two attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A connection that has rested for longer is tried before it is used: the server may have gone in the meantime.
+const REST: Duration = Duration::from_secs(2);
+/// Connections are replaced after this time, so that the memory of long sessions is given back.
+const LIFETIME: Duration = Duration::from_secs(30 * 60);
+
+/// Why there is no connection.
+enum Refusal {
+    /// It may pass.
+    Passing(StoreError),
+    /// It stays until somebody changes something.
+    Lasting(StoreError),
+}
+
+impl PostgresStore {
+    /// Connects, and brings the schema up to date unless [`PostgresOptions::migrate`] says no.
+    ///
+    /// A database that cannot be reached, starts up, or has no connection free is tried again for
+    /// [`PostgresOptions::patience`].
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when it cannot be reached in this time; at once when the user, the password or the
+    /// database is wrong, the server is older than 15, or it can only be read. [`StoreError::Schema`] when a newer release
+    /// migrated it, or an older one and migrating is off. [`StoreError::Internal`] when the URL cannot be used.
+    pub async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
+        let driver = options.driver()?.disable_statement_logging();
+        let place = place(&driver);
+        let mut first = reach(&driver, &place, options.patience).await?;
+        let prepared = prepare(&mut first, &place, options.migrate.then_some(options.session)).await;
+        // Whether it can be closed in good order changes nothing about what was found.
+        if let Err(error) = first.close().await {
+            tracing::debug!(%place, %error, "the first connection was not closed in good order");
+        }
+        prepared?;
+        let pool = PgPoolOptions::new()
+            .max_connections(options.connections.max(1))
+            .acquire_timeout(options.acquire_timeout)
+            .max_lifetime(LIFETIME)
+            .test_before_acquire(false)
+            .before_acquire(|connection, rested| {
+                Box::pin(async move {
+                    if rested.idle_for > REST {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
+            .connect_lazy_with(driver);
+        let store = Self {
+            shared: Arc::new(Shared {
+                pool,
+                place,
+                session: options.session,
+                statement_timeout_ms: options.statement_timeout.as_millis(),
+                idle_in_transaction_timeout_ms: options.idle_in_transaction_timeout.as_millis(),
+                corrupt_rows: AtomicU64::new(0),
+                pruning: AtomicBool::new(false),
+                tasks: TaskTracker::new(),
+            }),
+        };
+        store.prepare_history().await?;
+        Ok(store)
+    }
+
+    /// Brings the schema of the database up to date, and does nothing else. Safe for any number of engines at once.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::connect`].
+    pub async fn migrate(options: &PostgresOptions) -> Result<(), StoreError> {
+        let driver = options.driver()?.disable_statement_logging();
+        let place = place(&driver);
+        let mut connection = reach(&driver, &place, options.patience).await?;
+        let migrated = prepare(&mut connection, &place, Some(options.session)).await;
+        connection.close().await.map_err(|error| error::classify(&place, error))?;
+        migrated
+    }
+}
+
+/// Names the database without its password.
+fn place(driver: &PgConnectOptions) -> String {
+    let database = driver.get_database().unwrap_or_else(|| driver.get_username());
+    match driver.get_socket() {
+        Some(socket) => format!("the database {database} at {}", socket.display()),
+        None => format!("the database {database} at {}:{}", driver.get_host(), driver.get_port()),
+    }
+}
+
+/// A connection, tried until `patience` is at its end.
+async fn reach(
+    driver: &PgConnectOptions,
+    place: &str,
+    patience: Duration,
+) -> Result<PgConnection, StoreError> {
+    let end = Instant::now() + patience;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let refusal = match tokio::time::timeout_at(end, PgConnection::connect_with(driver)).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(error)) => refusal(place, error),
+            Err(_) => Refusal::Lasting(StoreError::Unavailable {
+                reason: format!("{place} did not answer in {} ms", patience.as_millis()),
+                source: None,
+            }),
+        };
+        match refusal {
+            Refusal::Passing(error) if Instant::now() + pause < end => {
+                tracing::warn!(%place, %error, "the record cannot be reached yet");
+            }
+            Refusal::Passing(error) | Refusal::Lasting(error) => return Err(error),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn refusal(place: &str, error: sqlx::Error) -> Refusal {
+    let code = error.as_database_error().and_then(|error| error.code());
+    let lasts =
+        matches!(code.as_deref(), Some(error::WRONG_PASSWORD | error::NOT_LET_IN | error::NO_DATABASE))
+            || matches!(error, sqlx::Error::Tls(_));
+    let error = error::classify(place, error);
+    match &error {
+        StoreError::Unavailable { .. } if !lasts => Refusal::Passing(error),
+        StoreError::Unavailable { .. }
+        | StoreError::Full { .. }
+        | StoreError::Corrupt { .. }
+        | StoreError::Schema { .. }
+        | StoreError::Internal { .. } => Refusal::Lasting(error),
+    }
+}
+
+/// Looks at the server, then at the schema, which is migrated if the session for it is given.
+async fn prepare(
+    connection: &mut PgConnection,
+    place: &str,
+    migrate: Option<PostgresSession>,
+) -> Result<(), StoreError> {
+    let fail = |error| error::classify(place, error);
+    let question = "SELECT current_setting('server_version_num')::int4, current_setting('server_version'),
+        pg_is_in_recovery() OR current_setting('transaction_read_only')::bool";
+    let server = sqlx::raw_sql(question).fetch_one(&mut *connection).await.map_err(fail)?;
+    let number: i32 = server.try_get(0).map_err(fail)?;
+    let version: String = server.try_get(1).map_err(fail)?;
+    let only_read: bool = server.try_get(2).map_err(fail)?;
+    let unfit = |reason: String| Err(StoreError::Unavailable { reason, source: None });
+    if number < OLDEST_SERVER {
+        let oldest = OLDEST_SERVER / 10_000;
+        return unfit(format!("{place} is Postgres {version}; flowmonkey needs {oldest} or later"));
+    }
+    if only_read {
+        return unfit(format!("{place} can only be read: it is a standby or set so; name the primary"));
+    }
+    if let Some(session) = migrate {
+        return schema::migrate(connection, place, session).await;
+    }
+    let found = schema::version(connection, place).await?;
+    if found < schema::POSTGRES_SCHEMA_VERSION {
+        return Err(StoreError::Schema {
+            found,
+            needed: schema::POSTGRES_SCHEMA_VERSION,
+            cure: format!("migrate {place}"),
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,1 @@
+SELECT id FROM fm_executions WHERE id = ANY ($1)

@@ -1,0 +1,1 @@
+SELECT fm_prune($1, $2)

@@ -1,0 +1,1 @@
+UPDATE fm_health SET checks = checks + 1 WHERE id = 1

@@ -1,0 +1,1 @@
+SELECT fm_prepare_history($1)

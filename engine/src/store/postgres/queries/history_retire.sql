@@ -1,0 +1,1 @@
+SELECT fm_retire_history($1, $2)

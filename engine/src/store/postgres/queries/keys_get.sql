@@ -1,0 +1,1 @@
+SELECT key FROM fm_keys WHERE name = $1

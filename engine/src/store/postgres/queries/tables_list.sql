@@ -1,0 +1,1 @@
+SELECT id, columns FROM fm_tables ORDER BY id COLLATE "C"

@@ -1,0 +1,272 @@
+//! A record in memory that can be away.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use flowmonkey_core::execution::{Execution, FlowReference, RecordedEvent, Status};
+use flowmonkey_core::flow::scope::Snapshot;
+use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
+use flowmonkey_core::time::Timestamp;
+use flowmonkey_engine::store::{
+    Batch, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState, ListPage,
+    MemoryStore, PublishOutcome, PublishedEvent, Retention, Store, StoreError, StoredCheckpoint,
+    TableDefinition, TableRowRecord, TaskOut,
+};
+
+/// A record in memory: while it is away, every call fails.
+#[derive(Default)]
+pub(crate) struct Away {
+    inner: MemoryStore,
+    away: AtomicBool,
+}
+
+impl Away {
+    /// Makes the record unavailable, or available again.
+    pub(crate) fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
+    }
+
+    fn there(&self) -> Result<(), StoreError> {
+        if self.away.load(Ordering::SeqCst) {
+            let reason = "password=secret: connection refused".into();
+            return Err(StoreError::Unavailable { reason, source: None });
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Store for Away {
+    async fn put_definition(&self, flow: &FlowRow) -> Result<(), StoreError> {
+        self.there()?;
+        self.inner.put_definition(flow).await
+    }
+
+    async fn publish(&self, flow: &FlowRow, now: Timestamp) -> Result<PublishOutcome, StoreError> {
+        self.there()?;
+        self.inner.publish(flow, now).await
+    }
+
+    async fn definition(&self, hash: &FlowHash) -> Result<Option<FlowRow>, StoreError> {
+        self.there()?;
+        self.inner.definition(hash).await
+    }
+
+    async fn find_flow(&self, id: &str, version: Option<&str>) -> Result<Option<FlowReference>, StoreError> {
+        self.there()?;
+        self.inner.find_flow(id, version).await
+    }
+
+    async fn list_flows(&self, id: Option<&str>) -> Result<Vec<FlowReference>, StoreError> {
+        self.there()?;
+        self.inner.list_flows(id).await
+    }
+
+    async fn load(&self, ids: &[ExecutionId]) -> Result<Vec<Execution>, StoreError> {
+        self.there()?;
+        self.inner.load(ids).await
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
+        self.there()?;
+        self.inner.commit(batch).await
+    }
+
+    async fn list(&self, filter: &ExecutionFilter) -> Result<ListPage, StoreError> {
+        self.there()?;
+        self.inner.list(filter).await
+    }
+
+    async fn history(
+        &self,
+        id: ExecutionId,
+        after: u64,
+        max: usize,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        self.there()?;
+        self.inner.history(id, after, max).await
+    }
+
+    async fn due(&self, now: Timestamp, max: usize) -> Result<Vec<ExecutionId>, StoreError> {
+        self.there()?;
+        self.inner.due(now, max).await
+    }
+
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.there()?;
+        self.inner.next_due().await
+    }
+
+    async fn tasks_out(
+        &self,
+        after: Option<ExecutionId>,
+        until: Timestamp,
+        max: usize,
+    ) -> Result<Vec<TaskOut>, StoreError> {
+        self.there()?;
+        self.inner.tasks_out(after, until, max).await
+    }
+
+    async fn failed_tasks(&self, max: usize) -> Result<Vec<FailedTaskRow>, StoreError> {
+        self.there()?;
+        self.inner.failed_tasks(max).await
+    }
+
+    async fn join(&self, parent: ExecutionId, join: u32) -> Result<Option<Join>, StoreError> {
+        self.there()?;
+        self.inner.join(parent, join).await
+    }
+
+    async fn join_state(&self, parent: ExecutionId, join: u32) -> Result<Option<JoinState>, StoreError> {
+        self.there()?;
+        self.inner.join_state(parent, join).await
+    }
+
+    async fn snapshot(&self, parent: ExecutionId, join: u32) -> Result<Option<Arc<Snapshot>>, StoreError> {
+        self.there()?;
+        self.inner.snapshot(parent, join).await
+    }
+
+    async fn joins_to_tend(
+        &self,
+        after: Option<(ExecutionId, u32)>,
+        max: usize,
+    ) -> Result<Vec<JoinState>, StoreError> {
+        self.there()?;
+        self.inner.joins_to_tend(after, max).await
+    }
+
+    async fn children(
+        &self,
+        parent: ExecutionId,
+        join: u32,
+        from: u32,
+        max: usize,
+    ) -> Result<Vec<ChildRow>, StoreError> {
+        self.there()?;
+        self.inner.children(parent, join, from, max).await
+    }
+
+    async fn live_children(
+        &self,
+        parent: ExecutionId,
+        join: u32,
+        from: u32,
+        max: usize,
+    ) -> Result<Vec<(u32, ExecutionId)>, StoreError> {
+        self.there()?;
+        self.inner.live_children(parent, join, from, max).await
+    }
+
+    async fn publish_event(&self, event: &PublishedEvent) -> Result<bool, StoreError> {
+        self.there()?;
+        self.inner.publish_event(event).await
+    }
+
+    async fn undelivered_events(&self, max: usize) -> Result<Vec<PublishedEvent>, StoreError> {
+        self.there()?;
+        self.inner.undelivered_events(max).await
+    }
+
+    async fn mark_delivered(&self, ids: &[String]) -> Result<(), StoreError> {
+        self.there()?;
+        self.inner.mark_delivered(ids).await
+    }
+
+    async fn events_since(
+        &self,
+        name: &str,
+        since: Timestamp,
+        max: usize,
+    ) -> Result<Vec<PublishedEvent>, StoreError> {
+        self.there()?;
+        self.inner.events_since(name, since, max).await
+    }
+
+    async fn subscribers(
+        &self,
+        name: &str,
+        after: Option<ExecutionId>,
+        max: usize,
+    ) -> Result<Vec<ExecutionId>, StoreError> {
+        self.there()?;
+        self.inner.subscribers(name, after, max).await
+    }
+
+    async fn save_checkpoint(
+        &self,
+        task: TaskId,
+        attempt: u32,
+        checkpoint: &StoredCheckpoint,
+    ) -> Result<bool, StoreError> {
+        self.there()?;
+        self.inner.save_checkpoint(task, attempt, checkpoint).await
+    }
+
+    async fn load_checkpoint(&self, task: TaskId) -> Result<Option<StoredCheckpoint>, StoreError> {
+        self.there()?;
+        self.inner.load_checkpoint(task).await
+    }
+
+    async fn clear_checkpoint(&self, task: TaskId, attempt: u32) -> Result<bool, StoreError> {
+        self.there()?;
+        self.inner.clear_checkpoint(task, attempt).await
+    }
+
+    async fn define_table(&self, table: &TableDefinition, now: Timestamp) -> Result<(), StoreError> {
+        self.there()?;
+        self.inner.define_table(table, now).await
+    }
+
+    async fn tables(&self) -> Result<Vec<TableDefinition>, StoreError> {
+        self.there()?;
+        self.inner.tables().await
+    }
+
+    async fn table_rows(
+        &self,
+        table: &str,
+        after: Option<i64>,
+        max: usize,
+    ) -> Result<Vec<TableRowRecord>, StoreError> {
+        self.there()?;
+        self.inner.table_rows(table, after, max).await
+    }
+
+    async fn take_turn(
+        &self,
+        name: &str,
+        holder: &str,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.there()?;
+        self.inner.take_turn(name, holder, now, until).await
+    }
+
+    async fn pool_generation(&self, pool: &str, server_id: &str) -> Result<u64, StoreError> {
+        self.there()?;
+        self.inner.pool_generation(pool, server_id).await
+    }
+
+    async fn signing_key(&self, name: &str, fresh: &[u8]) -> Result<Vec<u8>, StoreError> {
+        self.there()?;
+        self.inner.signing_key(name, fresh).await
+    }
+
+    async fn prune(&self, retention: &Retention, max: usize) -> Result<usize, StoreError> {
+        self.there()?;
+        self.inner.prune(retention, max).await
+    }
+
+    async fn counts(&self) -> Result<Vec<(Status, u64)>, StoreError> {
+        self.there()?;
+        self.inner.counts().await
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.there()?;
+        self.inner.check().await
+    }
+}

@@ -1,0 +1,285 @@
+//! Waiting. Workers block on the bells of their pools; engines subscribe to the bells of all results. A ring that is lost
+//! does no harm: whoever waits looks first, and waits no longer than the slow poll.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::{join_all, select_all};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::failure::RedisFailure;
+use super::keys::PoolKeys;
+use super::link::{BELL_WAIT, Client, Link, Purpose, back_off, chain, within};
+use super::shared::Shared;
+
+/// Engines look for results at least this often, whatever they hear.
+const RESULTS_POLL: Duration = Duration::from_secs(1);
+/// A subscription that is silent for this long is asked whether it lives.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
+/// The answer to that must come within this.
+const PING_DEADLINE: Duration = Duration::from_secs(5);
+/// Connections for bells that nobody uses, kept at most.
+const IDLE_LINKS_MAX: usize = 4;
+/// Pools a worker may listen to in a Cluster, each on a connection of its own.
+const LISTENERS_MAX: usize = 256;
+
+/// The workers' bells.
+pub(super) struct TasksBells {
+    client: Arc<Client>,
+    state: Mutex<TasksBellsState>,
+}
+
+#[derive(Default)]
+struct TasksBellsState {
+    /// Open connections on which nobody blocks.
+    idle: Vec<Link>,
+    failures: u32,
+    /// In a Cluster: who listens to which pool.
+    listeners: HashMap<String, Arc<Listener>>,
+}
+
+/// Listens to one pool's bell in a Cluster, where one connection cannot block on keys of several slots.
+#[derive(Default)]
+struct Listener {
+    wanted: Notify,
+    /// Keeps one ring for whoever waits next.
+    rung: Notify,
+}
+
+impl TasksBells {
+    pub(super) fn new(client: Arc<Client>) -> Self {
+        Self { client, state: Mutex::default() }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, TasksBellsState> {
+        // Plain data, and every change of it is whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self) -> Duration {
+        let mut state = self.state();
+        let pause = back_off(state.failures);
+        state.failures = state.failures.saturating_add(1);
+        pause
+    }
+}
+
+fn blocking_pop<'a>(pools: impl Iterator<Item = &'a PoolKeys>) -> redis::Cmd {
+    let mut command = redis::cmd("BLPOP");
+    for pool in pools {
+        command.arg(pool.bell());
+    }
+    command.arg(BELL_WAIT.as_secs());
+    command
+}
+
+impl Shared {
+    /// Waits until one of `pools` may have a task, for [`BELL_WAIT`] at most; after an error for a growing pause.
+    pub(super) async fn wait_for_tasks(self: &Arc<Self>, pools: &[PoolKeys]) {
+        if pools.is_empty() {
+            return sleep(BELL_WAIT).await;
+        }
+        match self.hear_tasks(pools).await {
+            Ok(()) => self.tasks_bells.state().failures = 0,
+            Err(error) => {
+                tracing::debug!(error = chain(&error), "waiting for tasks failed");
+                let pause = self.tasks_bells.failed();
+                sleep(pause).await;
+            }
+        }
+    }
+
+    async fn hear_tasks(self: &Arc<Self>, pools: &[PoolKeys]) -> Result<(), RedisFailure> {
+        // A ring may have gone to somebody who then did not claim: look first.
+        let looks = join_all(pools.iter().map(|pool| {
+            let mut command = redis::cmd("EXISTS");
+            command.arg(pool.high()).arg(pool.normal()).arg(pool.low());
+            async move { self.calls.query("looking for tasks", &command).await }
+        }));
+        for look in looks.await {
+            if look? != redis::Value::Int(0) {
+                return Ok(());
+            }
+        }
+        if self.client.is_cluster() {
+            self.hear_in_cluster(pools).await;
+            return Ok(());
+        }
+        let idle = self.tasks_bells.state().idle.pop();
+        let mut link = match idle {
+            Some(link) => link,
+            None => self.tasks_bells.client.connect(Purpose::Bells).await?,
+        };
+        // Should the caller drop this, the connection is dropped with it, and Redis forgets that somebody blocks there.
+        within("waiting for tasks", BELL_WAIT * 2, link.query(&blocking_pop(pools.iter()))).await?;
+        let mut state = self.tasks_bells.state();
+        if state.idle.len() < IDLE_LINKS_MAX {
+            state.idle.push(link);
+        }
+        Ok(())
+    }
+
+    async fn hear_in_cluster(self: &Arc<Self>, pools: &[PoolKeys]) {
+        let listeners: Vec<_> = pools.iter().filter_map(|pool| self.listener(pool)).collect();
+        let rings = listeners.iter().map(|listener| {
+            listener.wanted.notify_one();
+            Box::pin(listener.rung.notified())
+        });
+        let rings: Vec<_> = rings.collect();
+        if rings.is_empty() {
+            return sleep(BELL_WAIT).await;
+        }
+        // No ring in time: the caller looks again.
+        drop(timeout(BELL_WAIT, select_all(rings)).await);
+    }
+
+    fn listener(self: &Arc<Self>, pool: &PoolKeys) -> Option<Arc<Listener>> {
+        let mut state = self.tasks_bells.state();
+        if let Some(listener) = state.listeners.get(pool.pool()) {
+            return Some(Arc::clone(listener));
+        }
+        if state.listeners.len() >= LISTENERS_MAX {
+            return None;
+        }
+        let listener = Arc::new(Listener::default());
+        state.listeners.insert(pool.pool().to_owned(), Arc::clone(&listener));
+        let (client, stop) = (Arc::clone(&self.client), self.stop.clone());
+        let (task_listener, pool) = (Arc::clone(&listener), pool.clone());
+        self.tracker.spawn(async move {
+            stop.run_until_cancelled(listen_to_pool(&client, &task_listener, &pool)).await;
+        });
+        Some(listener)
+    }
+
+    /// Waits until there may be results, for [`RESULTS_POLL`] at most.
+    pub(super) async fn wait_for_results(self: &Arc<Self>) {
+        self.results_bell.listen(self);
+        let mut rung = pin!(self.results_bell.rung.notified());
+        // Listen first, look second: a ring between the two is heard.
+        rung.as_mut().enable();
+        let until = Instant::now() + RESULTS_POLL;
+        match self.any_results().await {
+            Ok(true) => {}
+            Ok(false) => {
+                tokio::select! {
+                    () = rung => {}
+                    () = sleep_until(until) => {}
+                }
+            }
+            Err(error) => {
+                tracing::debug!(error = chain(&error), "looking for results failed");
+                sleep_until(until).await;
+            }
+        }
+    }
+}
+
+async fn listen_to_pool(client: &Client, listener: &Listener, pool: &PoolKeys) {
+    let mut link = None;
+    let mut failures = 0;
+    loop {
+        // Only while somebody waits: a ring that is taken here is not heard by other workers.
+        listener.wanted.notified().await;
+        let mut open = match link.take() {
+            Some(open) => open,
+            None => match client.connect(Purpose::Bells).await {
+                Ok(open) => open,
+                Err(error) => {
+                    tracing::debug!(error = chain(&error), "connecting to a bell failed");
+                    sleep(back_off(failures)).await;
+                    failures = failures.saturating_add(1);
+                    continue;
+                }
+            },
+        };
+        match within("waiting for tasks", BELL_WAIT * 2, open.query(&blocking_pop([pool].into_iter()))).await
+        {
+            Ok(answer) => {
+                failures = 0;
+                if answer != redis::Value::Nil {
+                    listener.rung.notify_one();
+                }
+                link = Some(open);
+            }
+            Err(error) => {
+                tracing::debug!(error = chain(&error), "waiting for tasks failed");
+                sleep(back_off(failures)).await;
+                failures = failures.saturating_add(1);
+            }
+        }
+    }
+}
+
+/// The engines' bell.
+#[derive(Default)]
+pub(super) struct ResultsBell {
+    listening: AtomicBool,
+    rung: Notify,
+}
+
+impl ResultsBell {
+    /// Begins to listen, once. The listener ends with the queue.
+    fn listen(&self, shared: &Arc<Shared>) {
+        if self.listening.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let stop = shared.stop.clone();
+        // Weak, so that the listener does not keep the queue alive.
+        let weak = Arc::downgrade(shared);
+        let client = Arc::clone(&shared.client);
+        let pattern = shared.keys.results_bells();
+        shared.tracker.spawn(async move {
+            let hear = |message: Option<redis::Msg>| {
+                let Some(shared) = weak.upgrade() else { return };
+                let channel = message.as_ref().map(redis::Msg::get_channel_name);
+                if let Some(pool) = channel.and_then(|channel| shared.keys.pool_of_bell(channel)) {
+                    shared.pools.note([pool]);
+                }
+                // No results: a worker has announced itself.
+                if message.is_none_or(|message| message.get_payload_bytes() != b"0") {
+                    shared.results_bell.rung.notify_waiters();
+                }
+            };
+            let listening = async {
+                let mut attempt = 0_u32;
+                loop {
+                    if let Err(error) = subscription(&client, &pattern, &mut attempt, &hear).await {
+                        tracing::debug!(error = chain(&error), "the subscription to results broke");
+                    }
+                    sleep(back_off(attempt)).await;
+                    attempt = attempt.saturating_add(1);
+                }
+            };
+            stop.run_until_cancelled(listening).await;
+        });
+    }
+}
+
+/// Hears the results' bells until the connection breaks.
+async fn subscription(
+    client: &Client,
+    pattern: &str,
+    attempt: &mut u32,
+    hear: &impl Fn(Option<redis::Msg>),
+) -> Result<(), RedisFailure> {
+    let node = usize::try_from(*attempt).unwrap_or(0);
+    let mut subscriber = client.subscriber(node).await?;
+    within("subscribing", PING_DEADLINE, subscriber.psubscribe(pattern)).await?;
+    *attempt = 0;
+    // Rings before this moment were not heard.
+    hear(None);
+    let (mut sink, mut messages) = subscriber.split();
+    loop {
+        match timeout(SILENCE_MAX, messages.next()).await {
+            Ok(Some(message)) => hear(Some(message)),
+            Ok(None) => return Ok(()),
+            // A connection whose other end vanished is silent too.
+            Err(_) => drop(within("pinging", PING_DEADLINE, sink.ping::<redis::Value>()).await?),
+        }
+    }
+}

@@ -1,0 +1,308 @@
+-- The functions of engines. Only `push` makes more of what is there, so only `push` is refused when Redis is full.
+
+-- ARGV id, list (1 high, 2 normal, 3 low), lease, remaining, body, ... -> how many became ready
+local function push(K, A)
+  local pushed = 0
+  probe(K, HIGH, NORMAL, LOW, PAYLOAD, TERMS, LATEST, OUTCOMES, CANCEL, BELL, GONE)
+  local time = now()
+  for i = 1, #A, 5 do
+    local id = A[i]
+    local task, attempt = split(id)
+    if task and redis.call('HEXISTS', K[TERMS], id) == 0 and redis.call('HEXISTS', K[OUTCOMES], id) == 0 then
+      local latest = tonumber(redis.call('HGET', K[LATEST], task) or 0) or 0
+      if latest < attempt then
+        local older = task .. ':' .. string.format('%.0f', latest)
+        local terms = latest > 0 and read_terms(K, older)
+        if terms and terms.hard == 0 then withdraw_ready(K, older, terms) end
+        redis.call('HSET', K[LATEST], task, attempt)
+      end
+      local list = tonumber(A[i + 1])
+      redis.call('HSET', K[PAYLOAD], id, A[i + 4])
+      write_terms(K, id, { list = list, lease = tonumber(A[i + 2]), remaining = tonumber(A[i + 3]), since = time, hard = 0 })
+      redis.call('LPUSH', K[list], id)
+      pushed = pushed + 1
+    end
+  end
+  if pushed > 0 then ring(K) end
+  return pushed
+end
+
+-- KEYS own: the engine's list | ARGV max, bytes at most -> garbage elements put aside, {id, result, ...}
+local function take(K, A)
+  local left, room, taken, aside, skips = tonumber(A[1]), tonumber(A[2]), {}, 0, 0
+  probe(K, RESULTS, OUTCOMES)
+  redis.call('LLEN', K[OWN])
+  while left > 0 and skips < SKIPS_MAX do
+    local id = redis.call('LINDEX', K[RESULTS], -1)
+    if not id then break end
+    local result = split(id) and redis.call('HGET', K[OUTCOMES], id)
+    if not result then
+      aside = aside + leave_out(K, RESULTS, id)
+      skips = skips + 1
+    elseif #taken > 0 and #result > room then
+      break
+    else
+      left, room = left - 1, room - #result
+      redis.call('LMOVE', K[RESULTS], K[OWN], 'RIGHT', 'LEFT')
+      taken[#taken + 1] = id
+      taken[#taken + 1] = result
+    end
+  end
+  return { aside, taken }
+end
+
+-- KEYS own: the engine's list | ARGV ids... -> how many were forgotten
+local function acknowledge(K, A)
+  local forgotten = 0
+  probe(K, OUTCOMES, PAYLOAD, LATEST, CANCEL)
+  redis.call('LLEN', K[OWN])
+  for i = 1, #A do
+    -- The oldest are at the end. What another engine took is not ours to forget.
+    if redis.call('LREM', K[OWN], -1, A[i]) > 0 then
+      redis.call('HDEL', K[PAYLOAD], A[i])
+      redis.call('HDEL', K[OUTCOMES], A[i])
+      forget_latest(K, A[i])
+      forgotten = forgotten + 1
+    end
+  end
+  return forgotten
+end
+
+-- KEYS own: the engine's list | ARGV max, channel of the results' bell -> elements looked at, results adopted
+local function adopt_results(K, A)
+  local looked, adopted = 0, 0
+  probe(K, RESULTS, OUTCOMES)
+  while looked < tonumber(A[1]) do
+    -- The newest first, so that the oldest is again the next.
+    local id = redis.call('LINDEX', K[OWN], 0)
+    if not id then break end
+    looked = looked + 1
+    if redis.call('HEXISTS', K[OUTCOMES], id) == 1 then
+      redis.call('LMOVE', K[OWN], K[RESULTS], 'LEFT', 'RIGHT')
+      adopted = adopted + 1
+    else
+      redis.call('LPOP', K[OWN])
+    end
+  end
+  if adopted > 0 then redis.call('PUBLISH', A[2], adopted) end
+  return { looked, adopted }
+end
+
+-- For an engine that lost the answer of a take: gives back what it took and does not know of.
+-- KEYS own: the engine's list | ARGV channel of the results' bell, ids known... -> how many went back
+local function untake_others(K, A)
+  local known, returned = {}, 0
+  probe(K, RESULTS)
+  for i = 2, #A do known[A[i]] = true end
+  for _, id in ipairs(redis.call('LRANGE', K[OWN], 0, -1)) do
+    if not known[id] then
+      redis.call('LREM', K[OWN], 1, id)
+      redis.call('RPUSH', K[RESULTS], id)
+      returned = returned + 1
+    end
+  end
+  if returned > 0 then redis.call('PUBLISH', A[1], returned) end
+  return returned
+end
+
+-- ARGV max -> {id, owner, hard end passed (1 or 0), ...}. Read only.
+local function expired(K, A)
+  local ended, time = {}, now()
+  probe(K, OWNERS, TERMS)
+  local due = redis.call('ZRANGE', K[LEASES], '-inf', time, 'BYSCORE', 'LIMIT', 0, A[1])
+  for _, id in ipairs(due) do
+    local terms = read_terms(K, id)
+    ended[#ended + 1] = id
+    ended[#ended + 1] = redis.call('HGET', K[OWNERS], id) or ''
+    ended[#ended + 1] = terms and terms.hard > 0 and time >= terms.hard and 1 or 0
+  end
+  return ended
+end
+
+-- ARGV elements of the leases that are no ids -> how many were put aside
+local function put_leases_aside(K, A)
+  probe(K, LEASES, OWNERS, TERMS)
+  for i = 1, #A do
+    put_aside(K, A[i])
+    redis.call('ZREM', K[LEASES], A[i])
+    redis.call('HDEL', K[OWNERS], A[i])
+    redis.call('HDEL', K[TERMS], A[i])
+  end
+  return #A
+end
+
+-- KEYS own: processing lists of some workers | ARGV how many, these workers..., ids...
+-- -> {id, owner, ...} of those whose owner is none of these workers, and which are left as they are
+local function drop(K, A)
+  local lists, count, others = {}, tonumber(A[1]), {}
+  probe(K, HIGH, NORMAL, LOW, PAYLOAD, TERMS, LATEST, LEASES, OWNERS, RESULTS, OUTCOMES, CANCEL, GONE)
+  for i = 1, count do
+    redis.call('LLEN', K[OWN + i - 1])
+    lists[A[1 + i]] = K[OWN + i - 1]
+  end
+  for i = count + 2, #A do
+    local id = A[i]
+    local owner = redis.call('HGET', K[OWNERS], id)
+    if owner and not lists[owner] then
+      others[#others + 1] = id
+      others[#others + 1] = owner
+    else
+      local terms = read_terms(K, id)
+      if owner then redis.call('LREM', lists[owner], 1, id) end
+      redis.call('ZREM', K[LEASES], id)
+      redis.call('HDEL', K[OWNERS], id)
+      redis.call('HDEL', K[TERMS], id)
+      if terms and terms.hard == 0 then remove_from(K, terms.list, id) end
+      if redis.call('HDEL', K[OUTCOMES], id) == 1 then remove_from(K, RESULTS, id) end
+      redis.call('HDEL', K[PAYLOAD], id)
+      redis.call('SREM', K[CANCEL], id)
+      forget_latest(K, id)
+    end
+  end
+  return others
+end
+
+-- ARGV whether to tell the owners of the others (1 or 0), ids... -> ids that were ready, and are gone
+local function withdraw(K, A)
+  local withdrawn = {}
+  probe(K, HIGH, NORMAL, LOW, PAYLOAD, TERMS, LATEST, OWNERS, CANCEL, GONE)
+  for i = 2, #A do
+    local id = A[i]
+    local terms = read_terms(K, id)
+    if terms and terms.hard == 0 then
+      withdraw_ready(K, id, terms)
+      forget_latest(K, id)
+      withdrawn[#withdrawn + 1] = id
+    elseif A[1] == '1' and redis.call('HEXISTS', K[OWNERS], id) == 1 then
+      redis.call('SADD', K[CANCEL], id)
+    end
+  end
+  return withdrawn
+end
+
+-- The elements of lists, as a set.
+local function elements(keys)
+  local set = {}
+  for _, key in ipairs(keys) do
+    for first = 0, redis.call('LLEN', key) - 1, PAGE do
+      for _, id in ipairs(redis.call('LRANGE', key, first, first + PAGE - 1)) do set[id] = true end
+    end
+  end
+  return set
+end
+
+-- KEYS own: lists of engines | ARGV ids... -> 1 or 0 for each. Read only.
+--
+-- The hashes alone prove nothing: a list may have been evicted or deleted. So the books are compared first, which costs
+-- nothing; only where a list is shorter than the hashes say are its elements looked at.
+local function present(K, A)
+  local found, ready_set, result_set = {}, nil, nil
+  local ready = { K[HIGH], K[NORMAL], K[LOW] }
+  local results = { K[RESULTS] }
+  for i = OWN, #K do results[#results + 1] = K[i] end
+  local ready_length, result_length = 0, 0
+  for list, key in ipairs(ready) do ready_length = ready_length + redis.call('LLEN', key) - gone(K, list) end
+  for _, key in ipairs(results) do result_length = result_length + redis.call('LLEN', key) end
+  local ready_whole = ready_length >= redis.call('HLEN', K[TERMS]) - redis.call('ZCARD', K[LEASES])
+  local results_whole = result_length - gone(K, RESULTS) >= redis.call('HLEN', K[OUTCOMES])
+  for i = 1, #A do
+    local id, is = A[i], false
+    local terms = read_terms(K, id)
+    if redis.call('ZSCORE', K[LEASES], id) then
+      -- In hands; the reaper sees it at the latest.
+      is = true
+    elseif redis.call('HEXISTS', K[OUTCOMES], id) == 1 then
+      if not results_whole and not result_set then result_set = elements(results) end
+      is = results_whole or result_set[id] == true
+    elseif terms and terms.hard == 0 and redis.call('HEXISTS', K[PAYLOAD], id) == 1 then
+      if not ready_whole and not ready_set then ready_set = elements(ready) end
+      is = ready_whole or ready_set[id] == true
+    end
+    found[i] = is and 1 or 0
+  end
+  return found
+end
+
+-- -> high, normal, low, in hands, results, age of the oldest ready delivery. Read only.
+local function depth(K, A)
+  local answer, time, oldest = {}, now(), 0
+  probe(K, PAYLOAD, TERMS, LATEST, LEASES, OWNERS, RESULTS, OUTCOMES, CANCEL, GENERATION, BELL, WORKERS, UNREADABLE, GONE)
+  for list = HIGH, LOW do
+    answer[list] = math.max(0, redis.call('LLEN', K[list]) - gone(K, list))
+    for place = -1, -10, -1 do
+      local id = redis.call('LINDEX', K[list], place)
+      if not id then break end
+      local terms = read_terms(K, id)
+      if terms and terms.hard == 0 then
+        oldest = math.max(oldest, time - terms.since)
+        break
+      end
+    end
+  end
+  answer[4] = redis.call('ZCARD', K[LEASES])
+  answer[5] = redis.call('HLEN', K[OUTCOMES])
+  answer[6] = oldest
+  return answer
+end
+
+-- KEYS own: a worker's processing list | ARGV worker, grace -> elements that had no lease, and have one now
+local function adopt_tasks(K, A)
+  local adopted, ends = 0, now() + tonumber(A[2])
+  probe(K, LEASES, OWNERS)
+  for _, id in ipairs(redis.call('LRANGE', K[OWN], 0, PAGE - 1)) do
+    if not split(id) then
+      redis.call('LREM', K[OWN], 1, id)
+      put_aside(K, id)
+    elseif redis.call('ZADD', K[LEASES], 'NX', ends, id) == 1 then
+      redis.call('HSETNX', K[OWNERS], id, A[1])
+      adopted = adopted + 1
+    end
+  end
+  return adopted
+end
+
+-- KEYS own: where a key of the wrong type goes -> how many there were. The pool is then rebuilt from the record.
+local function mend(K, A)
+  local wrong = 0
+  for key, expected in ipairs(TYPES) do
+    local actual = redis.call('TYPE', K[key]).ok
+    if actual ~= 'none' and actual ~= expected then
+      redis.call('RENAME', K[key], K[OWN])
+      wrong = wrong + 1
+    end
+  end
+  for key = OWN + 1, #K do
+    local actual = redis.call('TYPE', K[key]).ok
+    if actual ~= 'none' and actual ~= 'list' then
+      redis.call('RENAME', K[key], K[OWN])
+      wrong = wrong + 1
+    end
+  end
+  if wrong > 0 then redis.call('DEL', K[GENERATION]) end
+  return wrong
+end
+
+-- ARGV age in milliseconds after which a worker is forgotten -> {worker, age, presence, ...} of the others
+local function workers(K, A)
+  local known, time = {}, now()
+  local all = redis.call('HGETALL', K[WORKERS])
+  for i = 1, #all, 2 do
+    local seen, presence = string.match(all[i + 1], '^(%d+) (.*)$')
+    if not seen or time - tonumber(seen) > tonumber(A[1]) then
+      redis.call('HDEL', K[WORKERS], all[i])
+      if not seen then put_aside(K, all[i]) end
+    else
+      known[#known + 1] = all[i]
+      known[#known + 1] = time - tonumber(seen)
+      known[#known + 1] = presence
+    end
+  end
+  return known
+end
+
+-- KEYS registry of engines (its only key) | ARGV engine, age after which an engine is stale -> stale engines
+local function keep_alive(K, A)
+  local time = now()
+  redis.call('ZADD', K[1], time, A[1])
+  return redis.call('ZRANGE', K[1], '-inf', time - tonumber(A[2]), 'BYSCORE')
+end

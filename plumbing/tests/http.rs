@@ -1,0 +1,344 @@
+//! The HTTP client of the plumbing APIs against real servers: what goes out, what comes back, and engines that are away.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "test code")]
+#![expect(clippy::disallowed_methods, reason = "servers live as long as their test's runtime")]
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::Response;
+use flowmonkey_plumbing::api::{
+    CHECKPOINT_BYTES_MAX, Checkpoint, Plumbing, PlumbingError, Progress, TaskAccess,
+};
+use flowmonkey_plumbing::http::{HttpPlumbing, HttpPlumbingConfig, ResultSent};
+use flowmonkey_plumbing::queue::Delivery;
+use flowmonkey_plumbing::token::TaskToken;
+use flowmonkey_plumbing::wire::{LogLevel, LogLine, ResultMessage, decode_result};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+
+/// No test waits longer for anything.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a request was.
+#[derive(Clone, Debug, PartialEq)]
+struct Seen {
+    call: String,
+    token: String,
+    media: String,
+    body: Vec<u8>,
+}
+
+impl Seen {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+}
+
+/// An engine that answers what it is told to, else 204.
+struct Fake {
+    seen: watch::Sender<Vec<Seen>>,
+    answers: Mutex<VecDeque<(u16, String)>>,
+    /// Requests wait for a permit; there are plenty unless a test takes them.
+    gate: Semaphore,
+}
+
+impl Fake {
+    async fn start() -> (Arc<Self>, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (Self::on(listener), address)
+    }
+
+    fn on(listener: TcpListener) -> Arc<Self> {
+        let fake = Arc::new(Self {
+            seen: watch::Sender::default(),
+            answers: Mutex::default(),
+            gate: Semaphore::new(1 << 20),
+        });
+        let router = Router::new().fallback(handle).with_state(Arc::clone(&fake));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        fake
+    }
+
+    fn answer(&self, status: u16, body: impl Into<String>) {
+        self.answers.lock().unwrap().push_back((status, body.into()));
+    }
+
+    fn problem(&self, status: u16, code: &str) {
+        self.answer(status, json!({ "code": code, "detail": "in words" }).to_string());
+    }
+
+    fn seen(&self) -> Vec<Seen> {
+        self.seen.borrow().clone()
+    }
+
+    async fn wait_for(&self, enough: impl Fn(&[Seen]) -> bool) -> Vec<Seen> {
+        let mut seen = self.seen.subscribe();
+        soon(seen.wait_for(|seen| enough(seen))).await.unwrap().clone()
+    }
+}
+
+async fn handle(State(fake): State<Arc<Fake>>, request: Request) -> Response<Body> {
+    let headers = request.headers().clone();
+    let header =
+        |name: &str| headers.get(name).map_or_else(String::new, |value| value.to_str().unwrap().to_owned());
+    let (token, media) = (header("authorization"), header("content-type"));
+    let call = format!("{} {}", request.method(), request.uri());
+    let body = to_bytes(request.into_body(), usize::MAX).await.unwrap().to_vec();
+    fake.seen.send_modify(|seen| seen.push(Seen { call, token, media, body }));
+    fake.gate.acquire().await.unwrap().forget();
+    let (status, body) = fake.answers.lock().unwrap().pop_front().unwrap_or((204, String::new()));
+    let location = "http://127.0.0.1:1/elsewhere";
+    Response::builder().status(status).header("location", location).body(Body::from(body)).unwrap()
+}
+
+async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(PATIENCE, future).await.expect("it happens soon")
+}
+
+fn access() -> TaskAccess {
+    let delivery = Delivery { task_id: "tk_1_1".into(), attempt: 2 };
+    TaskAccess { delivery, token: Some(TaskToken::new("v1.k.c.s")) }
+}
+
+fn client(engines: &[SocketAddr]) -> HttpPlumbing {
+    let engines: Vec<String> = engines.iter().map(|address| format!("http://{address}")).collect();
+    let quick = Duration::from_millis(1);
+    HttpPlumbing::new(HttpPlumbingConfig { rest: quick, linger: quick, ..HttpPlumbingConfig::new(engines) })
+        .unwrap()
+}
+
+/// An address where nobody listens.
+async fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+fn line(message: &str) -> LogLine {
+    LogLine { level: LogLevel::Info, message: message.into(), timestamp: String::new() }
+}
+
+fn result() -> ResultMessage {
+    serde_json::from_value(
+        json!({ "v": 1, "taskId": "tk_1_1", "attempt": 2, "executionId": "e", "stepId": "s",
+        "outcome": "success", "output": { "a": 1 } }),
+    )
+    .unwrap()
+}
+
+#[tokio::test]
+async fn calls_that_count_go_out_and_come_back() {
+    let (engine, address) = Fake::start().await;
+    let plumbing = client(&[address]);
+    engine.answer(200, r#"{"id":"cp_1","savedAt":"2030"}"#);
+    let saved = plumbing.save_checkpoint(&access(), json!({ "at": 1 })).await.unwrap();
+    assert_eq!(saved, Checkpoint { id: "cp_1".into(), saved_at: "2030".into(), data: json!({ "at": 1 }) });
+    engine.answer(200, r#"{"id":"cp_1","savedAt":"2030","data":{"at":1}}"#);
+    assert_eq!(plumbing.load_checkpoint(&access()).await.unwrap(), Some(saved));
+    assert_eq!(plumbing.load_checkpoint(&access()).await.unwrap(), None);
+    plumbing.clear_checkpoint(&access()).await.unwrap();
+    engine.answer(200, r#"{"id":"ex","status":"completed"}"#);
+    assert_eq!(plumbing.send_result(&access(), &result()).await.unwrap(), ResultSent::Applied);
+    let seen = engine.seen();
+    let calls: Vec<&str> = seen.iter().map(|seen| seen.call.as_str()).collect();
+    assert_eq!(
+        calls,
+        [
+            "PUT /v1/plumbing/tasks/tk_1_1/checkpoint",
+            "GET /v1/plumbing/tasks/tk_1_1/checkpoint",
+            "GET /v1/plumbing/tasks/tk_1_1/checkpoint",
+            "DELETE /v1/plumbing/tasks/tk_1_1/checkpoint",
+            "POST /v1/plumbing/tasks/tk_1_1/result",
+        ]
+    );
+    assert!(seen.iter().all(|seen| seen.token == "Bearer v1.k.c.s"));
+    assert_eq!((seen[0].media.as_str(), seen[0].json()), ("application/json", json!({ "at": 1 })));
+    assert_eq!(seen[4].media, "application/msgpack");
+    assert_eq!(decode_result(&seen[4].body).unwrap(), result());
+}
+
+#[tokio::test]
+async fn refusals_say_what_can_be_done() {
+    let (engine, address) = Fake::start().await;
+    let plumbing = client(&[address]);
+    engine.problem(409, "STALE_ATTEMPT");
+    let stale = plumbing.save_checkpoint(&access(), json!(1)).await.unwrap_err();
+    assert!(matches!(&stale, PlumbingError::Stale { task, attempt: 2 } if task == "tk_1_1"), "{stale}");
+    for (status, code) in [(409, "EXECUTION_FINISHED"), (409, "STALE_ATTEMPT"), (404, "EXECUTION_NOT_FOUND")]
+    {
+        engine.problem(status, code);
+        assert_eq!(plumbing.send_result(&access(), &result()).await.unwrap(), ResultSent::Refused);
+    }
+    for (status, code) in [(401, "TOKEN_EXPIRED"), (403, "TOKEN_SCOPE"), (413, "CHECKPOINT_TOO_LARGE")] {
+        engine.problem(status, code);
+        let refused = plumbing.load_checkpoint(&access()).await.unwrap_err();
+        assert!(matches!(&refused, PlumbingError::Refused { code: said, .. } if said == code), "{refused}");
+        assert!(!format!("{refused:?}").contains("v1.k.c.s"));
+    }
+    // A proxy's page, and a redirect: neither is followed, and neither is an answer.
+    for status in [404, 302] {
+        engine.answer(status, "<html>");
+        let refused = plumbing.load_checkpoint(&access()).await.unwrap_err();
+        assert!(refused.to_string().contains(&status.to_string()), "{refused}");
+    }
+    engine.answer(200, "<html>");
+    let nonsense = plumbing.load_checkpoint(&access()).await.unwrap_err();
+    assert!(matches!(nonsense, PlumbingError::Unavailable(_)), "{nonsense}");
+    let asked = engine.seen().len();
+
+    // These are not even asked.
+    let large = json!("x".repeat(CHECKPOINT_BYTES_MAX));
+    let refused = plumbing.save_checkpoint(&access(), large).await.unwrap_err();
+    assert!(matches!(refused, PlumbingError::TooLarge { limit: CHECKPOINT_BYTES_MAX, .. }), "{refused}");
+    for token in [None, Some(TaskToken::new("line\nbreak"))] {
+        let refused = plumbing.load_checkpoint(&TaskAccess { token, ..access() }).await.unwrap_err();
+        assert!(
+            matches!(&refused, PlumbingError::Refused { code, .. } if code == "TOKEN_MISSING"),
+            "{refused}"
+        );
+    }
+    assert_eq!(engine.seen().len(), asked);
+}
+
+#[tokio::test]
+async fn engines_are_asked_in_turn_until_one_serves() {
+    let (busy, busy_at) = Fake::start().await;
+    let (well, well_at) = Fake::start().await;
+    let plumbing = client(&[nobody().await, busy_at, well_at]);
+    busy.problem(503, "STORE_UNAVAILABLE");
+    plumbing.clear_checkpoint(&access()).await.unwrap();
+    assert_eq!((busy.seen().len(), well.seen().len()), (1, 1));
+    // The one that served is asked first from now on.
+    plumbing.clear_checkpoint(&access()).await.unwrap();
+    assert_eq!((busy.seen().len(), well.seen().len()), (1, 2));
+    for status in [500, 502, 429] {
+        well.answer(status, "");
+    }
+    plumbing.clear_checkpoint(&access()).await.unwrap();
+    assert_eq!((busy.seen().len(), well.seen().len()), (2, 3));
+}
+
+#[tokio::test]
+async fn a_call_gives_up_after_its_rounds() {
+    let (busy, busy_at) = Fake::start().await;
+    for _ in 0..100 {
+        busy.problem(503, "STORE_UNAVAILABLE");
+    }
+    let plumbing = client(&[busy_at]);
+    let away = soon(plumbing.send_result(&access(), &result())).await.unwrap_err();
+    assert!(matches!(away, PlumbingError::Unavailable(_)), "{away}");
+    assert_eq!(busy.seen().len(), 6);
+    let away = soon(client(&[nobody().await]).load_checkpoint(&access())).await.unwrap_err();
+    assert!(matches!(away, PlumbingError::Unavailable(_)), "{away}");
+}
+
+#[tokio::test]
+async fn an_engine_that_was_away_is_found_when_it_is_back() {
+    let access = access();
+    let away = nobody().await;
+    let (other, other_at) = Fake::start().await;
+    for _ in 0..200_000 {
+        other.answer(503, "");
+    }
+    let config = HttpPlumbingConfig {
+        rounds: 100_000,
+        rest: Duration::from_millis(1),
+        linger: Duration::from_millis(1),
+        ..HttpPlumbingConfig::new([format!("http://{away}"), format!("http://{other_at}")])
+    };
+    let plumbing = HttpPlumbing::new(config).unwrap();
+    plumbing.progress(&access, Progress { percent: 10.0, ..Progress::default() });
+    let back = async {
+        // Both have been tried in vain.
+        other.wait_for(|seen| seen.len() >= 4).await;
+        plumbing.progress(&access, Progress { percent: 20.0, ..Progress::default() });
+        Fake::on(TcpListener::bind(away).await.unwrap())
+    };
+    let (cleared, engine) = soon(async { tokio::join!(plumbing.clear_checkpoint(&access), back) }).await;
+    cleared.unwrap();
+    // What is volatile arrives as well: the latest of it.
+    let last = |seen: &[Seen]| seen.iter().rfind(|seen| seen.call.ends_with("/progress")).map(Seen::json);
+    let seen = engine.wait_for(|seen| last(seen).is_some_and(|body| body["percent"] == 20.0)).await;
+    assert!(seen.iter().any(|seen| seen.call.starts_with("DELETE ")));
+    assert_eq!(plumbing.dropped(), 0);
+}
+
+#[tokio::test]
+async fn volatile_calls_are_collected_while_one_is_on_its_way() {
+    let (engine, address) = Fake::start().await;
+    let permits = engine.gate.available_permits();
+    engine.gate.forget_permits(permits);
+    let plumbing = client(&[address]);
+    plumbing.started(&access(), "w-1");
+    engine.wait_for(|seen| seen.len() == 1).await;
+    for percent in 0..=100 {
+        plumbing.progress(&access(), Progress { percent: f64::from(percent), ..Progress::default() });
+    }
+    for number in 0..2_500 {
+        plumbing.log(&access(), &line(&number.to_string()));
+    }
+    engine.gate.add_permits(permits);
+    soon(plumbing.close(PATIENCE)).await;
+    let seen = engine.seen();
+    assert_eq!(seen[0].json(), json!({ "worker": "w-1" }));
+    assert_eq!(seen[1].json(), json!({ "percent": 100.0 }));
+    let batches: Vec<Vec<Value>> =
+        seen[2..].iter().map(|seen| seen.json()["lines"].as_array().unwrap().clone()).collect();
+    assert!(batches.len() <= 4 && batches.iter().all(|lines| lines.len() <= 1_000), "{}", batches.len());
+    let messages: Vec<String> =
+        batches.concat().iter().map(|line| line["message"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(messages, (0..2_500).map(|number| number.to_string()).collect::<Vec<_>>());
+    assert_eq!(plumbing.dropped(), 0);
+}
+
+#[tokio::test]
+async fn the_outbox_is_bounded_and_never_waits() {
+    let plumbing = client(&[nobody().await]);
+    for number in 0..30_000 {
+        plumbing.log(&access(), &line(&number.to_string()));
+    }
+    assert!(plumbing.dropped() >= 10_000, "{}", plumbing.dropped());
+    let dropped = plumbing.dropped();
+    plumbing.log(&access(), &line(&"x".repeat(1024 * 1024)));
+    assert_eq!(plumbing.dropped(), dropped + 1, "a line larger than a call");
+    for task in 0..12_000 {
+        let delivery = Delivery { task_id: format!("tk_{task}_1"), attempt: 1 };
+        plumbing.started(&TaskAccess { delivery, ..access() }, "w");
+    }
+    assert!(plumbing.dropped() >= dropped + 1_900, "{}", plumbing.dropped());
+    // While the engine is away, the end is in time, and what is lost is counted.
+    soon(plumbing.close(PATIENCE)).await;
+    let dropped = plumbing.dropped();
+    assert_eq!(dropped, 30_000 + 1 + 12_000);
+    plumbing.started(&access(), "w");
+    assert_eq!(plumbing.dropped(), dropped + 1);
+}
+
+#[tokio::test]
+async fn what_an_attempt_says_that_is_over_is_dropped() {
+    let (engine, address) = Fake::start().await;
+    engine.problem(409, "STALE_ATTEMPT");
+    let plumbing = client(&[address]);
+    plumbing.progress(&access(), Progress::default());
+    plumbing.log(&access(), &line("late"));
+    soon(plumbing.close(PATIENCE)).await;
+    assert_eq!((engine.seen().len(), plumbing.dropped()), (1, 2));
+}
+
+#[tokio::test]
+async fn useless_settings_are_refused() {
+    for engines in [vec![], vec!["http://a"; 65], vec!["not a url"], vec!["ftp://a"]] {
+        assert!(HttpPlumbing::new(HttpPlumbingConfig::new(engines)).is_err());
+    }
+    let config = HttpPlumbingConfig {
+        ca_pem: b"-----BEGIN CERTIFICATE-----\nx\n".to_vec(),
+        ..HttpPlumbingConfig::new(["https://a"])
+    };
+    assert!(HttpPlumbing::new(config).is_err());
+}

@@ -1,0 +1,22 @@
+//! The queue in Redis, on private servers: the rules of every queue, and what only happens with Redis.
+
+#![expect(clippy::unwrap_used, reason = "test code")]
+
+mod acl;
+mod crowd;
+mod faults;
+mod garbage;
+mod servers;
+mod support;
+
+mod rules {
+    use super::support::new_queue;
+
+    flowmonkey_plumbing::queue_conformance!(new_queue);
+}
+
+mod rules_in_a_cluster {
+    use super::support::new_cluster_queue;
+
+    flowmonkey_plumbing::queue_conformance!(new_cluster_queue);
+}
