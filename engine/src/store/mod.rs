@@ -6,6 +6,7 @@
 mod child;
 #[doc(hidden)]
 pub mod conformance;
+mod creates;
 mod encode;
 mod error;
 mod flows;
@@ -31,8 +32,8 @@ pub use model::{
     Spent, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Update, awaited_event,
 };
 pub use postgres::{
-    Causes, Inspection, POSTGRES_SCHEMA_VERSION, PoolFacts, PostgresOptions, PostgresStore, ServerFacts,
-    Session, TableFacts,
+    Causes, Inspection, POSTGRES_SCHEMA_VERSION, PoolFacts, PostgresOptions, PostgresSession, PostgresStore,
+    ServerFacts, TableFacts,
 };
 pub use sqlite::{Durability, SCHEMA_VERSION, SqliteOptions, SqliteStore, verify};
 pub(crate) use tally::{JoinKey, touched_budgets, touched_joins};
