@@ -164,6 +164,7 @@ Examples:
   cat order.json | flowmonkey run order.yaml --input -
   flowmonkey run report.yaml --handlers handlers/ --data-dir ./data
   flowmonkey run reminder.yaml --skip-time             a 30-day wait passes at once
+  flowmonkey run order.yaml --server http://engine:7420 --fallback embedded --idempotency-key order-17
 
 Without --data-dir the record lives in a temporary directory, which is kept and named when the execution does not
 complete. The first Ctrl-C cancels the execution and lets it clean up, the second leaves at once.")]
@@ -183,6 +184,12 @@ pub(crate) struct RunArgs {
     /// Let waits and delays pass at once, in virtual time
     #[arg(long)]
     pub(crate) skip_time: bool,
+    /// The same key gives the same execution of the flow, for 24 hours; on a server, or in the same --data-dir
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
+    /// What to do when the server of --server cannot be reached: run the flow in this process
+    #[arg(long, value_enum, value_name = "WHERE")]
+    pub(crate) fallback: Option<Fallback>,
     /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: Output,
@@ -191,6 +198,13 @@ pub(crate) struct RunArgs {
     pub(crate) durability: Durability,
     #[command(flatten)]
     pub(crate) handlers: HandlerArgs,
+}
+
+/// Where a flow runs when a server cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Fallback {
+    /// In this process, as without --server
+    Embedded,
 }
 
 /// `flowmonkey dev`.

@@ -49,7 +49,8 @@ async fn servers_in_good_order_are_called_so() {
     let _worker = servers.worker(&url, &["--handler", "transform"]);
     let id = start(&url, &works(), &json!({}));
     ends(&url, &id, "completed");
-    let queue = RedisQueue::connect(flowmonkey_plumbing::queue::redis::RedisOptions::new(servers.redis.url())).await;
+    let queue =
+        RedisQueue::connect(flowmonkey_plumbing::queue::redis::RedisOptions::new(servers.redis.url())).await;
     let presence = WorkerPresence {
         worker: "worker-of-the-test".into(),
         pools: vec!["transform".into()],

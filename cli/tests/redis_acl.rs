@@ -50,7 +50,8 @@ async fn an_engine_and_a_worker_run_with_the_printed_rules() {
     assert_eq!(record["context"]["sum"], 42, "{record:#}\n{}", worker.said());
 
     // The same user gets nowhere with another pool.
-    for (key, allowed) in [("flowmonkey:tasks:{transform}", true), ("flowmonkey:tasks:{http-request}", false)] {
+    for (key, allowed) in [("flowmonkey:tasks:{transform}", true), ("flowmonkey:tasks:{http-request}", false)]
+    {
         let answer = servers.redis.command(&["ACL", "DRYRUN", "transformer", "LLEN", key]).await;
         assert_eq!(format!("{answer:?}").contains("no permissions"), !allowed, "{answer:?}");
     }
