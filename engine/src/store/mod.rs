@@ -15,6 +15,7 @@ mod model;
 mod postgres;
 mod sqlite;
 mod tally;
+mod transfer;
 
 use std::sync::Arc;
 
@@ -37,6 +38,7 @@ pub use postgres::{
 };
 pub use sqlite::{Durability, SCHEMA_VERSION, SqliteOptions, SqliteStore, verify};
 pub(crate) use tally::{JoinKey, touched_budgets, touched_joins};
+pub use transfer::{TransferError, TransferProgress, TransferredTable, transfer};
 
 /// The record. All instants are arguments; nothing here reads a clock.
 #[async_trait]
