@@ -99,6 +99,8 @@ pub(crate) enum Command {
     /// Make a data directory from a backup
     #[command(after_help = "Example:\n  flowmonkey restore flowmonkey-2026-02-03.db .flowmonkey")]
     Restore(RestoreArgs),
+    /// Carry an embedded record to Postgres, with everything that is unfinished in it
+    Move(MoveArgs),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  flowmonkey completions bash > ~/.local/share/bash-completion/completions/flowmonkey"
@@ -536,6 +538,29 @@ pub(crate) struct BackupArgs {
     pub(crate) data_dir: PathBuf,
     /// The file to make; it must not exist
     pub(crate) file: PathBuf,
+}
+
+/// `flowmonkey move`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  flowmonkey move --from sqlite:.flowmonkey --to postgres://flowmonkey@db/flowmonkey
+
+The data directory must not be in use, the database must be empty. Everything comes along or nothing does. Afterwards the
+old record has another name, so that nothing goes on in two places. A backup is moved as it is, and keeps its name.")]
+pub(crate) struct MoveArgs {
+    /// sqlite:DIR, a data directory, or sqlite:FILE, a backup
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) from: String,
+    /// The database: postgres://USER:PASSWORD@HOST:PORT/DATABASE[?sslmode=verify-full&sslrootcert=FILE]
+    #[arg(long, value_name = "URL", env = "FLOWMONKEY_DATABASE", hide_env_values = true)]
+    pub(crate) to: String,
+    /// What pools the connections between here and Postgres
+    #[arg(long, value_enum, default_value_t, env = "FLOWMONKEY_POOLER")]
+    pub(crate) pooler: Pooler,
+    /// How the numbers of rows are printed
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Output,
 }
 
 /// `flowmonkey restore`.

@@ -71,6 +71,7 @@ fn log_to_stderr(cli: &Cli) -> Result<(), CliError> {
         | Command::RedisAcl(_)
         | Command::Backup(_)
         | Command::Restore(_)
+        | Command::Move(_)
         | Command::Completions { .. } => 0,
     };
     let level = match default + *verbose {

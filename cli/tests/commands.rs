@@ -37,6 +37,7 @@ fn the_help_names_every_command() {
             "redis-acl",
             "backup",
             "restore",
+            "move",
             "completions",
             "help"
         ]

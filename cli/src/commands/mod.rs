@@ -6,6 +6,7 @@ mod doctor;
 mod engine;
 mod execution;
 mod flow;
+mod move_record;
 mod place;
 mod redis_acl;
 mod run;
@@ -36,6 +37,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::RedisAcl(args) => redis_acl::redis_acl(args),
         Command::Backup(args) => backup::backup(args).await,
         Command::Restore(args) => backup::restore(args).await,
+        Command::Move(args) => move_record::move_record(args).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "flowmonkey", &mut script);

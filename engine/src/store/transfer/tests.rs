@@ -17,13 +17,11 @@ const FILL: &str = r#"
     INSERT INTO fm_definitions VALUES ('h', 'f', '1.0.0', 'published', '{"a":"tab	and \\ and \n"}');
     INSERT INTO fm_flows VALUES ('f', '1.0.0', 'h', 'published', 7);
     INSERT INTO fm_executions (id, version, status, updated_at, task_out, abandon, root_id, created_at, flow_id,
-        flow_version, current_step, waiting_reason, tenant_id, labels, state, context)
+        flow_version, current_step, waiting_reason, tenant_id, labels, state, context, ended_at, output)
     VALUES (x'00112233445566778899aabbccddeeff', 3, 'waiting', 5, 0, 0, x'00112233445566778899aabbccddeeff', 4, 'f', '1.0.0',
-        'a' || char(9) || 'b' || char(10) || char(13) || '\', 'ünï \N \t', NULL, '{"k": "v"}', '{}', '{"x":"😀"}'),
+        'a' || char(9) || 'b' || char(10) || char(13) || '\', 'ünï \N \t', NULL, '{"k": "v"}', '{}', '{"x":"😀"}', NULL, NULL),
         (x'10112233445566778899aabbccddeeff', 3, 'completed', 5, 0, 0, x'10112233445566778899aabbccddeeff', 4, 'f', '1.0.0',
-        '', NULL, 't', '{}', '{}', '{}');
-    UPDATE fm_executions SET ended_at = 9, output = '"\\N"' WHERE status = 'completed';
-    UPDATE fm_executions SET ended_at = 9 WHERE status = 'completed';
+        '', NULL, 't', '{}', '{}', '{}', 9, '"\\N"');
     INSERT INTO fm_history SELECT id, 1, 2, '[]' FROM fm_executions;
     INSERT INTO fm_timers SELECT id, -5 FROM fm_executions;
     INSERT INTO fm_subscriptions SELECT id, 'n' FROM fm_executions;
