@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use flowmonkey_test_support::{Postgres, Redis, RedisOptions, TestDatabase, wait_for, wait_until};
+use redis::FromRedisValue as _;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -210,13 +211,10 @@ async fn a_worker_in_python_does_the_work_of_flows() {
     let text = "a long story. ".repeat(4_000);
     let mirrored = world.start_step("mirrored", &json!({ "type": "mirror" }), &json!({ "text": text }));
     let payload = wait_for("the task is in the queue", DEADLINE, || async {
-        match world.redis(&["HVALS", "flowmonkey:payload:{mirror}"]).await {
-            redis::Value::Array(values) => values.into_iter().next(),
-            other => panic!("{other:?}"),
-        }
+        let payloads = world.redis(&["HVALS", "flowmonkey:payload:{mirror}"]).await;
+        Vec::<Vec<u8>>::from_redis_value(payloads).unwrap().pop()
     })
     .await;
-    let redis::Value::BulkString(payload) = payload else { panic!("{payload:?}") };
     assert_eq!((payload[0], payload.len() < text.len() / 2), (ZSTD, true));
 
     let _worker = world.worker(&["greet", "flaky", "mirror", "unwritable"], 8, 8);
@@ -335,9 +333,9 @@ async fn handlers_stop_when_they_are_cancelled_or_their_leases_end() {
     let lost = world.start_step("lost", &json!({ "type": "hold" }), &json!("b"));
     world.noted("begun", 2).await;
     let owners = "flowmonkey:owners:{hold}";
-    let redis::Value::Array(ids) = world.redis(&["HKEYS", owners]).await else { panic!("a list of ids") };
-    let [redis::Value::BulkString(delivery)] = &ids[..] else { panic!("{ids:?}") };
-    world.redis(&["HSET", owners, std::str::from_utf8(delivery).unwrap(), "somebody"]).await;
+    let held: Vec<String> =
+        redis::FromRedisValue::from_redis_value(world.redis(&["HKEYS", owners]).await).unwrap();
+    world.redis(&["HSET", owners, &held[0], "somebody"]).await;
     assert_eq!(world.noted("stopped", 2).await[1], "b 1 lost");
     let begun = world.noted("begun", 3).await;
     assert!(begun[2].starts_with("b 2 "), "{begun:?}");
