@@ -7,6 +7,7 @@ use std::fmt::Debug;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use flowmonkey_plumbing::queue::redis::{LIBRARY, library_source};
 use flowmonkey_plumbing::wire::{
     ResultMessage, TaskMessage, WireError, decode_result, decode_task, encode_result, encode_task,
 };
@@ -93,4 +94,18 @@ fn compressed_tasks_are_read_as_ever() {
     let bytes = unhex(&fs::read_to_string(&binary).unwrap());
     assert_eq!(bytes[0], 2);
     assert_eq!(decode_task(&bytes).unwrap(), message);
+}
+
+/// Engines load the functions beside those of other versions, and leave what has the same name: what was released under a
+/// name never changes. Other code needs another number in the name, and then a new file here.
+#[test]
+fn functions_are_the_same_under_the_same_name() {
+    let file = golden(&format!("{LIBRARY}.sha256"));
+    let source = library_source();
+    assert!(source.starts_with(&format!("#!lua name={LIBRARY}\n")));
+    let digest = hex(ring::digest::digest(&ring::digest::SHA256, source.as_bytes()).as_ref());
+    if std::env::var_os("FLOWMONKEY_BLESS").is_some() {
+        fs::write(&file, &digest).unwrap();
+    }
+    assert_eq!(digest, fs::read_to_string(&file).unwrap(), "{LIBRARY} has changed");
 }

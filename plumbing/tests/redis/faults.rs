@@ -204,15 +204,17 @@ async fn a_full_redis_takes_no_tasks_but_drains() {
     };
     let info = server.command(&["INFO", "memory"]).await;
     let used = used(redis::from_redis_value(info).unwrap());
-    let limit = |bytes: u64| async move { bytes.to_string() };
-    server.command(&["CONFIG", "SET", "maxmemory", &limit(used + used / 20).await]).await;
+    let limit = |bytes: u64| bytes.to_string();
+    server.command(&["CONFIG", "SET", "maxmemory", &limit(used + used / 20)]).await;
     let full = |error: &QueueError| matches!(error, QueueError::Full { .. });
     // The view of the memory may be a second old.
     wait_until("pushes are refused by the ratio", PATIENCE, async || {
         by_ratio.push(vec![long_task("t1")]).await.as_ref().is_err_and(full)
     })
     .await;
-    server.command(&["CONFIG", "SET", "maxmemory", &limit(used / 2).await]).await;
+    // Its view of the memory is from just before, so that most likely Redis itself refuses; it looks the same.
+    by_redis.push(tasks.to_vec()).await.unwrap();
+    server.command(&["CONFIG", "SET", "maxmemory", &limit(used / 2)]).await;
     let error = by_redis.push(vec![long_task("t3")]).await.unwrap_err();
     assert!(full(&error), "{error:?}");
     assert_eq!(claimed(&by_ratio, "w", 1).await, ["t1"]);
@@ -261,6 +263,36 @@ async fn heartbeats_have_their_own_connection_in_each_runtime() {
         let lost = tokio::task::spawn_blocking(heartbeat).await.unwrap();
         assert_eq!(lost, []);
     }
+}
+
+/// A worker that stops waiting, because it ends or has work of its own, does not take rings away from the others.
+#[tokio::test]
+async fn a_worker_that_stops_waiting_leaves_the_bells_to_others() {
+    let server = private_server(&[]).await;
+    let (leaving, staying) = (options(server.url()), options(server.url()));
+    let staying = RedisOptions { prefix: leaving.prefix.clone(), ..staying };
+    let (leaving, staying) = (queue_with(leaving).await.0, queue_with(staying).await.0);
+    let blocked = async || {
+        let info: String = redis::from_redis_value(server.command(&["INFO", "clients"]).await).unwrap();
+        let line = info.lines().find_map(|line| line.strip_prefix("blocked_clients:")).unwrap().to_owned();
+        line.trim().parse::<u64>().unwrap()
+    };
+    let pools = ["a".to_owned()];
+    let waiting = async {
+        loop {
+            leaving.wait_for_tasks(&pools).await;
+        }
+    };
+    tokio::select! {
+        () = waiting => {}
+        () = wait_until("it waits", PATIENCE, async || blocked().await == 1) => {}
+    }
+    wait_until("nobody waits", PATIENCE, async || blocked().await == 0).await;
+    let hears = tokio::time::timeout(PATIENCE, staying.wait_for_tasks(&pools));
+    let (heard, pushed) = tokio::join!(hears, leaving.push(vec![long_task("t")]));
+    heard.unwrap();
+    pushed.unwrap();
+    assert_eq!(claimed(&staying, "w", 1).await, ["t"]);
 }
 
 /// An engine that is not heard of any more loses what it took to those that are.

@@ -37,10 +37,11 @@ pub fn acl_rules(role: &AclRole, prefix: &str) -> Option<String> {
     }
 }
 
-/// Reading and writing, but nothing that stops, empties or configures the server.
+/// Reading and writing, but nothing that stops, empties or configures the server. Patterns of channels that engines
+/// subscribe to stand there as they are: Redis compares those word by word.
 fn engine(prefix: &str) -> String {
     format!(
-        "resetkeys resetchannels ~{prefix}:* &{prefix}:* -@all +@read +@write +@pubsub +@connection -@dangerous \
+        "resetkeys resetchannels ~{prefix}:* &{prefix}:* &{prefix}:results-bell:* &{prefix}:progress:* -@all +@read +@write +@pubsub +@connection -@dangerous \
          -function +function|load +fcall +time +info +cluster|slots +cluster|info"
     )
 }

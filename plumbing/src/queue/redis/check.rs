@@ -14,6 +14,7 @@ use crate::queue::QueueError;
 
 /// The oldest Redis that has functions and selectors in ACLs.
 const VERSION_MIN: (u32, u32) = (7, 0);
+const IS_CLUSTER: &str = "REDIS_IS_CLUSTER";
 /// Any pool will do to see whether functions answer.
 const PROBED_POOL: &str = "doctor";
 
@@ -67,7 +68,10 @@ impl Shared {
             Err(error) => return Err(error.into_queue_error("INFO of Redis")),
         }
         found.extend(self.check_persistence().await?);
-        found.extend(self.check_rights().await?);
+        // A node that does not have the key answers nothing else.
+        if !found.iter().any(|finding| finding.code == IS_CLUSTER) {
+            found.extend(self.check_rights().await?);
+        }
         // The worst first.
         Ok(found.into_iter().rev().collect())
     }
@@ -209,7 +213,7 @@ fn judge(info: &Info, options: &RedisOptions, by_cluster: bool) -> Vec<Finding> 
     if is_cluster && !by_cluster {
         found.push(Finding::new(
             Severity::Refuse,
-            "REDIS_IS_CLUSTER",
+            IS_CLUSTER,
             "this server is a node of a Cluster, and the URL names a single server",
             "use `redis+cluster://`",
         ));

@@ -85,6 +85,11 @@ impl RedisFailure {
         matches!(self, Self::Command { source, .. } if has_code(source, "WRONGTYPE"))
     }
 
+    /// Whether Redis takes no more.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self, Self::Command { source, .. } if has_code(source, "OOM"))
+    }
+
     /// The error of the queue; `entry` is what was worked on.
     pub(super) fn into_queue_error(self, entry: &str) -> QueueError {
         match &self {
@@ -130,4 +135,40 @@ fn needs_reconnect(error: &RedisError) -> bool {
         )
     );
     answered_by_the_wrong_node || !is_answer(error) || error.is_unrecoverable_error()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(code: &str, detail: &str) -> RedisFailure {
+        let source = redis::make_extension_error(code.to_owned(), Some(detail.to_owned()));
+        RedisFailure::Command { doing: "it".into(), source }
+    }
+
+    #[test]
+    fn answers_of_redis_are_told_apart_and_keep_the_connection() {
+        let full = answered("OOM", "command not allowed when used memory > 'maxmemory'.");
+        assert!(full.is_full() && !full.needs_reconnect() && !full.may_have_happened());
+        assert!(matches!(full.into_queue_error("a"), QueueError::Full { .. }));
+        let wrong = answered("WRONGTYPE", "Operation against a key holding the wrong kind of value");
+        assert!(wrong.is_wrong_type() && !wrong.needs_reconnect());
+        assert!(matches!(wrong.into_queue_error("a"), QueueError::Corrupt { entry, .. } if entry == "a"));
+        let missing = answered("ERR", "Function not found");
+        assert!(missing.is_function_missing() && !missing.needs_reconnect());
+        assert!(matches!(missing.into_queue_error("a"), QueueError::Unavailable(_)));
+    }
+
+    #[test]
+    fn broken_connections_leave_it_open_what_happened() {
+        let source = RedisError::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
+        let broken = RedisFailure::Command { doing: "it".into(), source };
+        let late = RedisFailure::Deadline { doing: "it".into(), deadline: Duration::from_secs(1) };
+        for failure in [broken, late] {
+            assert!(failure.needs_reconnect() && failure.may_have_happened());
+            assert!(matches!(failure.into_queue_error("a"), QueueError::Unavailable(_)));
+        }
+        let waiting = RedisFailure::BackingOff { last: "refused".into() };
+        assert!(!waiting.needs_reconnect() && !waiting.may_have_happened());
+    }
 }

@@ -138,6 +138,8 @@ pub(super) async fn load(line: &Line) -> Result<(), RedisFailure> {
         Ok(_) => Ok(()),
         // The same version is the same code.
         Err(RedisFailure::Command { source, .. }) if source.to_string().contains("already exists") => Ok(()),
+        // A full Redis takes no functions, which says nothing about rights.
+        Err(error) if error.is_full() => Err(error),
         Err(RedisFailure::Command { source, .. }) if super::failure::is_answer(&source) => {
             Err(RedisFailure::FunctionsMissing { source })
         }

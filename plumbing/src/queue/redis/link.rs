@@ -55,9 +55,9 @@ impl Purpose {
 
 /// Opens connections.
 pub(super) enum Client {
-    Single(redis::Client),
-    Sentinel(tokio::sync::Mutex<SentinelClient>),
-    Cluster(ClusterNodes),
+    Single(Box<redis::Client>),
+    Sentinel(Box<tokio::sync::Mutex<SentinelClient>>),
+    Cluster(Box<ClusterNodes>),
 }
 
 pub(super) struct ClusterNodes {
@@ -79,14 +79,15 @@ impl Client {
                 let infos = node_infos(address).map_err(refused)?;
                 let info = infos.into_iter().next();
                 let info = info.ok_or_else(|| RedisOptionsError::Url { reason: "it has no host".into() })?;
-                Ok(Self::Single(open(info, certificates.as_ref()).map_err(refused)?))
+                Ok(Self::Single(Box::new(open(info, certificates.as_ref()).map_err(refused)?)))
             }
             AddressKind::Sentinel { master } => {
                 let client = sentinel(address, master, options, certificates).map_err(refused)?;
-                Ok(Self::Sentinel(tokio::sync::Mutex::new(client)))
+                Ok(Self::Sentinel(Box::new(tokio::sync::Mutex::new(client))))
             }
             AddressKind::Cluster => {
-                Ok(Self::Cluster(cluster(address, certificates.as_ref()).map_err(refused)?))
+                let nodes = cluster(address, certificates.as_ref()).map_err(refused)?;
+                Ok(Self::Cluster(Box::new(nodes)))
             }
         }
     }

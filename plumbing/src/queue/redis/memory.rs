@@ -60,10 +60,6 @@ pub(super) struct Info(String);
 
 impl Info {
     fn read(value: Value) -> Result<Self, RedisFailure> {
-        let value = match value {
-            Value::VerbatimString { text, .. } => Value::SimpleString(text),
-            other => other,
-        };
         Ok(Self(Answer::new("INFO", value).text()?))
     }
 

@@ -9,6 +9,7 @@ mod address;
 mod bells;
 mod check;
 mod dispatch;
+mod engine;
 mod failure;
 mod functions;
 mod hands;

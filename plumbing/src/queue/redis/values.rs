@@ -14,6 +14,7 @@ pub(super) struct Answer {
     value: Value,
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "not our enum, and more may be added to it")]
 impl Answer {
     pub(super) fn new(doing: &'static str, value: Value) -> Self {
         Self { doing, value }
@@ -54,7 +55,7 @@ impl Answer {
     pub(super) fn bytes(self) -> Result<Vec<u8>, RedisFailure> {
         match self.value {
             Value::BulkString(bytes) => Ok(bytes),
-            Value::SimpleString(text) => Ok(text.into_bytes()),
+            Value::SimpleString(text) | Value::VerbatimString { text, .. } => Ok(text.into_bytes()),
             Value::Int(number) => Ok(number.to_string().into_bytes()),
             Value::Nil => Ok(Vec::new()),
             _ => Err(Self::wrong(self.doing)),
