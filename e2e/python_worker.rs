@@ -256,6 +256,7 @@ async fn a_worker_in_python_does_the_work_of_flows() {
     .await;
     assert_eq!((payload[0], payload.len() < text.len() / 2), (ZSTD, true));
 
+    fs::write(world.path("lose"), "").unwrap();
     let _worker = world.worker(&["greet", "flaky", "mirror", "unwritable"], 8, 8);
     let names: Vec<Value> = (0..50).map(|number| json!({ "name": format!("guest {number}") })).collect();
     let body = json!({ "type": "greet", "input": { "type": "key", "key": "item" } });
@@ -279,7 +280,11 @@ async fn a_worker_in_python_does_the_work_of_flows() {
     assert_eq!(world.ends(&set, "failed")["error"]["code"], "HANDLER_ERROR");
 
     let reversed: String = text.chars().rev().collect();
-    assert_eq!(world.ends(&mirrored, "completed")["output"]["text"], reversed.repeat(2));
+    let mirrored = world.ends(&mirrored, "completed");
+    assert_eq!(mirrored["output"]["text"], reversed.repeat(2));
+    // The answer of the claim that took it was lost; it was given back at once, not when its lease had ended.
+    assert!(!world.path("lose").exists());
+    assert_eq!(World::attempts(&mirrored), [(1, "success".to_owned(), String::new())]);
     let formats: Vec<String> = world.notes("format step");
     assert_eq!(formats.iter().filter(|format| **format == ZSTD.to_string()).count(), 1);
     assert!(formats.contains(&PLAIN.to_string()));

@@ -1,9 +1,12 @@
 """The handlers of the tests, and workers that misbehave. `cases.py URL FOLDER SLOTS PREFETCH HANDLER...`
 
-What happens is written to FOLDER/notes; `hold` ends when FOLDER/gate is there."""
+What happens is written to FOLDER/notes; `hold` ends when FOLDER/gate is there; when FOLDER/lose is there, the answer of one
+claim is lost."""
 import os
 import pathlib
 import sys
+
+import redis
 
 import wire
 import worker
@@ -49,6 +52,13 @@ def unwritable(task):
 
 
 class Cases(worker.Worker):
+    def call(self, client, function, pool, *arguments):
+        answer = super().call(client, function, pool, *arguments)
+        if function == "claim" and pool == "mirror" and answer[2] and (FOLDER / "lose").exists():
+            (FOLDER / "lose").unlink()
+            raise redis.ConnectionError("the answer was lost")
+        return answer
+
     def seal(self, task, result):
         body = super().seal(task, result)
         note("format", task.message["stepId"], body[0])

@@ -98,6 +98,8 @@ class Worker:
         self.presence = {"worker": self.name, "pools": list(self.pools), "slots": slots, "version": VERSION,
                          "startedAt": now(), "manifests": [{"type": name, "version": VERSION} for name in handlers]}
         self.lock, self.tasks = threading.Lock(), {}  # In hand, until their results are accepted.
+        # Held by a heartbeat and by giving back: a heartbeat from before would take back what was given.
+        self.keeping = threading.Lock()
         self.claims, self.in_doubt, self.draining, self.ended = 0, set(), False, False
         self.give_up_at = float("inf")
         self.freed, self.news = threading.Event(), threading.Event()
@@ -239,7 +241,8 @@ class Worker:
                     self.announce(announced)
                     announce_at = time.monotonic() + ANNOUNCE_EVERY
                 for pool in self.pools:
-                    self.extend(pool)
+                    with self.keeping:
+                        self.extend(pool)
             except redis.RedisError as error:
                 warn(f"leases were not extended, trying again: {error}")
             with self.lock:
@@ -279,17 +282,23 @@ class Worker:
         for pool in self.pools:
             self.call(self.heartbeats, "announce", pool, self.name, presence, self.key("results-bell", pool))
 
+    def give_back(self, pool):
+        """Releases what has not begun."""
+        with self.lock:
+            untouched = [task.id for task in self.tasks.values() if task.pool == pool and not task.begun]
+            for id in untouched:
+                del self.tasks[id]
+        try:
+            if untouched:
+                self.call(self.calls, "release", pool, self.name, *untouched)
+        except redis.RedisError as error:
+            warn(f"tasks were not given back, their leases will end: {error}")
+
     def drain(self):
+        self.news.set()
         for pool in self.pools:
-            with self.lock:
-                untouched = [task.id for task in self.tasks.values() if task.pool == pool and not task.begun]
-                for id in untouched:
-                    del self.tasks[id]
-            try:
-                if untouched:
-                    self.call(self.calls, "release", pool, self.name, *untouched)
-            except redis.RedisError as error:
-                warn(f"tasks were not given back, their leases will end: {error}")
+            with self.keeping:
+                self.give_back(pool)
         grace_end = time.monotonic() + self.grace
         while self.tasks and time.monotonic() < grace_end:
             self.freed.wait(TRY_AGAIN)
