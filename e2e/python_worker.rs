@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "test code")]
 
+mod python_document;
+
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -10,9 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use flowmonkey_plumbing::queue::WorkerPresence;
-use flowmonkey_plumbing::queue::redis::library_source;
-use flowmonkey_plumbing::wire::{ResultMessage, TaskMessage};
+use flowmonkey_plumbing::queue::redis::{AclRole, acl_rules};
 use flowmonkey_test_support::{Postgres, Redis, RedisOptions, TestDatabase, wait_for, wait_until};
 use redis::FromRedisValue as _;
 use rustix::process::{Pid, Signal, kill_process};
@@ -25,7 +25,12 @@ const PACKAGES: &str = "python3-redis python3-msgpack python3-zstandard";
 /// How long anything may take that is waited for.
 const DEADLINE: Duration = Duration::from_secs(30);
 const HEARTBEAT_MS: &str = "200";
-const LEASE_MS: &str = "2000";
+/// For tests that wait for leases to end.
+const SHORT_LEASE_MS: &str = "2000";
+/// For those in which none may end, on however busy a machine.
+const LONG_LEASE_MS: &str = "20000";
+/// The handler whose worker has a user of its own at Redis, with the rights of its pool and no others.
+const CONFINED: &str = "forge";
 /// First byte of a message: MessagePack as it is, or in a zstd frame.
 const PLAIN: u8 = 1;
 const ZSTD: u8 = 2;
@@ -67,11 +72,16 @@ struct World {
 }
 
 impl World {
-    async fn start() -> Self {
+    async fn start(lease_ms: &str) -> Self {
         require_python();
         let template = Postgres::shared().await.template("python_worker", migrate).await;
         let database = template.database().await;
-        let redis = Redis::start(RedisOptions::default()).await;
+        let rights = acl_rules(&AclRole::Worker { pool: CONFINED.into() }, "flowmonkey").unwrap();
+        let acl = vec![
+            "user default on nopass ~* &* +@all".to_owned(),
+            format!("user {CONFINED} on >secret {rights}"),
+        ];
+        let redis = Redis::start(RedisOptions { acl, ..RedisOptions::default() }).await;
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("engine.log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_flowmonkey"));
@@ -82,7 +92,7 @@ impl World {
             "--heartbeat-ms",
             HEARTBEAT_MS,
             "--lease-ms",
-            LEASE_MS,
+            lease_ms,
         ]);
         command.args(["--database", &database.url(), "--redis", &redis.url()]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
@@ -105,7 +115,9 @@ impl World {
     fn worker(&self, handlers: &[&str], slots: usize, prefetch: usize) -> Process {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../e2e/python/cases.py");
         let mut command = Command::new(PYTHON);
-        command.arg("-B").arg(script).arg(self.redis.url()).arg(self.folder.path());
+        let login = if handlers == [CONFINED] { format!("{CONFINED}:secret@") } else { String::new() };
+        let redis = format!("redis://{login}127.0.0.1:{}", self.redis.port());
+        command.arg("-B").arg(script).arg(redis).arg(self.folder.path());
         command.args([slots.to_string(), prefetch.to_string()]).args(handlers);
         let log = fs::File::options().create(true).append(true).open(self.path("worker.log")).unwrap();
         Process(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
@@ -207,45 +219,9 @@ fn require_python() {
     );
 }
 
-fn file(path: &str) -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap()
-}
-
-#[test]
-fn the_document_says_what_the_code_does() {
-    let document = file("docs/protocol.md");
-    let blocks = |language: &str| -> Vec<&str> {
-        let opening = format!("\n```{language}\n");
-        document.split(opening.as_str()).skip(1).map(|rest| rest.split("\n```").next().unwrap()).collect()
-    };
-    // The functions that move messages are spelled as in the worker.
-    let wire = file("e2e/python/wire.py");
-    let [python] = blocks("python")[..] else { panic!("one block of Python") };
-    for line in python.lines().filter(|line| !line.starts_with("import")) {
-        assert!(wire.contains(line), "{line}");
-    }
-    // The examples are messages, and name no field that is none.
-    let whole: Vec<Value> =
-        blocks("json").into_iter().filter_map(|block| serde_json::from_str(block).ok()).collect();
-    let [presence, task, result] = &whole[..] else { panic!("three examples, not {}", whole.len()) };
-    let read: TaskMessage = serde_json::from_value(task.clone()).unwrap();
-    assert_eq!(serde_json::to_value(read).unwrap(), *task);
-    let read: ResultMessage = serde_json::from_value(result.clone()).unwrap();
-    assert_eq!(serde_json::to_value(read).unwrap(), *result);
-    let read: WorkerPresence = serde_json::from_value(presence.clone()).unwrap();
-    assert_eq!(read.manifests.len(), 1);
-    for function in ["claim", "extend", "reassert", "finish", "release", "release_others", "announce"] {
-        assert!(document.contains(&format!("\n| `{function}` | 16")), "{function}");
-        assert!(
-            library_source().contains(&format!("register('{function}', {function}, DRAINS)")),
-            "{function}"
-        );
-    }
-}
-
 #[tokio::test]
 async fn a_worker_in_python_does_the_work_of_flows() {
-    let world = World::start().await;
+    let world = World::start(LONG_LEASE_MS).await;
     // Nobody serves the pool yet, so the message can be looked at as it travels.
     let text = "a long story. ".repeat(4_000);
     let mirrored = world.start_step("mirrored", &json!({ "type": "mirror" }), &json!({ "text": text }));
@@ -292,7 +268,7 @@ async fn a_worker_in_python_does_the_work_of_flows() {
 
 #[tokio::test]
 async fn a_task_of_a_killed_worker_is_finished_by_another() {
-    let world = World::start().await;
+    let world = World::start(SHORT_LEASE_MS).await;
     let doomed = world.worker(&["hold"], 1, 0);
     let id = world.start_step("held", &json!({ "type": "hold" }), &json!("a"));
     world.noted("begun", 1).await;
@@ -308,7 +284,7 @@ async fn a_task_of_a_killed_worker_is_finished_by_another() {
 
 #[tokio::test]
 async fn a_task_outlives_the_loss_of_the_queue_and_is_not_run_twice() {
-    let world = World::start().await;
+    let world = World::start(LONG_LEASE_MS).await;
     let _worker = world.worker(&["hold"], 2, 0);
     let id = world.start_step("held", &json!({ "type": "hold" }), &json!("a"));
     world.noted("begun", 1).await;
@@ -329,19 +305,21 @@ async fn a_task_outlives_the_loss_of_the_queue_and_is_not_run_twice() {
 
 #[tokio::test]
 async fn a_forged_result_is_refused_and_the_task_is_delivered_anew() {
-    let world = World::start().await;
-    let _worker = world.worker(&["forge"], 1, 0);
+    let world = World::start(LONG_LEASE_MS).await;
+    let _worker = world.worker(&[CONFINED], 1, 0);
     let id = world.start_step("forged", &json!({ "type": "forge" }), &Value::Null);
     let record = world.ends(&id, "completed");
     assert_eq!(record["output"], "honest");
     assert_eq!(World::attempts(&record), [(2, "success".to_owned(), String::new())]);
     let log = fs::read_to_string(world.path("engine.log")).unwrap();
     assert!(log.contains("a result is not known to be of its pool"), "{log}");
+    // The rights of its pool are all that the worker needs.
+    assert_eq!(fs::read_to_string(world.path("worker.log")).unwrap(), "");
 }
 
 #[tokio::test]
 async fn a_terminated_worker_gives_back_what_it_has_not_begun() {
-    let world = World::start().await;
+    let world = World::start(LONG_LEASE_MS).await;
     let first = world.worker(&["hold"], 1, 5);
     let body = json!({ "type": "hold", "input": { "type": "key", "key": "item" } });
     let items = json!({ "type": "key", "key": "input" });
@@ -365,7 +343,7 @@ async fn a_terminated_worker_gives_back_what_it_has_not_begun() {
 
 #[tokio::test]
 async fn handlers_stop_when_they_are_cancelled_or_their_leases_end() {
-    let world = World::start().await;
+    let world = World::start(SHORT_LEASE_MS).await;
     let _worker = world.worker(&["hold"], 1, 0);
     let cancelled = world.start_step("cancelled", &json!({ "type": "hold" }), &json!("a"));
     world.noted("begun", 1).await;
