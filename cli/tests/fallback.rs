@@ -65,6 +65,9 @@ const UNAVAILABLE: &str =
 const INVALID: &str = "HTTP/1.1 422 Unprocessable Entity\r\nContent-Length: 40\r\nConnection: close\r\n\r\n\
     {\"code\":\"INVALID_REQUEST\",\"detail\":\"no\"}";
 
+const STARTED: &str = "HTTP/1.1 202 Accepted\r\nContent-Length: 65\r\nConnection: close\r\n\r\n\
+    {\"id\":\"ex_0190a1fd052c307e3e95b983161565db\",\"status\":\"x\",\"q\":12345}";
+
 /// An address on which nobody listens.
 fn nobody() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -118,6 +121,16 @@ fn a_server_that_answers_503_is_asked_again_and_then_it_is_said() {
     let heard = server.heard();
     assert_eq!(heard.len(), 3);
     assert!(heard.iter().all(|body| body == &heard[0] && body["idempotencyKey"].is_string()), "{heard:?}");
+}
+
+#[test]
+fn what_a_server_has_begun_is_left_to_it_when_it_dies() {
+    assert_eq!(STARTED.split_once("\r\n\r\n").unwrap().1.len(), 65);
+    let server = Deaf::hears(1, STARTED);
+    let done = run(&Bench::new(), &server.url, &EMBEDDED).expect(4);
+    assert_eq!(done.stdout, "");
+    assert!(done.stderr.contains("started ex_0190a1fd"), "{}", done.stderr);
+    assert!(!done.stderr.contains("running here"), "{}", done.stderr);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use flowmonkey_engine::EMBEDDED_POOLS;
 use flowmonkey_plumbing::queue::redis::{RedisQueue, Severity};
 use flowmonkey_plumbing::queue::{Depth, DispatchQueue, QueueError, WorkerPresence};
 
@@ -88,7 +89,7 @@ fn depths(findings: &mut Findings, mut depths: Vec<(String, Depth)>, workers: &[
         let mut state = State::Good;
         if ready > 0 && served == 0 {
             state = State::Warning;
-            text.push_str(&format!("; nobody takes them: flowmonkey worker --handler {}", handler_of(pool)));
+            text.push_str(&format!("; nobody takes them: {}", taker(pool)));
         } else if ready > 0 && depth.oldest_age_ms > READY_AGE_WARN_MS {
             state = State::Warning;
             text.push_str(&format!(
@@ -104,9 +105,15 @@ fn depths(findings: &mut Findings, mut depths: Vec<(String, Depth)>, workers: &[
     }
 }
 
-/// `[tenant@][region/]handler`
-fn handler_of(pool: &str) -> &str {
-    pool.rsplit(['/', '@']).next().unwrap_or(pool)
+/// What takes the tasks of a pool, `[tenant@][region/]handler`.
+fn taker(pool: &str) -> String {
+    if let Some(handler) = pool.strip_prefix(EMBEDDED_POOLS) {
+        return format!("flowmonkey engine --fall-back {handler}");
+    }
+    match pool.rsplit_once('/') {
+        Some((region, handler)) => format!("flowmonkey worker --handler {handler} --region {region}"),
+        None => format!("flowmonkey worker --handler {pool}"),
+    }
 }
 
 fn announce(findings: &mut Findings, workers: &[WorkerPresence], no_pools: bool) {
