@@ -65,7 +65,7 @@ const UNAVAILABLE: &str =
 const INVALID: &str = "HTTP/1.1 422 Unprocessable Entity\r\nContent-Length: 40\r\nConnection: close\r\n\r\n\
     {\"code\":\"INVALID_REQUEST\",\"detail\":\"no\"}";
 
-const STARTED: &str = "HTTP/1.1 202 Accepted\r\nContent-Length: 65\r\nConnection: close\r\n\r\n\
+const STARTED: &str = "HTTP/1.1 202 Accepted\r\nContent-Length: 67\r\nConnection: close\r\n\r\n\
     {\"id\":\"ex_0190a1fd052c307e3e95b983161565db\",\"status\":\"x\",\"q\":12345}";
 
 /// An address on which nobody listens.
@@ -125,7 +125,7 @@ fn a_server_that_answers_503_is_asked_again_and_then_it_is_said() {
 
 #[test]
 fn what_a_server_has_begun_is_left_to_it_when_it_dies() {
-    assert_eq!(STARTED.split_once("\r\n\r\n").unwrap().1.len(), 65);
+    assert_eq!(STARTED.split_once("\r\n\r\n").unwrap().1.len(), 67);
     let server = Deaf::hears(1, STARTED);
     let done = run(&Bench::new(), &server.url, &EMBEDDED).expect(4);
     assert_eq!(done.stdout, "");
