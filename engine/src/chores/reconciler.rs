@@ -89,11 +89,16 @@ pub async fn reconcile(engine: &Engine, patience: Patience) -> Result<Reconciled
             .map(|out| (out, dispatched(out.task, out.attempt, &out.pool)))
             .unzip();
         let present = engine.queue.present(&deliveries).await?;
-        let commands: Vec<_> = page
+        let absent = page.into_iter().zip(present).filter(|(_, present)| !present).map(|(out, _)| out);
+        let absent: Vec<&TaskOut> = absent.collect();
+        // In this order: a queue that is whole now was whole when it was asked for the tasks.
+        let pools = absent.iter().map(|out| out.pool.as_str()).collect();
+        let emptied = engine.emptied_meanwhile(pools, &rebuilt).await?;
+        rebuilt.retain(|pool| !emptied.contains(pool));
+        let commands: Vec<_> = absent
             .into_iter()
-            .zip(present)
-            .filter(|(_, present)| !present)
-            .map(|(out, _)| {
+            .filter(|out| !emptied.contains(&out.pool))
+            .map(|out| {
                 let attempt = TaskAttempt { task: out.task.number, attempt: out.attempt };
                 (out.task.execution, Command::Republish(attempt))
             })
@@ -128,7 +133,7 @@ pub(super) async fn run(chore: Chore) {
     let mut last_at: Option<Instant> = None;
     while !chore.shutdown.is_cancelled() {
         let rest = match look(engine, &mut last_at).await {
-            Ok(()) => {
+            Ok(_) => {
                 backoff = Backoff::default();
                 engine.config.look_at_queue_every
             }
@@ -138,18 +143,24 @@ pub(super) async fn run(chore: Chore) {
     }
 }
 
-async fn look(engine: &Engine, last_at: &mut Option<Instant>) -> Result<(), EngineError> {
+/// Looks whether a queue was emptied, and compares everything if it was, or if that was `last_at` long enough ago and it is
+/// this engine's turn. None: nothing was to be done, or another engine does it.
+///
+/// # Errors
+/// When queue or record fail.
+pub async fn look(engine: &Engine, last_at: &mut Option<Instant>) -> Result<Option<Reconciled>, EngineError> {
     let config = &engine.config;
     engine.compare_pools().await?;
     if !engine.has_turn("reconcile", config.look_at_queue_every * TURN_LOOKS).await? {
-        return Ok(());
+        return Ok(None);
     }
     let grace_ms = u64::try_from(config.rebuild_grace.as_millis()).unwrap_or(u64::MAX);
     let is_due = last_at.is_none_or(|last_at| last_at.elapsed() >= config.reconcile_every);
-    if is_due || !engine.pools.to_rebuild(engine.now(), grace_ms).is_empty() {
-        let reconciled = tick(engine).await?;
-        tracing::trace!(?reconciled, "queue and record were compared");
-        *last_at = Some(Instant::now());
+    if !is_due && engine.pools.to_rebuild(engine.now(), grace_ms).is_empty() {
+        return Ok(None);
     }
-    Ok(())
+    let reconciled = tick(engine).await?;
+    tracing::trace!(?reconciled, "queue and record were compared");
+    *last_at = Some(Instant::now());
+    Ok(Some(reconciled))
 }

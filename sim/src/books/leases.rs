@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use flowmonkey_plumbing::queue::Delivery;
 use flowmonkey_plumbing::wire::TaskMessage;
 
+use crate::engines::REBUILD_GRACE;
+
 /// One attempt in a worker's hands.
 #[derive(Clone, Debug)]
 struct Grant {
@@ -13,6 +15,16 @@ struct Grant {
     hard_end_ms: i64,
     /// Whether there was an instant at which the lease had ended.
     ended: bool,
+    /// When the queue was first emptied while the worker had it.
+    forgotten_ms: Option<i64>,
+    /// Whether the worker has handed in a result, or given it back.
+    over: bool,
+}
+
+impl Grant {
+    fn is_live(&self, now_ms: i64) -> bool {
+        !self.over && !self.ended && self.ends_ms > now_ms
+    }
 }
 
 /// Grants and results.
@@ -30,7 +42,14 @@ impl Leases {
         let hard_end_ms = now_ms.saturating_add_unsigned(task.remaining_ms);
         let ends_ms = now_ms.saturating_add_unsigned(task.lease_ms).min(hard_end_ms);
         let delivery = task.delivery();
-        let grant = Grant { worker: worker.into(), ends_ms, hard_end_ms, ended: false };
+        let grant = Grant {
+            worker: worker.into(),
+            ends_ms,
+            hard_end_ms,
+            ended: false,
+            forgotten_ms: None,
+            over: false,
+        };
         self.grants.entry(delivery).or_default().push(grant);
         let key = self.keys.entry(task.task_id.clone()).or_insert_with(|| task.idempotency_key.clone());
         if *key != task.idempotency_key {
@@ -53,8 +72,23 @@ impl Leases {
         }
     }
 
+    /// The queue was emptied.
+    pub fn forgotten(&mut self, now_ms: i64) {
+        for grant in self.grants.values_mut().flatten().filter(|grant| grant.is_live(now_ms)) {
+            grant.forgotten_ms.get_or_insert(now_ms);
+        }
+    }
+
+    /// A worker has nothing to do with an attempt any more.
+    pub fn given_up(&mut self, delivery: &Delivery, worker: &str) {
+        for grant in self.grants.entry(delivery.clone()).or_default() {
+            grant.over |= grant.worker == worker;
+        }
+    }
+
     /// A worker reports an attempt.
     pub fn handed_in(&mut self, delivery: &Delivery, worker: &str) {
+        self.given_up(delivery, worker);
         self.results.insert((delivery.clone(), worker.into()));
     }
 
@@ -74,6 +108,18 @@ impl Leases {
             return Err(format!("{delivery} of {worker} was accepted and never handed in"));
         }
         Ok(())
+    }
+
+    /// Whether an attempt that nobody ended may be delivered anew: no worker has it, or the queue was emptied, and those
+    /// who have it had the time to say so.
+    pub(super) fn may_be_missing(&self, delivery: &Delivery, now_ms: i64) -> Result<(), String> {
+        let grace_ms = i64::try_from(REBUILD_GRACE.as_millis()).unwrap_or(i64::MAX);
+        let grants = self.grants.get(delivery).map_or(&[][..], Vec::as_slice);
+        let had_time = |grant: &Grant| grant.forgotten_ms.is_some_and(|at| at + grace_ms <= now_ms);
+        match grants.iter().find(|grant| grant.is_live(now_ms) && !had_time(grant)) {
+            None => Ok(()),
+            Some(grant) => Err(format!("{delivery} was taken for missing at {now_ms}: {grant:?}")),
+        }
     }
 
     /// Whether the lease of an attempt that is taken to be lost has ended.
