@@ -229,3 +229,72 @@ impl Engine {
         self.compare_pools().await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE_MS: u64 = 3_000;
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    /// A pool whose generation is 1 for the record.
+    fn pools() -> Pools {
+        let pools = Pools::default();
+        pools.note(["a"]);
+        assert_eq!(pools.unasked("s1"), ["a"]);
+        pools.answered("s1", "a", 1);
+        pools
+    }
+
+    fn finds(pools: &Pools, found: Option<u64>, now: i64) {
+        let number = pools.begin_comparison();
+        pools.end_comparison(number, vec![("a".into(), 1, found)], at(now));
+    }
+
+    fn is_due(pools: &Pools, now: i64) -> bool {
+        !pools.to_rebuild(at(now), GRACE_MS).is_empty()
+    }
+
+    #[test]
+    fn a_queue_that_is_emptied_again_gives_its_workers_the_time_anew() {
+        let pools = pools();
+        finds(&pools, None, 0);
+        finds(&pools, None, 1_000);
+        assert!(!is_due(&pools, 2_999));
+        assert!(is_due(&pools, 3_000));
+        pools.marked("a");
+        assert!(pools.is_whole("a", true) && !pools.is_whole("a", false));
+        finds(&pools, Some(REBUILDING), 3_100);
+        assert!(is_due(&pools, 3_100));
+        finds(&pools, None, 3_200);
+        assert!(!is_due(&pools, 6_199) && !pools.is_whole("a", true));
+        finds(&pools, Some(1), 6_300);
+        assert!(!is_due(&pools, 99_000) && pools.is_settled("a"));
+    }
+
+    #[test]
+    fn an_answer_that_a_later_one_has_overtaken_is_old() {
+        let pools = pools();
+        let early = pools.begin_comparison();
+        finds(&pools, None, 0);
+        pools.end_comparison(early, vec![("a".into(), 1, Some(1))], at(0));
+        assert!(!pools.is_settled("a"));
+        let early = pools.begin_comparison();
+        pools.marked("a");
+        pools.end_comparison(early, vec![("a".into(), 1, None)], at(5_000));
+        assert!(is_due(&pools, 5_000), "it was not emptied again");
+    }
+
+    #[test]
+    fn another_engines_generation_is_looked_up() {
+        let pools = pools();
+        finds(&pools, Some(REBUILDING), 0);
+        assert!(pools.unasked("s1").is_empty());
+        finds(&pools, Some(4), 0);
+        assert_eq!(pools.unasked("s1"), ["a"], "the record may have gone on");
+        assert!(!pools.is_settled("a"));
+    }
+}

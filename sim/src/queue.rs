@@ -162,6 +162,10 @@ impl DispatchQueue for SimQueue {
     async fn present(&self, deliveries: &[Dispatched]) -> Result<Vec<bool>, QueueError> {
         self.before().await?;
         let present = self.0.queue().present(deliveries).await?;
+        for (absent, _) in deliveries.iter().zip(&present).filter(|(_, present)| !**present) {
+            let now = self.0.now_ms();
+            self.0.books().leases.told_absent(&absent.delivery, now);
+        }
         self.after().await?;
         Ok(present)
     }
@@ -194,6 +198,7 @@ impl DispatchQueue for SimQueue {
             self.0.queue().set_generation(pool, generation).await?;
         }
         if is_rebuilt {
+            self.0.books().leases.rebuilt(pool);
             self.0.sometimes.hit("queue rebuilt");
         }
         self.after().await

@@ -366,6 +366,9 @@ async fn one_corrupt_execution_that_is_due_alone_is_no_failure_of_the_timer() {
     for due in [1, 1, 0] {
         assert_eq!(timer::tick(&engine).await.unwrap(), timer::Woken { due, moved: 0 });
     }
+    for _ in 0..2 {
+        assert_eq!(sweeper::tick(&engine).await.unwrap(), sweeper::Swept::default(), "nor of the sweeper");
+    }
     assert!(engine.execution(id).await.is_err());
 }
 
@@ -386,6 +389,14 @@ async fn a_hundred_thousand_tasks_are_reconciled_in_pages() {
     fused.take_sizes();
     bench.clock.advance(3000);
 
+    let nothing = reconciler::Reconciled { looked_at: TASKS, republished: 0 };
+    assert_eq!(
+        reconciler::tick(&bench.engine).await.unwrap(),
+        nothing,
+        "workers have time to say what they run"
+    );
+    fused.take_sizes();
+    bench.clock.advance(3000);
     let reconciled = reconciler::tick(&bench.engine).await.unwrap();
     assert_eq!(reconciled, reconciler::Reconciled { looked_at: TASKS, republished: TASKS });
     assert_eq!(bench.queue_depth().await, TASKS);
@@ -396,7 +407,6 @@ async fn a_hundred_thousand_tasks_are_reconciled_in_pages() {
     assert!(sizes.commits.iter().all(|size| *size <= COMMIT_BATCH_MAX), "{:?}", sizes.commits.iter().max());
 
     bench.clock.advance(3000);
-    let nothing = reconciler::Reconciled { looked_at: TASKS, republished: 0 };
     assert_eq!(reconciler::tick(&bench.engine).await.unwrap(), nothing, "all are in the queue");
     let sizes = fused.take_sizes();
     assert_eq!((sizes.tasks_out.len(), sizes.commits.len()), (pages + 1, 0));

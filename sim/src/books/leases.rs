@@ -6,6 +6,7 @@ use flowmonkey_plumbing::queue::Delivery;
 use flowmonkey_plumbing::wire::TaskMessage;
 
 use crate::engines::REBUILD_GRACE;
+use crate::workload::POOLS;
 
 /// One attempt in a worker's hands.
 #[derive(Clone, Debug)]
@@ -15,7 +16,8 @@ struct Grant {
     hard_end_ms: i64,
     /// Whether there was an instant at which the lease had ended.
     ended: bool,
-    /// When the queue was first emptied while the worker had it.
+    pool: String,
+    /// Since when the queue has been without what it should hold, when it first forgot this.
     forgotten_ms: Option<i64>,
     /// Whether the worker has handed in a result, or given it back.
     over: bool,
@@ -32,6 +34,10 @@ impl Grant {
 pub struct Leases {
     grants: BTreeMap<Delivery, Vec<Grant>>,
     results: BTreeSet<(Delivery, String)>,
+    /// Attempts that were absent when no worker could have had them: their relay had not come yet, or had failed.
+    absent: BTreeSet<Delivery>,
+    /// Since when the queues of pools have been emptied and not rebuilt.
+    emptied: BTreeMap<String, i64>,
     keys: BTreeMap<String, String>,
     tasks: BTreeMap<String, String>,
 }
@@ -44,6 +50,7 @@ impl Leases {
         let delivery = task.delivery();
         let grant = Grant {
             worker: worker.into(),
+            pool: task.pool.clone(),
             ends_ms,
             hard_end_ms,
             ended: false,
@@ -72,11 +79,20 @@ impl Leases {
         }
     }
 
-    /// The queue was emptied.
+    /// The queue was emptied, perhaps once more before it was rebuilt.
     pub fn forgotten(&mut self, now_ms: i64) {
-        for grant in self.grants.values_mut().flatten().filter(|grant| grant.is_live(now_ms)) {
-            grant.forgotten_ms.get_or_insert(now_ms);
+        for pool in POOLS {
+            self.emptied.entry((*pool).to_owned()).or_insert(now_ms);
         }
+        for grant in self.grants.values_mut().flatten().filter(|grant| grant.is_live(now_ms)) {
+            let since = self.emptied.get(&grant.pool).copied().unwrap_or(now_ms);
+            grant.forgotten_ms.get_or_insert(since);
+        }
+    }
+
+    /// The queue of a pool has what it should hold.
+    pub fn rebuilt(&mut self, pool: &str) {
+        self.emptied.remove(pool);
     }
 
     /// A worker has nothing to do with an attempt any more.
@@ -110,9 +126,19 @@ impl Leases {
         Ok(())
     }
 
+    /// An engine was told that the queue does not have an attempt. It may act on that later, when it has come.
+    pub fn told_absent(&mut self, delivery: &Delivery, now_ms: i64) {
+        if self.may_be_missing(delivery, now_ms).is_ok() {
+            self.absent.insert(delivery.clone());
+        }
+    }
+
     /// Whether an attempt that nobody ended may be delivered anew: no worker has it, or the queue was emptied, and those
     /// who have it had the time to say so.
     pub(super) fn may_be_missing(&self, delivery: &Delivery, now_ms: i64) -> Result<(), String> {
+        if self.absent.contains(delivery) {
+            return Ok(());
+        }
         let grace_ms = i64::try_from(REBUILD_GRACE.as_millis()).unwrap_or(i64::MAX);
         let grants = self.grants.get(delivery).map_or(&[][..], Vec::as_slice);
         let had_time = |grant: &Grant| grant.forgotten_ms.is_some_and(|at| at + grace_ms <= now_ms);
