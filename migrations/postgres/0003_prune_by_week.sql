@@ -14,7 +14,7 @@ CROSS JOIN regexp_match(pg_get_expr(child.relpartbound, child.oid), 'FROM \(''(.
 WHERE inhparent = 'fm_history'::regclass AND bound.match IS NOT NULL;
 
 -- Makes the partitions of this week and of `weeks` more. What cannot be made at once (a lock is held, or the default partition
--- has rows of that week) is left for the next time. Says how many were made.
+-- has rows of that week, or the user may not) is left for the next time. Says how many were made.
 CREATE FUNCTION fm_prepare_history(weeks int) RETURNS int LANGUAGE plpgsql SET lock_timeout = '500ms' AS $$
 DECLARE
     week constant bigint := 7 * 24 * 3600 * 1000;
@@ -36,7 +36,7 @@ BEGIN
             EXECUTE format('ALTER TABLE fm_history ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
                 name, fm_first_id(start), fm_first_id(start + week));
             made := made + 1;
-        EXCEPTION WHEN check_violation OR lock_not_available THEN
+        EXCEPTION WHEN check_violation OR lock_not_available OR insufficient_privilege THEN
             NULL;
         END;
     END LOOP;
@@ -63,7 +63,7 @@ BEGIN
         ELSE
             BEGIN
                 EXECUTE format('DROP TABLE %I', old.name);
-            EXCEPTION WHEN lock_not_available THEN
+            EXCEPTION WHEN lock_not_available OR insufficient_privilege THEN
                 NULL;
             END;
         END IF;

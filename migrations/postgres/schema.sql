@@ -351,7 +351,7 @@ BEGIN
             EXECUTE format('ALTER TABLE fm_history ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
                 name, fm_first_id(start), fm_first_id(start + week));
             made := made + 1;
-        EXCEPTION WHEN check_violation OR lock_not_available THEN
+        EXCEPTION WHEN check_violation OR lock_not_available OR insufficient_privilege THEN
             NULL;
         END;
     END LOOP;
@@ -408,7 +408,7 @@ BEGIN
         ELSE
             BEGIN
                 EXECUTE format('DROP TABLE %I', old.name);
-            EXCEPTION WHEN lock_not_available THEN
+            EXCEPTION WHEN lock_not_available OR insufficient_privilege THEN
                 NULL;
             END;
         END IF;

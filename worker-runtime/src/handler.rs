@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress, TaskAccess};
+use flowmonkey_plumbing::ids::SystemEntropy;
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::wire::{
     ContextOperation, Cost, LogLevel, TableRow, TaskError, TaskEvent, TaskMessage,
 };
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
 
 /// Code that carries out tasks of one type. Must be safe to run more than once for the same task: a handler runs at least
 /// once and gets a stable idempotency key per step.
@@ -69,10 +72,26 @@ impl Task {
 
     /// The last checkpoint of this task.
     ///
+    /// Waits while no engine can be reached: to begin anew would be to do again what was saved, and to fail would use up
+    /// the step's budget for nothing. The attempt's own limit ends the wait.
+    ///
     /// # Errors
-    /// When the engine cannot be reached or the attempt is stale.
+    /// When the attempt is stale or is to be cancelled.
     pub async fn load_checkpoint(&self) -> Result<Option<Checkpoint>, PlumbingError> {
-        self.plumbing.load_checkpoint(&self.access).await
+        let entropy = SystemEntropy::new();
+        let mut backoff = Backoff::default();
+        loop {
+            match self.plumbing.load_checkpoint(&self.access).await {
+                Err(PlumbingError::Unavailable(error)) if !self.cancelled.is_cancelled() => {
+                    tracing::warn!(delivery = %self.access.delivery, %error, "a checkpoint cannot be loaded yet");
+                }
+                loaded => return loaded,
+            }
+            tokio::select! {
+                () = self.cancelled.cancelled() => {}
+                () = tokio::time::sleep(backoff.next(&entropy)) => {}
+            }
+        }
     }
 
     /// Reports progress, 0 to 100. Never waits.

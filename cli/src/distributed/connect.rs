@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flowmonkey_engine::store::{PostgresOptions, PostgresStore, Session};
+use flowmonkey_engine::store::{PostgresOptions, PostgresSession, PostgresStore};
 use flowmonkey_plumbing::queue::redis::{Finding, RedisOptions, RedisQueue, Severity};
 use tokio::time::Instant;
 
@@ -17,9 +17,9 @@ const TRY_EVERY: Duration = Duration::from_millis(500);
 /// The options of the record, from the command line.
 pub(crate) fn database_options(args: &DatabaseArgs) -> PostgresOptions {
     let session = match args.pooler {
-        Pooler::None => Session::Own,
-        Pooler::Transaction => Session::Pooled,
-        Pooler::TransactionUnnamed => Session::PooledUnnamed,
+        Pooler::None => PostgresSession::Own,
+        Pooler::Transaction => PostgresSession::Pooled,
+        Pooler::TransactionUnnamed => PostgresSession::PooledUnnamed,
     };
     PostgresOptions { session, migrate: !args.no_migrate, ..PostgresOptions::new(args.database.clone()) }
 }

@@ -5,7 +5,7 @@ use flowmonkey_core::execution::state::{Fan, TaskRun, Wait, WaitOn};
 use flowmonkey_core::execution::{Activity, Execution};
 use flowmonkey_core::ids::ExecutionId;
 use flowmonkey_core::time::Timestamp;
-use flowmonkey_plumbing::queue::QueueError;
+use flowmonkey_plumbing::queue::{QueueError, WorkerPresence};
 use serde_json::{Value, json};
 
 use super::Api;
@@ -129,12 +129,15 @@ async fn ask_queue(api: &Api, execution: &Execution, task: &TaskRun) -> Result<V
     let queue = api.engine.queue();
     let delivery = dispatched(execution.task_id(task.run.task), task.run.attempt, &task.pool);
     let present = queue.present(std::slice::from_ref(&delivery)).await?;
+    let serves = |worker: &&WorkerPresence| !worker.draining && worker.pools.contains(&task.pool);
+    let workers = queue.workers().await?.iter().filter(serves).count();
     let depth = queue.depths().await?.into_iter().find(|(pool, _)| *pool == task.pool);
     let depth = depth.map(|(_, depth)| depth).unwrap_or_default();
     Ok(json!({
         "pool": task.pool,
         "reachable": true,
         "present": present == [true],
+        "workers": workers,
         "ready": ready(&depth),
         "inFlight": depth.in_flight,
         "oldestAgeMs": depth.oldest_age_ms,

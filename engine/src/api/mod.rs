@@ -81,6 +81,7 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         .route("/v1/resume/{token}", post(verbs::resume))
         .route("/v1/events", post(operations::publish_event))
         .route("/v1/queues", get(operations::queues))
+        .route("/v1/workers", get(operations::workers))
         .route("/v1/failed-tasks", get(operations::failed_tasks))
         .route("/v1/tables", get(tables::list))
         .route("/v1/tables/{id}", axum::routing::put(tables::define))

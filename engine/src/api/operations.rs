@@ -53,6 +53,13 @@ pub(super) async fn queues(State(api): State<Api>, parameters: Parameters) -> Re
     Ok(Json(json!({ "items": items, "nextCursor": null })))
 }
 
+pub(super) async fn workers(State(api): State<Api>, parameters: Parameters) -> Result<Json<Value>, Problem> {
+    parameters.finish()?;
+    let mut workers = api.engine.queue().workers().await?;
+    workers.sort_by(|left, right| left.worker.cmp(&right.worker));
+    Ok(Json(json!({ "items": workers, "nextCursor": null })))
+}
+
 /// Ready tasks by priority.
 pub(super) fn ready(depth: &Depth) -> Value {
     json!({ "high": depth.high, "normal": depth.normal, "low": depth.low })

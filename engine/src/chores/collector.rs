@@ -9,8 +9,9 @@ use flowmonkey_core::ids::TaskId;
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_plumbing::crash;
 use flowmonkey_plumbing::mac::MacError;
+use flowmonkey_plumbing::queue::redis::TASK_UNREADABLE;
 use flowmonkey_plumbing::queue::{Delivery, Dispatched, Taken};
-use flowmonkey_plumbing::wire::Metrics;
+use flowmonkey_plumbing::wire::{Metrics, Outcome, ResultMessage};
 
 use super::{Backoff, Chore, presence};
 use crate::apply::{CommandOutcome, Fault};
@@ -129,6 +130,12 @@ async fn check_origin(engine: &Engine, taken: &Taken) -> Result<Result<(), Strin
     let pool = &taken.dispatched.pool;
     let required = engine.config.require_result_mac;
     let result = match &taken.result {
+        Ok(result) if result.mac.is_some() || !says_unreadable(result) => Ok(result),
+        // Whoever could not read the message did not read the token.
+        Ok(_) => Err("it has no `mac`".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    let result = match result {
         Ok(result) => result,
         Err(_) if !required => return Ok(Ok(())),
         // It has no MAC that could be read. It counts as a failed attempt, so that its budget ends it, but only for the pool
@@ -141,7 +148,7 @@ async fn check_origin(engine: &Engine, taken: &Taken) -> Result<Result<(), Strin
                 .as_ref()
                 .and_then(Execution::task)
                 .is_some_and(|out| out.run.task == task.number && out.pool == *pool);
-            return Ok(if is_theirs { Ok(()) } else { Err(error.to_string()) });
+            return Ok(if is_theirs { Ok(()) } else { Err(error) });
         }
     };
     Ok(match engine.task_tokens.check_result(result) {
@@ -152,6 +159,12 @@ async fn check_origin(engine: &Engine, taken: &Taken) -> Result<Result<(), Strin
             Err(error.to_string())
         }
     })
+}
+
+/// Whether a worker says that it could not read the task.
+fn says_unreadable(result: &ResultMessage) -> bool {
+    result.outcome == Outcome::Failure
+        && result.error.as_ref().is_some_and(|error| error.code == TASK_UNREADABLE)
 }
 
 /// When and where the attempt ran, as far as that can be read.

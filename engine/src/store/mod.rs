@@ -6,6 +6,7 @@
 mod child;
 #[doc(hidden)]
 pub mod conformance;
+mod creates;
 mod encode;
 mod error;
 mod flows;
@@ -30,7 +31,7 @@ pub use model::{
     FailedTaskRow, FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, Retention, Spawn,
     Spent, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Update, awaited_event,
 };
-pub use postgres::{POSTGRES_SCHEMA_VERSION, PostgresOptions, PostgresStore, Session};
+pub use postgres::{POSTGRES_SCHEMA_VERSION, PostgresOptions, PostgresSession, PostgresStore};
 pub use sqlite::{Durability, SCHEMA_VERSION, SqliteOptions, SqliteStore, verify};
 pub(crate) use tally::{JoinKey, touched_budgets, touched_joins};
 

@@ -239,7 +239,7 @@ async fn explain_names_what_an_execution_waits_for() {
     let task = explain(&id).await;
     assert_eq!((&task["status"], &task["liveCause"]["kind"]), (&json!("waiting_for_worker"), &json!("task")));
     assert_eq!((&task["liveCause"]["pool"], &task["liveCause"]["attempt"]), (&json!("toil"), &json!(1)));
-    assert_eq!(task["queue"]["present"], true);
+    assert_eq!((&task["queue"]["present"], &task["queue"]["workers"]), (&json!(true), &json!(0)));
     assert_eq!(task["queue"]["ready"], json!({ "high": 0, "normal": 1, "low": 0 }));
 
     let id = server.start("greet", json!({})).await;

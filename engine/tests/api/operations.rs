@@ -45,7 +45,7 @@ async fn queues_and_failed_tasks_and_the_version_are_shown() {
     assert_eq!(version["engineId"], "engine");
     assert_eq!(version["pid"], std::process::id());
     assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
-    for path in ["/v1/queues", "/v1/failed-tasks", "/v1/version", "/v1/tables", "/v1/flows"] {
+    for path in ["/v1/queues", "/v1/workers", "/v1/failed-tasks", "/v1/version", "/v1/tables", "/v1/flows"] {
         server.get(&format!("{path}?x=1")).await.problem(422, "INVALID_PARAMETER");
     }
 }

@@ -3,13 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowmonkey_engine::store::conformance::fixture::{at, creates, id, load, root, start, work};
-use flowmonkey_engine::store::{POSTGRES_SCHEMA_VERSION, PostgresOptions, PostgresStore, Store, StoreError};
+use flowmonkey_engine::store::conformance::fixture::{
+    at, creates, id, load, root, start, store_all, success, update, updates, work,
+};
+use flowmonkey_engine::store::{
+    POSTGRES_SCHEMA_VERSION, PostgresOptions, PostgresStore, Retention, Store, StoreError,
+};
 use flowmonkey_plumbing::clock::{Clock, SkippingClock, SystemClock};
 use flowmonkey_test_support::{
     Certificates, ClientCertificates, Postgres, PostgresOptions as ServerOptions, Tls,
 };
 use futures_util::future::join_all;
+use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
 use super::{fresh, open, options};
@@ -168,4 +173,55 @@ async fn the_offset_to_the_clock_of_the_database_is_known() {
     ahead.skip_to(SystemClock.now_ms() + 3_600_000);
     let offset = store.clock_offset(&ahead).await.unwrap();
     assert!((offset + 3_600_000).abs() < 1000, "{offset}");
+}
+
+#[tokio::test]
+async fn a_statement_does_not_wait_for_ever() {
+    let database = fresh().await;
+    let limited =
+        PostgresOptions { statement_timeout: Duration::from_millis(100), ..options(&database.url()) };
+    let store = PostgresStore::connect(limited).await.unwrap();
+    let one = start(&store, &work(), 1, at(0)).await;
+    let mut other = PgConnection::connect(&database.url()).await.unwrap();
+    let mut holding = other.begin().await.unwrap();
+    sqlx::raw_sql("SELECT 1 FROM fm_executions FOR UPDATE").execute(&mut *holding).await.unwrap();
+    let step = || updates(at(1), vec![update(&work(), &one, success(&one, json!(1)), at(1))]);
+    let error = store.commit(step()).await.unwrap_err();
+    assert!(reason(&error).contains("timeout"), "{error}");
+    holding.rollback().await.unwrap();
+    assert_eq!(load(&store, id(1)).await, one, "nothing was stored");
+    store_all(&store, step()).await;
+}
+
+#[tokio::test]
+async fn an_engine_that_hangs_in_a_transaction_holds_nothing_for_long() {
+    let database = fresh().await;
+    let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+    let hanging = PostgresOptions {
+        idle_in_transaction_timeout: Duration::from_millis(1234),
+        application_name: "hanging engine".into(),
+        ..options(&database.url())
+    };
+    let store = PostgresStore::connect(hanging).await.unwrap();
+    store.check().await.unwrap();
+    let names: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'hanging engine'",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .unwrap();
+    assert!(names > 0);
+    // What the server was told shows in the function that a test puts in the place of one of ours.
+    let spy =
+        "CREATE OR REPLACE FUNCTION fm_prune(ended_before bigint, max bigint) RETURNS bigint LANGUAGE sql AS
+        $$ SELECT (current_setting('idle_in_transaction_session_timeout') = '1234ms')::int::bigint $$";
+    meddle(&database.url(), spy).await;
+    let never = at(0);
+    let retention = Retention {
+        executions_before: never,
+        events_before: never,
+        checkpoints_before: never,
+        keys_before: never,
+    };
+    assert_eq!(store.prune(&retention, 10).await.unwrap(), 1);
 }

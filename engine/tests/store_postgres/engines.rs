@@ -145,7 +145,7 @@ async fn batches_whose_connections_are_killed_are_stored_once_when_repeated() {
         kills
     };
     let step = async {
-        for number in 1..=40 {
+        for number in 1..=15 {
             let created = root(&flow, number, at(0));
             let mut execution = created.execution.clone();
             // Stored, or stored before by the batch whose answer was lost.
@@ -161,7 +161,7 @@ async fn batches_whose_connections_are_killed_are_stored_once_when_repeated() {
     let (kills, ()) = tokio::join!(kill, step);
     assert!(kills > 0);
     let calm = open(&database).await;
-    let ids: Vec<_> = (1..=40).map(id).collect();
+    let ids: Vec<_> = (1..=15).map(id).collect();
     let executions = calm.load(&ids).await.unwrap();
     assert_eq!(executions.len(), ids.len());
     for execution in executions {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flowmonkey_engine::store::conformance::{RULES, compare};
 use flowmonkey_engine::store::{
-    Durability, MemoryStore, PostgresOptions, PostgresStore, Session, SqliteOptions, SqliteStore,
+    Durability, MemoryStore, PostgresOptions, PostgresSession, PostgresStore, SqliteOptions, SqliteStore,
 };
 use flowmonkey_test_support::{PgBouncer, Postgres};
 use sqlx::{Connection, PgConnection};
@@ -33,8 +33,10 @@ async fn it_keeps_them_through_a_pooler_without_prepared_statements() {
     for rule in RULES {
         eprintln!("pooler: {}", rule.name);
         let database = fresh().await;
-        let options =
-            PostgresOptions { session: Session::PooledUnnamed, ..options(&pooler.url(database.name())) };
+        let options = PostgresOptions {
+            session: PostgresSession::PooledUnnamed,
+            ..options(&pooler.url(database.name()))
+        };
         let store = PostgresStore::connect(options).await.unwrap();
         (rule.run)(Arc::new(store.clone())).await;
         store.close().await;
@@ -47,7 +49,7 @@ async fn it_can_be_migrated_through_a_pooler_again_and_again() {
     let pooler = PgBouncer::start(postgres).await;
     let database = postgres.database().await;
     let options =
-        PostgresOptions { session: Session::PooledUnnamed, ..options(&pooler.url(database.name())) };
+        PostgresOptions { session: PostgresSession::PooledUnnamed, ..options(&pooler.url(database.name())) };
     for _ in 0..2 {
         PostgresStore::migrate(&options).await.unwrap();
         let mut connection = PgConnection::connect(&database.url()).await.unwrap();

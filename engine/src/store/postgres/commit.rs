@@ -14,6 +14,7 @@ use super::columns::{self, ExecutionRow, FixedColumns, Following, HistoryRow};
 use super::write::{Outcome, Writer};
 use super::{PostgresStore, Shared, rows};
 use crate::store::StoreError;
+use crate::store::creates::Key;
 use crate::store::encode::{integer, json, text};
 use crate::store::model::{Batch, Committed, Create, CreateOutcome, Spawn, Update, awaited_event};
 use crate::store::tally::{self, JoinKey};
@@ -99,16 +100,6 @@ pub(super) struct PreparedCreate {
     pub(super) spawn: Option<usize>,
     pub(super) cause: Option<usize>,
 }
-
-/// An idempotency key.
-pub(super) struct Key {
-    pub(super) name: KeyName,
-    pub(super) input_hash: String,
-    pub(super) until: Timestamp,
-}
-
-/// Tenant (empty for none), flow and key.
-pub(super) type KeyName = (String, String, String);
 
 /// A batch in the form of the database.
 pub(super) struct Prepared {

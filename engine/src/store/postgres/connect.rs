@@ -9,7 +9,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::{PostgresOptions, PostgresStore, Session, Shared, error, schema};
+use super::{PostgresOptions, PostgresSession, PostgresStore, Shared, error, schema};
 use crate::store::StoreError;
 
 /// The oldest server that is supported, as servers number themselves.
@@ -152,7 +152,7 @@ fn refusal(place: &str, error: sqlx::Error) -> Refusal {
 async fn prepare(
     connection: &mut PgConnection,
     place: &str,
-    migrate: Option<Session>,
+    migrate: Option<PostgresSession>,
 ) -> Result<(), StoreError> {
     let fail = |error| error::classify(place, error);
     let question = "SELECT current_setting('server_version_num')::int4, current_setting('server_version'),

@@ -29,7 +29,7 @@ use sqlx::{Postgres, Transaction};
 use tokio_util::task::TaskTracker;
 
 use super::StoreError;
-pub use options::{PostgresOptions, Session};
+pub use options::{PostgresOptions, PostgresSession};
 pub use schema::POSTGRES_SCHEMA_VERSION;
 
 /// The record in Postgres 15 or later.
@@ -50,7 +50,7 @@ struct Shared {
     pool: PgPool,
     /// Names the database in errors; never a password.
     place: String,
-    session: Session,
+    session: PostgresSession,
     statement_timeout_ms: u128,
     idle_in_transaction_timeout_ms: u128,
     corrupt_rows: AtomicU64,
@@ -148,9 +148,9 @@ impl Shared {
     /// Begins a transaction. Only within [`PostgresStore::shielded`].
     async fn begin(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
         let begun = match self.session {
-            Session::Own => self.pool.begin().await,
+            PostgresSession::Own => self.pool.begin().await,
             // The connection to the server may be another each time, so that its settings go with the transaction.
-            Session::Pooled | Session::PooledUnnamed => {
+            PostgresSession::Pooled | PostgresSession::PooledUnnamed => {
                 let statement = format!(
                     "BEGIN; SET LOCAL statement_timeout = {}; SET LOCAL idle_in_transaction_session_timeout = {}",
                     self.statement_timeout_ms, self.idle_in_transaction_timeout_ms,

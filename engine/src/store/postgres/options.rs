@@ -47,7 +47,7 @@ const PRIVATE_KEY_KEYS: &[&str] = &["sslkey", "ssl-key"];
 
 /// What stands between us and the database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Session {
+pub enum PostgresSession {
     /// Nothing, or a pooler that gives each of our connections one of its own. The default.
     #[default]
     Own,
@@ -55,12 +55,12 @@ pub enum Session {
     /// `max_prepared_statements` of at least 128. Timeouts of single statements are those of the role
     /// (`ALTER ROLE … SET statement_timeout`), because the pooler takes no settings when a connection begins.
     Pooled,
-    /// As [`Session::Pooled`], for poolers that do not know prepared statements. Each statement is parsed anew, in a
+    /// As [`PostgresSession::Pooled`], for poolers that do not know prepared statements. Each statement is parsed anew, in a
     /// transaction of its own, which costs two more round trips.
     PooledUnnamed,
 }
 
-impl Session {
+impl PostgresSession {
     /// Whether statements are prepared once per connection.
     pub(super) const fn has_named_statements(self) -> bool {
         match self {
@@ -89,8 +89,8 @@ pub struct PostgresOptions {
     pub acquire_timeout: Duration,
     /// How long a database that cannot be reached is tried again at the start. Default 30 s.
     pub patience: Duration,
-    /// What stands between. Default [`Session::Own`].
-    pub session: Session,
+    /// What stands between. Default [`PostgresSession::Own`].
+    pub session: PostgresSession,
     /// Whether the schema is brought up to date at the start. Default yes; without it an older schema is an error.
     pub migrate: bool,
 }
@@ -107,7 +107,7 @@ impl PostgresOptions {
             idle_in_transaction_timeout: IDLE_IN_TRANSACTION_TIMEOUT,
             acquire_timeout: ACQUIRE_TIMEOUT,
             patience: PATIENCE,
-            session: Session::default(),
+            session: PostgresSession::default(),
             migrate: true,
         }
     }
@@ -124,14 +124,14 @@ impl PostgresOptions {
             options.application_name(&self.application_name)
         };
         Ok(match self.session {
-            Session::Own => options.options([
+            PostgresSession::Own => options.options([
                 ("statement_timeout", self.statement_timeout.as_millis().to_string()),
                 (
                     "idle_in_transaction_session_timeout",
                     self.idle_in_transaction_timeout.as_millis().to_string(),
                 ),
             ]),
-            Session::Pooled | Session::PooledUnnamed => options,
+            PostgresSession::Pooled | PostgresSession::PooledUnnamed => options,
         })
     }
 

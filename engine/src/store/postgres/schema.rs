@@ -3,7 +3,7 @@
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{Connection, PgConnection, SqlSafeStr};
 
-use super::Session;
+use super::PostgresSession;
 use super::error::classify;
 use crate::store::StoreError;
 
@@ -38,7 +38,7 @@ fn migrator() -> Migrator {
 pub(super) async fn migrate(
     connection: &mut PgConnection,
     place: &str,
-    session: Session,
+    session: PostgresSession,
 ) -> Result<(), StoreError> {
     if version(connection, place).await? == POSTGRES_SCHEMA_VERSION {
         return Ok(());

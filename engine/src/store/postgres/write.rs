@@ -2,7 +2,7 @@
 //!
 //! Executions that change; fan-outs; idempotency keys; executions that are new; budgets; rows of tables.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use flowmonkey_core::execution::state::Cost;
 use flowmonkey_core::ids::ExecutionId;
@@ -14,11 +14,12 @@ use uuid::Uuid;
 
 use super::columns::column;
 use super::commit::{
-    self, Change, Key, KeyName, Prepared, PreparedCreate, PreparedUpdate, RecordRows, first_creates,
-    first_updates, which_held,
+    self, Change, Prepared, PreparedCreate, PreparedUpdate, RecordRows, first_creates, first_updates,
+    which_held,
 };
 use super::{Shared, rows, sql};
 use crate::store::StoreError;
+use crate::store::creates::{self, Candidate, Key, KeyName, Known};
 use crate::store::encode::integer;
 use crate::store::model::{Committed, CreateOutcome, JoinState, Spawn};
 use crate::store::tally::{JoinKey, Settled, Tally};
@@ -37,13 +38,6 @@ pub(super) struct Writer<'s, 't> {
     pub(super) transaction: &'t mut Transaction<'static, Postgres>,
 }
 
-/// What is known of the creates before they are stored.
-#[derive(Default)]
-struct Known {
-    ids: HashSet<ExecutionId>,
-    keys: HashMap<KeyName, (ExecutionId, String)>,
-}
-
 impl Writer<'_, '_> {
     pub(super) async fn apply(&mut self, prepared: &Prepared) -> Result<Outcome, StoreError> {
         let Prepared { now, updates, creates, spawns, .. } = prepared;
@@ -58,7 +52,13 @@ impl Writer<'_, '_> {
         let spawned =
             play(&mut Tally::new(joins.clone(), BTreeMap::new()), &held, spawns, &mut BTreeSet::new());
         let known = self.known(*now, creates).await?;
-        let mut outcomes = choose(creates, &spawned, &updated, known);
+        let candidates = creates.iter().map(|create| Candidate {
+            id: create.change.id,
+            key: create.key.as_ref(),
+            spawn: create.spawn,
+            cause: create.cause,
+        });
+        let mut outcomes = creates::choose(candidates, &spawned, &updated, known);
         if !self.take_keys(*now, creates, &outcomes).await? || !self.create(creates, &mut outcomes).await? {
             return Ok(Outcome::Raced);
         }
@@ -281,37 +281,6 @@ fn play(
         tally.take(change.id, &change.records, spent);
     }
     spawns.iter().map(|spawn| tally.spawn(spawn)).collect()
-}
-
-/// What becomes of each create, as far as is known before it is stored.
-fn choose(
-    creates: &[PreparedCreate],
-    spawned: &[bool],
-    updated: &[bool],
-    known: Known,
-) -> Vec<CreateOutcome> {
-    let Known { mut ids, mut keys } = known;
-    let fails = |index: Option<usize>, held: &[bool]| {
-        index.is_some_and(|index| !held.get(index).copied().unwrap_or(false))
-    };
-    let mut outcomes = Vec::with_capacity(creates.len());
-    for PreparedCreate { change, key, spawn, cause, .. } in creates {
-        let existing = key.as_ref().and_then(|key| Some((key, keys.get(&key.name)?)));
-        let outcome = if fails(*spawn, spawned) || fails(*cause, updated) {
-            CreateOutcome::NotSpawned
-        } else if let Some((key, (id, input_hash))) = existing {
-            CreateOutcome::Existing { id: *id, input_differs: *input_hash != key.input_hash }
-        } else if ids.insert(change.id) {
-            if let Some(key) = key {
-                keys.insert(key.name.clone(), (change.id, key.input_hash.clone()));
-            }
-            CreateOutcome::Created
-        } else {
-            CreateOutcome::IdTaken
-        };
-        outcomes.push(outcome);
-    }
-    outcomes
 }
 
 /// Those that are stored.

@@ -16,11 +16,12 @@ use sqlx::{Connection, SqliteConnection};
 use super::connections::Lent;
 use super::encode::{self, hex};
 use super::prepare::{
-    Change, Key, KeyName, PreparedBatch, PreparedCreate, PreparedUpdate, Wakes, accepted, first_of_each,
-    gather, update_rows,
+    Change, PreparedBatch, PreparedCreate, PreparedUpdate, Wakes, accepted, first_of_each, gather,
+    update_rows,
 };
 use super::{SqliteStore, rows, sql};
 use crate::store::StoreError;
+use crate::store::creates::{self, Candidate, Key, KeyName, Known};
 use crate::store::model::{Batch, Committed, CreateOutcome, JoinState, Spent};
 use crate::store::tally::{JoinKey, Settled, Tally};
 
@@ -128,29 +129,14 @@ impl Writer<'_> {
         if creates.is_empty() {
             return Ok(Vec::new());
         }
-        let mut known = self.known(creates).await?;
-        let mut keys = self.keys(now, creates).await?;
-        let mut outcomes = Vec::with_capacity(creates.len());
-        let fails = |index: Option<usize>, held: &[bool]| {
-            index.is_some_and(|index| !held.get(index).copied().unwrap_or(false))
-        };
-        for PreparedCreate { change, key, spawn, cause } in creates {
-            let existing = key.as_ref().and_then(|key| Some((key, keys.get(&key.name)?)));
-            let outcome = if fails(*spawn, spawned) || fails(*cause, updated) {
-                CreateOutcome::NotSpawned
-            } else if let Some((key, (id, input_hash))) = existing {
-                CreateOutcome::Existing { id: *id, input_differs: *input_hash != key.input_hash }
-            } else if known.insert(change.id) {
-                if let Some(key) = key {
-                    keys.insert(key.name.clone(), (change.id, key.input_hash.clone()));
-                }
-                CreateOutcome::Created
-            } else {
-                CreateOutcome::IdTaken
-            };
-            outcomes.push(outcome);
-        }
-        Ok(outcomes)
+        let known = Known { ids: self.known(creates).await?, keys: self.keys(now, creates).await? };
+        let candidates = creates.iter().map(|PreparedCreate { change, key, spawn, cause }| Candidate {
+            id: change.id,
+            key: key.as_ref(),
+            spawn: *spawn,
+            cause: *cause,
+        });
+        Ok(creates::choose(candidates, spawned, updated, known))
     }
 
     /// Which of the ids are taken.

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::encode::{self, hex, text};
 use crate::store::StoreError;
+use crate::store::creates::Key;
 use crate::store::model::{Batch, Create, CreateOutcome, Spawn, Update, awaited_event};
 use crate::store::tally::{self, JoinKey};
 
@@ -73,16 +74,6 @@ pub(super) struct PreparedCreate {
     pub(super) spawn: Option<usize>,
     pub(super) cause: Option<usize>,
 }
-
-/// An idempotency key.
-pub(super) struct Key {
-    pub(super) name: KeyName,
-    pub(super) input_hash: String,
-    pub(super) until: Timestamp,
-}
-
-/// Tenant (empty for none), flow and key.
-pub(super) type KeyName = (String, String, String);
 
 fn prepare_update(update: Update, now: Timestamp) -> Result<PreparedUpdate, StoreError> {
     let Update { mut execution, expected_version, wake_before, awaited_before, events, records } = update;

@@ -1,2 +1,2 @@
-DELETE FROM fm_events WHERE sequence IN (
-    SELECT sequence FROM fm_events WHERE delivered AND at < $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED)
+DELETE FROM fm_events WHERE sequence = ANY (ARRAY(
+    SELECT sequence FROM fm_events WHERE delivered AND at < $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED))

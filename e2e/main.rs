@@ -1,0 +1,9 @@
+//! End to end: real processes, a real Postgres and a real Redis, and everything that may happen to them.
+
+#![expect(clippy::unwrap_used, reason = "test code")]
+
+mod books;
+mod crash_points;
+mod faults;
+mod system;
+mod workload;
