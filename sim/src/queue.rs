@@ -194,6 +194,9 @@ impl DispatchQueue for SimQueue {
     async fn set_generation(&self, pool: &str, generation: u64) -> Result<(), QueueError> {
         self.before().await?;
         let is_rebuilt = generation != 0;
+        if self.0.queue().generations(&[pool.to_owned()]).await? == [None] {
+            self.0.books().leases.unnoticed(pool);
+        }
         if !(is_rebuilt && self.0.plant == Some(Plant::GenerationNeverWritten)) {
             self.0.queue().set_generation(pool, generation).await?;
         }

@@ -90,6 +90,16 @@ impl Leases {
         }
     }
 
+    /// A generation was noted for a queue that had been emptied since it was last asked for its own. It cannot do both in
+    /// one step: what it has forgotten is missing, and nobody can know that its workers had no time.
+    pub fn unnoticed(&mut self, pool: &str) {
+        self.emptied.insert(pool.to_owned(), i64::MIN);
+        let of_pool = |grant: &&mut Grant| grant.pool == pool && grant.forgotten_ms.is_some();
+        for grant in self.grants.values_mut().flatten().filter(of_pool) {
+            grant.forgotten_ms = Some(i64::MIN);
+        }
+    }
+
     /// The queue of a pool has what it should hold.
     pub fn rebuilt(&mut self, pool: &str) {
         self.emptied.remove(pool);
@@ -141,7 +151,8 @@ impl Leases {
         }
         let grace_ms = i64::try_from(REBUILD_GRACE.as_millis()).unwrap_or(i64::MAX);
         let grants = self.grants.get(delivery).map_or(&[][..], Vec::as_slice);
-        let had_time = |grant: &Grant| grant.forgotten_ms.is_some_and(|at| at + grace_ms <= now_ms);
+        let had_time =
+            |grant: &Grant| grant.forgotten_ms.is_some_and(|at| at.saturating_add(grace_ms) <= now_ms);
         match grants.iter().find(|grant| grant.is_live(now_ms) && !had_time(grant)) {
             None => Ok(()),
             Some(grant) => Err(format!("{delivery} was taken for missing at {now_ms}: {grant:?}")),
