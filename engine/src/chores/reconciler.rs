@@ -28,6 +28,8 @@ pub struct Reconciled {
 
 /// A turn outlives so many looks of its holder.
 const TURN_LOOKS: u32 = 5;
+/// So many times the grace is a queue left to the engine whose turn it is.
+const OTHERS_GRACES: u64 = 3;
 
 /// How patient a comparison is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,21 +211,24 @@ pub(super) async fn run(chore: Chore) {
 }
 
 /// Looks whether a queue was emptied, and compares everything if it was, or if that was `last_at` long enough ago and it is
-/// this engine's turn. None: nothing was to be done, or another engine does it.
+/// this engine's turn. None: nothing was to be done, or another engine does it. A queue that nobody rebuilds is rebuilt
+/// whosever turn it is.
 ///
 /// # Errors
 /// When queue or record fail.
 pub async fn look(engine: &Engine, last_at: &mut Option<Instant>) -> Result<Option<Reconciled>, EngineError> {
     let config = &engine.config;
     engine.compare_pools().await?;
-    if !engine.has_turn("reconcile", config.look_at_queue_every * TURN_LOOKS).await? {
-        return Ok(None);
-    }
     let grace_ms = u64::try_from(config.rebuild_grace.as_millis()).unwrap_or(u64::MAX);
-    let is_due = last_at.is_none_or(|last_at| last_at.elapsed() >= config.reconcile_every);
-    if !is_due && engine.pools.to_rebuild(engine.now(), grace_ms).is_empty() {
+    if engine.has_turn("reconcile", config.look_at_queue_every * TURN_LOOKS).await? {
+        let is_due = last_at.is_none_or(|last_at| last_at.elapsed() >= config.reconcile_every);
+        if !is_due && engine.pools.to_rebuild(engine.now(), grace_ms).is_empty() {
+            return Ok(None);
+        }
+    } else if engine.pools.to_rebuild(engine.now(), grace_ms.saturating_mul(OTHERS_GRACES)).is_empty() {
         return Ok(None);
     }
+    // Else the engine whose turn it is does not know the pool: it has never sent a task there.
     let reconciled = tick(engine).await?;
     tracing::trace!(?reconciled, "queue and record were compared");
     *last_at = Some(Instant::now());
