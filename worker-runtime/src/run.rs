@@ -106,9 +106,10 @@ pub(crate) async fn supervise(shared: Arc<Shared>, attempt: Attempt) {
         return;
     }
     shared.running.set_reporting(&identity.access.delivery);
+    let token = identity.access.token.clone();
     let result = make_result(&shared, identity, ended, journal.take(), started);
     let delivery = result.delivery();
-    if reports.send(Report { pool, result }).await.is_err() {
+    if reports.send(Report { pool, token, result }).await.is_err() {
         // The reporter ends last; it is gone only when the runtime itself is going down.
         tracing::warn!(%delivery, "a result could not be reported: the worker has ended");
     }
