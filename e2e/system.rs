@@ -250,13 +250,18 @@ impl System {
 
     /// Starts an engine with these variables of the environment, without waiting for it.
     pub(crate) fn spawn_engine(&mut self, variables: &[(&str, &str)]) -> Process {
+        self.spawn_engine_at("127.0.0.1:0", variables)
+    }
+
+    /// As `spawn_engine`, at an address.
+    fn spawn_engine_at(&mut self, listen: &str, variables: &[(&str, &str)]) -> Process {
         let Routes { database, engines_redis, .. } = self.options.routes.clone();
         let database = database.unwrap_or_else(|| self.database_url());
         let redis = engines_redis.unwrap_or_else(|| self.redis.url());
         let arguments = self.options.engine_args.clone();
         self.spawn("engine", |command| {
             command
-                .args(["--listen", "127.0.0.1:0", "--database", &database, "--redis", &redis])
+                .args(["--listen", listen, "--database", &database, "--redis", &redis])
                 .args(["--heartbeat-ms", &HEARTBEAT_MS.to_string(), "--lease-ms", &LEASE_MS.to_string()])
                 .args(arguments)
                 .envs(variables.iter().copied());
@@ -273,6 +278,28 @@ impl System {
             rest.split_whitespace().next().map(str::to_owned)
         })
         .await;
+        engine.url = Some(url);
+        self.engines.push(engine);
+    }
+
+    /// Starts an engine in the place of one that has ended, at its address, as behind the name of a service; once it answers.
+    pub(crate) async fn replace_engine(&mut self, old: &Process) {
+        let url = old.url.clone().unwrap();
+        let listen = url.trim_start_matches("http://").to_owned();
+        let mut engine = self.spawn_engine_at(&listen, &[]);
+        loop {
+            let told = wait_for("an engine tells its address or ends", async || {
+                let log = engine.log();
+                if log.contains("listens on ") { Some(true) } else { engine.has_ended().then_some(false) }
+            })
+            .await;
+            if told {
+                break;
+            }
+            // Some connection has the port for a while.
+            assert!(engine.log().contains("cannot listen"), "the engine has ended: {}", engine.log());
+            engine = self.spawn_engine_at(&listen, &[]);
+        }
         engine.url = Some(url);
         self.engines.push(engine);
     }

@@ -4,7 +4,7 @@ use reqwest::Client;
 use serde_json::json;
 
 use super::load::{Load, noted, notes_of, progress};
-use crate::system::{Options, System, wait_for};
+use crate::system::{Options, Process, System, wait_for};
 
 /// Tasks that run while there is no engine.
 const LONG: usize = 3;
@@ -23,7 +23,8 @@ async fn all_engines_may_be_away_for_a_while() {
     }
     load.round(&system).await;
     let urls: Vec<String> = system.engines.iter().filter_map(|engine| engine.url.clone()).collect();
-    system.engines.clear();
+    let mut away = std::mem::take(&mut system.engines);
+    away.iter_mut().for_each(Process::kill);
     // Longer than their leases: workers keep them without engines.
     for id in &long {
         noted(&system, id, "end", 1).await;
@@ -39,8 +40,8 @@ async fn all_engines_may_be_away_for_a_while() {
         let answer = Client::new().post(format!("{url}/v1/executions")).json(&body).send().await;
         assert!(answer.is_err(), "nobody is there, and yet: {answer:?}");
     }
-    for _ in 0..2 {
-        system.add_engine(&[]).await;
+    for engine in &away {
+        system.replace_engine(engine).await;
     }
     load.round(&system).await;
     let report = load.check(&system).await;
@@ -59,9 +60,9 @@ async fn a_deployment_replaces_everything_under_load() {
     noted(&system, &long, "begin", 1).await;
     for _ in 0..system.engines.len() {
         load.during(&system, progress(&system, 10)).await;
-        system.add_engine(&[]).await;
         let mut old = system.engines.remove(0);
         load.during(&system, old.stop()).await;
+        system.replace_engine(&old).await;
     }
     for _ in 0..system.workers.len() {
         load.during(&system, progress(&system, 10)).await;

@@ -153,7 +153,7 @@ async fn forged_and_damaged_results_are_refused_with_evidence() {
     }
     wait_for("garbage is put aside", async || {
         let count: usize = redis::cmd("LLEN").arg(UNREADABLE).query_async(&mut connection).await.unwrap();
-        (count >= 4).then_some(())
+        (count >= 3).then_some(())
     })
     .await;
     load.round(&system).await;

@@ -137,6 +137,9 @@ async fn redis_may_be_full() {
     let used = used_memory(&system).await;
     let limit = (used + ROOM_BYTES).to_string();
     system.redis.command(&["CONFIG", "SET", "maxmemory", &limit]).await;
+    for worker in &system.workers {
+        worker.pause();
+    }
     for number in 0..LARGE {
         // Nothing that could be compressed.
         let mut state = 0x9e37_79b9_7f4a_7c15_u64 + number as u64;
@@ -155,6 +158,9 @@ async fn redis_may_be_full() {
         system.engines.iter().any(|engine| engine.log().contains(full)).then_some(())
     })
     .await;
+    for worker in &system.workers {
+        worker.resume();
+    }
     load.check(&system).await;
     // It was the limit that held, to the end.
     assert!(used_memory(&system).await < used + ROOM_BYTES);

@@ -129,7 +129,7 @@ async fn a_task_that_kills_its_workers_is_parked() {
     }
     assert_eq!(events_of(&system, &poison, "leaseLost").await.len() as u64, LOST_MAX);
     assert_eq!(events_of(&system, &poison, "retryScheduled").await.len(), 0);
-    let explained = system.get(&format!("/v1/executions/{poison}/explain")).await;
+    let explained = system.get(&format!("/v1/executions/{poison}:explain")).await;
     assert_eq!(explained["liveCause"]["error"]["code"], "WORKER_LOST", "{explained}");
     let record = system.get(&format!("/v1/executions/{poison}")).await;
     assert_eq!(record["context"]["kept"], "for replay", "{record}");
@@ -156,7 +156,7 @@ async fn a_worker_that_is_told_to_end_hands_back_what_it_runs() {
     old.stop().await;
     // There is nobody who could run it; the record knows already.
     wait_for("the task was handed back", async || {
-        let explained = system.get(&format!("/v1/executions/{long}/explain")).await;
+        let explained = system.get(&format!("/v1/executions/{long}:explain")).await;
         (explained["liveCause"]["attempt"] == 2).then_some(())
     })
     .await;
