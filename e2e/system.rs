@@ -45,6 +45,23 @@ pub(crate) struct Options {
     pub(crate) concurrency: usize,
     /// Further arguments of engines.
     pub(crate) engine_args: Vec<String>,
+    /// Further arguments of workers.
+    pub(crate) worker_args: Vec<String>,
+    /// Where processes find each other, if not directly.
+    pub(crate) routes: Routes,
+}
+
+/// Addresses in place of the true ones, as of networks in which things go wrong.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Routes {
+    /// The record, for engines.
+    pub(crate) database: Option<String>,
+    /// The queues, for engines.
+    pub(crate) engines_redis: Option<String>,
+    /// The queues, for workers.
+    pub(crate) workers_redis: Option<String>,
+    /// The engines, for workers.
+    pub(crate) engines: Option<String>,
 }
 
 impl Default for Options {
@@ -56,6 +73,8 @@ impl Default for Options {
             redis: RedisOptions::default(),
             concurrency: 8,
             engine_args: Vec::new(),
+            worker_args: Vec::new(),
+            routes: Routes::default(),
         }
     }
 }
@@ -71,6 +90,11 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// As kill -9.
     pub(crate) fn kill(&mut self) {
         // It may have died by itself.
@@ -145,7 +169,7 @@ pub(crate) struct System {
     pub(crate) engines: Vec<Process>,
     pub(crate) workers: Vec<Process>,
     pub(crate) folder: tempfile::TempDir,
-    options: Options,
+    pub(crate) options: Options,
     client: Client,
     made: usize,
 }
@@ -226,11 +250,18 @@ impl System {
 
     /// Starts an engine with these variables of the environment, without waiting for it.
     pub(crate) fn spawn_engine(&mut self, variables: &[(&str, &str)]) -> Process {
-        let (database, redis) = (self.database_url(), self.redis.url());
+        self.spawn_engine_at("127.0.0.1:0", variables)
+    }
+
+    /// As `spawn_engine`, at an address.
+    fn spawn_engine_at(&mut self, listen: &str, variables: &[(&str, &str)]) -> Process {
+        let Routes { database, engines_redis, .. } = self.options.routes.clone();
+        let database = database.unwrap_or_else(|| self.database_url());
+        let redis = engines_redis.unwrap_or_else(|| self.redis.url());
         let arguments = self.options.engine_args.clone();
         self.spawn("engine", |command| {
             command
-                .args(["--listen", "127.0.0.1:0", "--database", &database, "--redis", &redis])
+                .args(["--listen", listen, "--database", &database, "--redis", &redis])
                 .args(["--heartbeat-ms", &HEARTBEAT_MS.to_string(), "--lease-ms", &LEASE_MS.to_string()])
                 .args(arguments)
                 .envs(variables.iter().copied());
@@ -251,20 +282,47 @@ impl System {
         self.engines.push(engine);
     }
 
+    /// Starts an engine in the place of one that has ended, at its address, as behind the name of a service; once it answers.
+    pub(crate) async fn replace_engine(&mut self, old: &Process) {
+        let url = old.url.clone().unwrap();
+        let listen = url.trim_start_matches("http://").to_owned();
+        let mut engine = self.spawn_engine_at(&listen, &[]);
+        loop {
+            let told = wait_for("an engine tells its address or ends", async || {
+                let log = engine.log();
+                if log.contains("listens on ") { Some(true) } else { engine.has_ended().then_some(false) }
+            })
+            .await;
+            if told {
+                break;
+            }
+            // Some connection has the port for a while.
+            assert!(engine.log().contains("cannot listen"), "the engine has ended: {}", engine.log());
+            engine = self.spawn_engine_at(&listen, &[]);
+        }
+        engine.url = Some(url);
+        self.engines.push(engine);
+    }
+
     /// Adds a worker for all engines that there are.
     pub(crate) async fn add_worker(&mut self, variables: &[(&str, &str)]) {
-        let redis = self.redis.url();
-        let engines: Vec<String> = self.engines.iter().filter_map(|engine| engine.url.clone()).collect();
+        let Routes { workers_redis, engines, .. } = self.options.routes.clone();
+        let redis = workers_redis.unwrap_or_else(|| self.redis.url());
+        let direct =
+            || -> Vec<String> { self.engines.iter().filter_map(|engine| engine.url.clone()).collect() };
+        let engines = engines.unwrap_or_else(|| direct().join(","));
+        let arguments = self.options.worker_args.clone();
         let folder = self.folder.path().to_path_buf();
         let concurrency = self.options.concurrency.to_string();
         let mut worker = self.spawn("worker", |command| {
             command
                 .args(["--redis", &redis, "--heartbeat-ms", &HEARTBEAT_MS.to_string()])
-                .args(["--engine", &engines.join(","), "--handler", "work,transform"])
+                .args(["--engine", &engines, "--handler", "work,transform"])
                 .args(["--concurrency", &concurrency, "--spill-dir"])
                 .arg(folder.join("spill"))
                 .arg("--handlers")
                 .arg(folder.join("handlers.json"))
+                .args(arguments)
                 .envs(variables.iter().copied());
         });
         wait_for("a worker works", async || {
