@@ -262,9 +262,10 @@ impl System {
         let arguments = self.options.engine_args.clone();
         self.spawn("engine", |command| {
             command
-                .args(["--listen", "127.0.0.1:0", "--database", &database, "--redis", &redis])
+                .args(["--database", &database, "--redis", &redis])
                 .args(["--heartbeat-ms", &HEARTBEAT_MS.to_string(), "--lease-ms", &LEASE_MS.to_string()])
                 .args(arguments)
+                .env("FLOWMONKEY_LISTEN", "127.0.0.1:0")
                 .envs(variables.iter().copied());
         })
     }

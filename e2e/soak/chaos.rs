@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::load::Load;
-use crate::system::{LEASE_MS, System};
+use crate::system::{LEASE_MS, Process, System};
 
 /// How long something stands still, in milliseconds: shorter and longer than a lease.
 const PAUSE_MS: Range<u64> = LEASE_MS / 4..LEASE_MS * 2;
@@ -87,9 +87,10 @@ impl Fault {
                 system.add_worker(&[]).await;
             }
             Self::KillEngine => {
-                system.engines.remove(engine).kill();
+                let mut dead = system.engines.remove(engine);
                 load.know(system);
-                system.add_engine(&[]).await;
+                dead.kill();
+                system.add_engine(&[("FLOWMONKEY_LISTEN", address(&dead))]).await;
             }
             Self::PauseWorker => {
                 system.workers[worker].pause();
@@ -118,13 +119,19 @@ impl Fault {
                 system.workers.remove(worker).stop().await;
             }
             Self::RollEngine => {
-                system.add_engine(&[]).await;
+                let mut old = system.engines.remove(engine);
                 load.know(system);
-                system.engines.remove(engine).stop().await;
+                old.stop().await;
+                system.add_engine(&[("FLOWMONKEY_LISTEN", address(&old))]).await;
             }
         }
         load.know(system);
     }
+}
+
+/// Workers know engines by their addresses, and so the next one gets that of the one before.
+fn address(engine: &Process) -> &str {
+    engine.url.as_deref().unwrap().trim_start_matches("http://")
 }
 
 /// Deletes some key and tells which.

@@ -72,7 +72,7 @@ impl Claimer {
         let pools = shared.registry.manifests().map(|manifest| {
             let slots = manifest.concurrency.map(|slots| usize::try_from(slots).unwrap_or(usize::MAX));
             Pool {
-                name: format!("{}{}", shared.config.pool_prefix, manifest.handler_type).into(),
+                name: shared.config.pool(&manifest.handler_type).into(),
                 slots: slots.map(|slots| Arc::new(Semaphore::new(slots.clamp(1, Semaphore::MAX_PERMITS)))),
                 claims: 0,
             }
@@ -84,7 +84,20 @@ impl Claimer {
 
     pub(crate) async fn run(mut self) {
         let mut backoff = Backoff::default();
+        // People see the worker before it takes anything; a queue that is away does not hold it up for long.
+        tokio::select! {
+            () = self.shared.draining.cancelled() => {}
+            () = self.shared.announced.cancelled() => {}
+        }
         while !self.shared.draining.is_cancelled() {
+            // Results that nobody takes must not pile up: without room for them, no tasks.
+            tokio::select! {
+                () = self.shared.draining.cancelled() => return,
+                room = self.reports.reserve() => match room {
+                    Ok(room) => drop(room),
+                    Err(_closed) => return,
+                },
+            }
             match self.claim_round().await {
                 Ok(true) => backoff.reset(),
                 Ok(false) => {
@@ -153,13 +166,13 @@ impl Claimer {
     ) {
         self.shared.metrics.claimed.add(claimed.len());
         let mut untouched = Vec::new();
-        for ClaimedTask { task: message, .. } in claimed {
+        for ClaimedTask { task: message, generation } in claimed {
             let slot = if self.shared.draining.is_cancelled() { None } else { slots.pop() };
             let Some(slot) = slot else {
                 untouched.push(message.delivery());
                 continue;
             };
-            let Some(stop) = self.shared.running.insert(pool, &message, claimed_at) else {
+            let Some(stop) = self.shared.running.insert(pool, &message, generation, claimed_at) else {
                 tracing::warn!(delivery = %message.delivery(), "a task was claimed that is in hand already");
                 continue;
             };

@@ -1,5 +1,6 @@
 //! What can be set of a worker.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Default milliseconds between heartbeats.
@@ -13,6 +14,10 @@ pub const CONCURRENCY: usize = 16;
 pub const CONCURRENCY_MAX: usize = 10_000;
 /// Shortest time between heartbeats; what tasks ask for is raised to it.
 pub const HEARTBEAT_MS_MIN: u64 = 10;
+/// Default milliseconds before results are written to disk.
+pub const SPILL_AFTER_MS: u64 = 5_000;
+/// Default bytes of results on disk.
+pub const SPILL_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// What can be set of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +41,17 @@ pub struct WorkerConfig {
     pub flush_ms: u64,
     /// Log lines kept of one attempt. Default 1,000.
     pub log_lines_max: usize,
+    /// Version of the program, as people see it. Default: the version of this crate.
+    pub version: String,
+    /// Where results are kept that the queue does not take; made when it does not exist. Workers may share it. Default
+    /// none: they are kept in memory, and lost with the process (their tasks run again).
+    pub spill_dir: Option<PathBuf>,
+    /// Milliseconds that the queue refuses results before they are written to `spill_dir`, or sent past the queue. Default
+    /// 5,000.
+    pub spill_after_ms: u64,
+    /// Bytes of results that this worker keeps in `spill_dir`, those of dead workers that it has adopted included. At most
+    /// 100,000 results in any case. Default 1 GiB.
+    pub spill_bytes_max: u64,
 }
 
 impl WorkerConfig {
@@ -52,6 +68,10 @@ impl WorkerConfig {
             stop_grace_ms: 1_000,
             flush_ms: 10_000,
             log_lines_max: crate::journal::LOG_LINES_DEFAULT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            spill_dir: None,
+            spill_after_ms: SPILL_AFTER_MS,
+            spill_bytes_max: SPILL_BYTES_MAX,
         }
     }
 
@@ -71,6 +91,17 @@ impl WorkerConfig {
             problems.push("poll_ms must not be 0".to_owned());
         }
         if problems.is_empty() { Ok(()) } else { Err(WorkerConfigError { problems }) }
+    }
+
+    /// The region in the prefix of pools.
+    pub(crate) fn region(&self) -> Option<&str> {
+        let after_tenant = self.pool_prefix.rsplit_once('@').map_or(&*self.pool_prefix, |(_, rest)| rest);
+        after_tenant.strip_suffix('/').filter(|region| !region.is_empty())
+    }
+
+    /// The pool of a handler type.
+    pub(crate) fn pool(&self, handler_type: &str) -> String {
+        format!("{}{handler_type}", self.pool_prefix)
     }
 
     pub(crate) fn cancel_grace(&self) -> Duration {
@@ -100,5 +131,17 @@ mod tests {
             WorkerConfig { concurrency: 0, heartbeat_ms: 30_000, poll_ms: 0, ..WorkerConfig::new("") };
         assert_eq!(config.check().unwrap_err().problems.len(), 4);
         assert_eq!(WorkerConfig::new("w").check(), Ok(()));
+    }
+
+    #[test]
+    fn a_region_is_read_from_the_prefix() {
+        let region = |prefix: &str| {
+            let config = WorkerConfig { pool_prefix: prefix.into(), ..WorkerConfig::new("w") };
+            config.region().map(str::to_owned)
+        };
+        assert_eq!(
+            ["", "acme@", "eu/", "acme@eu/"].map(region),
+            [None, None, Some("eu".into()), Some("eu".into())]
+        );
     }
 }

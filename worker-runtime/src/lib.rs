@@ -2,6 +2,7 @@
 //!
 //! Architecture invariant: this crate knows the queue and the plumbing APIs, never the engine or its store.
 
+mod announce;
 mod backoff;
 pub mod child;
 mod claim;
@@ -13,9 +14,11 @@ pub mod manifest_file;
 mod metrics;
 pub mod registry;
 mod report;
+mod route;
 mod run;
 mod running;
 mod runtime;
+mod spill;
 mod testing;
 
 pub use child::{ChildHandler, ChildHandlerError};
@@ -24,6 +27,7 @@ pub use handler::{Completion, Failure, Handler, Task, Wait};
 pub use manifest_file::{ManifestError, load_manifests};
 pub use metrics::{Counter, WorkerMetrics};
 pub use registry::{Registry, RegistryError};
+pub use route::{ResultRoute, RouteError, Routed, UnsentResult};
 pub use runtime::{DrainReport, Worker, WorkerHandle};
 
 /// A time in milliseconds since the Unix epoch as RFC 3339, in UTC.

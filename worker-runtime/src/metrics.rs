@@ -51,7 +51,21 @@ pub struct WorkerMetrics {
     pub refused: Counter,
     /// Calls of `claim` that failed.
     pub claim_errors: Counter,
-    /// Calls of `extend` that failed or took too long.
+    /// Leases put back because the queue may have forgotten them.
+    pub reasserted: Counter,
+    /// Results written to disk because the queue did not take them.
+    pub spilled: Counter,
+    /// Results that were on disk, of this worker or one before it, and have been accepted or refused since.
+    pub unspilled: Counter,
+    /// Files put aside because they are no result that can be read.
+    pub spill_corrupt: Counter,
+    /// Results that found no room on disk, or could not be written: they stayed in memory.
+    pub spill_errors: Counter,
+    /// Results sent past the queue.
+    pub rerouted: Counter,
+    /// Announcements that failed or took too long.
+    pub announce_errors: Counter,
+    /// Calls of `extend` and `reassert` that failed or took too long.
     pub extend_errors: Counter,
     /// Calls of `finish` that failed; each is repeated.
     pub finish_errors: Counter,

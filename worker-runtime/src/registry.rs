@@ -119,7 +119,7 @@ impl Registry {
     }
 
     /// The manifests, by type.
-    pub fn manifests(&self) -> impl Iterator<Item = &Manifest> {
+    pub fn manifests(&self) -> impl Iterator<Item = &Manifest> + Clone {
         self.handlers.values().map(|registered| registered.handler.manifest())
     }
 

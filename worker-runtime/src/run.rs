@@ -8,7 +8,8 @@ use flowmonkey_plumbing::api::TaskAccess;
 use flowmonkey_plumbing::crash;
 use flowmonkey_plumbing::mac;
 use flowmonkey_plumbing::wire::{
-    ContextUpdates, LogLevel, Metrics, Outcome, PROTOCOL_VERSION, ResultMessage, TaskMessage,
+    ContextUpdates, LogLevel, Metrics, Outcome, PROTOCOL_VERSION, ResultMessage, TaskMessage, WireError,
+    check_result,
 };
 use semver::VersionReq;
 use tokio::sync::{mpsc, watch};
@@ -33,6 +34,8 @@ const HANDLER_ERROR: &str = "HANDLER_ERROR";
 const TIMEOUT: &str = "TIMEOUT";
 /// The attempt was cancelled and did not end by itself.
 const CANCELLED: &str = "CANCELLED";
+/// The result is too large or nested too deeply to be sent.
+const RESULT_UNWRITABLE: &str = "RESULT_UNWRITABLE";
 /// The attempt left more behind than fits a result.
 const LIMIT_EXCEEDED: &str = "LIMIT_EXCEEDED";
 
@@ -106,9 +109,10 @@ pub(crate) async fn supervise(shared: Arc<Shared>, attempt: Attempt) {
         return;
     }
     shared.running.set_reporting(&identity.access.delivery);
+    let token = identity.access.token.clone();
     let result = make_result(&shared, identity, ended, journal.take(), started);
     let delivery = result.delivery();
-    if reports.send(Report { pool, result }).await.is_err() {
+    if reports.send(Report { pool, token, result }).await.is_err() {
         // The reporter ends last; it is gone only when the runtime itself is going down.
         tracing::warn!(%delivery, "a result could not be reported: the worker has ended");
     }
@@ -309,8 +313,33 @@ fn make_result(
         }
         Ended::Released | Ended::Discarded => shared.metrics.stopped.add(1),
     }
+    if let Err(error) = check_result(&result) {
+        // What cannot be sent is said to be so here, while it can be sealed.
+        refuse(&mut result, &error);
+    }
     result.mac = identity.access.token.and_then(|token| mac::seal(&result, &token));
     result
+}
+
+/// Makes a failure of a result that cannot be sent.
+fn refuse(result: &mut ResultMessage, error: &WireError) {
+    let failure = Failure::terminal(RESULT_UNWRITABLE, error.to_string());
+    *result = ResultMessage {
+        outcome: Outcome::Failure,
+        output: None,
+        error: Some(failure.error),
+        context_updates: None,
+        next_step_override: None,
+        resume_token: None,
+        wait_until: None,
+        wait_reason: None,
+        retry_after_ms: None,
+        events: Vec::new(),
+        rows: Vec::new(),
+        logs: Vec::new(),
+        metadata: serde_json::Map::new(),
+        ..result.clone()
+    };
 }
 
 fn complete(shared: &Shared, result: &mut ResultMessage, completion: Completion) {

@@ -5,22 +5,28 @@ use std::time::Duration;
 
 use flowmonkey_plumbing::api::Plumbing;
 use flowmonkey_plumbing::clock::Clock;
+use flowmonkey_plumbing::ids::{self, SystemEntropy};
 use flowmonkey_plumbing::queue::TaskQueue;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::announce::ANNOUNCE_LIMIT;
 use crate::claim::Claimer;
 use crate::config::{WorkerConfig, WorkerConfigError};
 use crate::metrics::WorkerMetrics;
 use crate::registry::Registry;
+use crate::report::Outlets;
+use crate::route::ResultRoute;
 use crate::running::{Running, Stop};
-use crate::{heartbeat, report};
+use crate::spill::Spill;
+use crate::{heartbeat, report, spill};
 
 /// A worker that has not started.
 pub struct Worker {
     shared: Arc<Shared>,
+    route: Option<Arc<dyn ResultRoute>>,
 }
 
 /// What all parts of a worker share.
@@ -38,12 +44,16 @@ pub(crate) struct Shared {
     pub(crate) attempts: TaskTracker,
     /// One task per handler. Not waited for: a handler that blocks its thread cannot be ended.
     pub(crate) handlers: TaskTracker,
-    /// The reporter.
+    /// The reporter, and what sends results from disk.
     reporter: TaskTracker,
     /// Cancelled: nothing is claimed any more.
     pub(crate) draining: CancellationToken,
     /// Cancelled: leases are no longer kept.
     pub(crate) heartbeats_end: CancellationToken,
+    /// Cancelled: the worker was announced, or that has failed once.
+    pub(crate) announced: CancellationToken,
+    /// Cancelled: nothing of the worker calls the queue any more.
+    pub(crate) retired: CancellationToken,
 }
 
 impl Worker {
@@ -73,19 +83,35 @@ impl Worker {
             reporter: TaskTracker::new(),
             draining: CancellationToken::new(),
             heartbeats_end: CancellationToken::new(),
+            announced: CancellationToken::new(),
+            retired: CancellationToken::new(),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { shared: Arc::new(shared), route: None })
+    }
+
+    /// Gives the worker another way for results, which it takes while the queue is away.
+    #[must_use]
+    pub fn with_result_route(self, route: Arc<dyn ResultRoute>) -> Self {
+        Self { route: Some(route), ..self }
     }
 
     /// Starts to claim and run tasks on the current tokio runtime, which needs its time enabled.
     ///
     /// # Errors
-    /// When the thread that keeps the leases cannot be started.
+    /// When the thread that keeps the leases cannot be started, or the spill directory cannot be written.
     pub fn start(self) -> std::io::Result<WorkerHandle> {
-        let Self { shared } = self;
+        let Self { shared, route } = self;
+        let spill = open_spill(&shared)?;
         heartbeat::spawn(Arc::clone(&shared))?;
         let (sender, receiver) = mpsc::channel(report::PENDING_MAX);
-        shared.reporter.spawn(report::run(Arc::clone(&shared), receiver));
+        let reported = CancellationToken::new();
+        let outlets = Outlets { spill: spill.clone(), route };
+        if let Some(spill) = spill {
+            let send = spill::run(Arc::clone(&shared), spill, outlets.clone(), reported.clone());
+            shared.reporter.spawn(send);
+        }
+        let report = report::run(Arc::clone(&shared), outlets, receiver, reported.drop_guard());
+        shared.reporter.spawn(report);
         shared.claimer.spawn(Claimer::new(Arc::clone(&shared), sender).run());
         tracing::info!(worker = %shared.config.worker_id, slots = shared.config.concurrency, "worker started");
         Ok(WorkerHandle {
@@ -94,6 +120,16 @@ impl Worker {
             shared,
         })
     }
+}
+
+fn open_spill(shared: &Shared) -> std::io::Result<Option<Arc<Spill>>> {
+    let Some(root) = &shared.config.spill_dir else { return Ok(None) };
+    let name = ids::new_uuid(&*shared.clock, &SystemEntropy::new()).simple().to_string();
+    let metrics = Arc::clone(&shared.metrics);
+    let spill = Spill::open(root, &name, shared.config.spill_bytes_max, metrics).map_err(|error| {
+        std::io::Error::new(error.kind(), format!("the spill directory {}: {error}", root.display()))
+    })?;
+    Ok(Some(Arc::new(spill)))
 }
 
 /// A running worker. When it is dropped without [`Self::drain`], the worker claims no more, stops its handlers and lets
@@ -113,7 +149,9 @@ pub struct DrainReport {
     pub stopped: u64,
     /// Tasks that were handed back before their handler had started.
     pub released: u64,
-    /// Attempts whose result the queue did not take in time: their leases will end and they run again.
+    /// Attempts whose result the queue did not take in time, but is on disk for the next process that uses the directory.
+    pub spilled: u64,
+    /// Attempts whose result the queue did not take in time and which is lost: their leases will end and they run again.
     pub unreported: u64,
 }
 
@@ -166,11 +204,16 @@ impl WorkerHandle {
             tracing::warn!(attempts = shared.running.len(), "the drain ended before everything was reported");
         }
         shared.heartbeats_end.cancel();
+        if timeout(2 * ANNOUNCE_LIMIT, shared.retired.cancelled()).await.is_err() {
+            tracing::warn!("the worker's end could not be announced in time");
+        }
+        let spilled = shared.running.spilled();
         DrainReport {
             finished: ended() - ended_before,
             stopped: metrics.stopped.get() - stopped_before,
             released: metrics.released.get() - released_before,
-            unreported: u64::try_from(shared.running.len()).unwrap_or(u64::MAX),
+            spilled: u64::try_from(spilled).unwrap_or(u64::MAX),
+            unreported: u64::try_from(shared.running.len().saturating_sub(spilled)).unwrap_or(u64::MAX),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "test code")]
 
+#[expect(dead_code, reason = "each test program uses a part")]
 mod support;
 
 use std::sync::Arc;
@@ -255,6 +256,7 @@ fn dropping(started: &watch::Sender<usize>, dropped: &watch::Sender<usize>) -> A
 #[tokio::test]
 async fn a_lost_lease_stops_the_handler_and_nothing_is_reported() {
     let queue = Probe::new();
+    queue.queue.set_generation("endless", 1).await.unwrap();
     let (started, dropped) = (watch::Sender::new(0), watch::Sender::new(0));
     let config = WorkerConfig { heartbeat_ms: 10, ..config() };
     let worker = start(config, &queue, Arc::default(), [dropping(&started, &dropped)]);

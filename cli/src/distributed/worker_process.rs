@@ -4,11 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use flowmonkey_plumbing::api::{PlumbingError, TaskAccess};
 use flowmonkey_plumbing::clock::SystemClock;
-use flowmonkey_plumbing::http::{HttpPlumbing, HttpPlumbingConfig};
+use flowmonkey_plumbing::http::{HttpPlumbing, HttpPlumbingConfig, ResultSent};
 use flowmonkey_plumbing::ids::{Entropy, SystemEntropy};
 use flowmonkey_plumbing::queue::redis::RedisQueue;
-use flowmonkey_worker::{DrainReport, Registry, Worker, WorkerConfig, WorkerHandle};
+use flowmonkey_worker::{
+    DrainReport, Registry, ResultRoute, RouteError, Routed, UnsentResult, Worker, WorkerConfig, WorkerHandle,
+};
 
 use super::connect;
 use crate::args::WorkerArgs;
@@ -17,6 +21,24 @@ use crate::errors::CliError;
 
 /// How long exchanges with queue and engines may take to end.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
+
+/// The way past the queue: an engine's HTTP API.
+struct EngineRoute(Arc<HttpPlumbing>);
+
+#[async_trait]
+impl ResultRoute for EngineRoute {
+    async fn send(&self, unsent: &UnsentResult) -> Result<Routed, RouteError> {
+        let access = TaskAccess { delivery: unsent.result.delivery(), token: unsent.token.clone() };
+        match self.0.send_result(&access, &unsent.result).await {
+            Ok(ResultSent::Applied) => Ok(Routed::Applied),
+            Ok(ResultSent::Refused) | Err(PlumbingError::Stale { .. }) => Ok(Routed::Stale),
+            Err(PlumbingError::Unavailable(error)) => Err(RouteError::Unavailable(error)),
+            Err(error @ (PlumbingError::TooLarge { .. } | PlumbingError::Refused { .. })) => {
+                Err(RouteError::NotAllowed { reason: error.to_string() })
+            }
+        }
+    }
+}
 
 /// A running worker.
 pub(crate) struct WorkerProcess {
@@ -38,6 +60,8 @@ impl WorkerProcess {
         let registry = registry(args)?;
         let handler_types: Vec<String> =
             registry.manifests().map(|manifest| manifest.handler_type.clone()).collect();
+        let plumbing = HttpPlumbing::new(HttpPlumbingConfig::new(&args.engines));
+        let plumbing = Arc::new(plumbing.map_err(|error| CliError::Usage(error.to_string()))?);
         let queue = Arc::new(connect::redis(&args.redis).await?);
         let entropy = SystemEntropy::new();
         // Never the name of a process before it: leases are owned by instances.
@@ -46,13 +70,14 @@ impl WorkerProcess {
         let config = WorkerConfig {
             concurrency: args.handlers.concurrency.map_or_else(default_concurrency, |given| given as usize),
             heartbeat_ms: args.heartbeat_ms,
+            spill_dir: args.spill_dir.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             pool_prefix: args.region.as_ref().map_or_else(String::new, |region| format!("{region}/")),
             ..WorkerConfig::new(name.clone())
         };
-        let plumbing = HttpPlumbing::new(HttpPlumbingConfig::new(&args.engines));
-        let plumbing = Arc::new(plumbing.map_err(|error| CliError::Usage(error.to_string()))?);
         let worker = Worker::new(config, registry, queue.clone(), plumbing.clone(), Arc::new(SystemClock))
-            .map_err(|error| CliError::Usage(error.to_string()))?;
+            .map_err(|error| CliError::Usage(error.to_string()))?
+            .with_result_route(Arc::new(EngineRoute(plumbing.clone())));
         let handle = worker.start().map_err(CliError::io("cannot start the worker"))?;
         Ok(Self { name, handler_types, handle, queue, plumbing })
     }

@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use flowmonkey_core::execution::command::Command;
+use flowmonkey_core::execution::command::{Command, TaskAttempt};
 use flowmonkey_core::execution::{Execution, Rejection};
-use flowmonkey_core::ids::TaskId;
+use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_plumbing::crash;
 use flowmonkey_plumbing::mac::MacError;
+use flowmonkey_plumbing::queue::redis::TASK_UNREADABLE;
 use flowmonkey_plumbing::queue::{Delivery, Dispatched, Taken};
-use flowmonkey_plumbing::wire::Metrics;
+use flowmonkey_plumbing::wire::{Metrics, Outcome, ResultMessage};
 
 use super::{Backoff, Chore};
 use crate::apply::{CommandOutcome, Fault};
@@ -58,6 +59,11 @@ pub async fn apply(engine: &Engine, name: &str, results: &mut Vec<Taken>) -> Res
             Counters::add(&engine.counters.results_refused, 1);
             collected.refused += 1;
             note(engine, &taken.dispatched.delivery, metrics(taken).worker_id, RefusedFor::Forged, reason);
+            continue;
+        }
+        if let Some((execution, command)) = unread_task(taken) {
+            commands.push((execution, command));
+            places.push(place);
             continue;
         }
         let understood = match &taken.result {
@@ -128,6 +134,12 @@ async fn check_origin(engine: &Engine, taken: &Taken) -> Result<Result<(), Strin
     let pool = &taken.dispatched.pool;
     let required = engine.config.require_result_mac;
     let result = match &taken.result {
+        Ok(result) if result.mac.is_some() || !says_unreadable(result) => Ok(result),
+        // Whoever could not read the message did not read the token.
+        Ok(_) => Err("it has no `mac`".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    let result = match result {
         Ok(result) => result,
         Err(_) if !required => return Ok(Ok(())),
         // It has no MAC that could be read. It counts as a failed attempt, so that its budget ends it, but only for the pool
@@ -140,7 +152,7 @@ async fn check_origin(engine: &Engine, taken: &Taken) -> Result<Result<(), Strin
                 .as_ref()
                 .and_then(Execution::task)
                 .is_some_and(|out| out.run.task == task.number && out.pool == *pool);
-            return Ok(if is_theirs { Ok(()) } else { Err(error.to_string()) });
+            return Ok(if is_theirs { Ok(()) } else { Err(error) });
         }
     };
     Ok(match engine.task_tokens.check_result(result) {
@@ -151,6 +163,22 @@ async fn check_origin(engine: &Engine, taken: &Taken) -> Result<Result<(), Strin
             Err(error.to_string())
         }
     })
+}
+
+/// A task whose message a worker could not read was not run: it is delivered anew, perhaps to a newer worker, and parked
+/// when that has happened too often. The retries are for what handlers do.
+fn unread_task(taken: &Taken) -> Option<(ExecutionId, Command)> {
+    taken.result.as_ref().ok().filter(|result| says_unreadable(result))?;
+    let delivery = &taken.dispatched.delivery;
+    let task: TaskId = delivery.task_id.parse().ok()?;
+    let attempt = TaskAttempt { task: task.number, attempt: delivery.attempt };
+    Some((task.execution, Command::LeaseLost(attempt)))
+}
+
+/// Whether a worker says that it could not read the task.
+fn says_unreadable(result: &ResultMessage) -> bool {
+    result.outcome == Outcome::Failure
+        && result.error.as_ref().is_some_and(|error| error.code == TASK_UNREADABLE)
 }
 
 /// When and where the attempt ran, as far as that can be read.

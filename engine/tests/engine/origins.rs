@@ -8,12 +8,12 @@ use flowmonkey_engine::chores::{collector, reconciler};
 use flowmonkey_engine::evidence::RefusedFor;
 use flowmonkey_engine::store::MemoryStore;
 use flowmonkey_plumbing::mac;
-use flowmonkey_plumbing::queue::LocalQueueLimits;
+use flowmonkey_plumbing::queue::{Dispatched, LocalQueueLimits, Taken};
 use flowmonkey_plumbing::token::{Claims, TOKEN_KEY_BYTES, TokenKey};
-use flowmonkey_plumbing::wire::{ResultMessage, TaskMessage};
+use flowmonkey_plumbing::wire::{Outcome, ResultMessage, TaskError, TaskMessage};
 use serde_json::json;
 
-use crate::{Bench, WORK, echo, flow};
+use crate::{Bench, WORK, echo, flow, result};
 
 async fn bench(require_result_mac: bool) -> Bench {
     let config = EngineConfig { require_result_mac, ..EngineConfig::default() };
@@ -98,4 +98,29 @@ async fn a_wrong_proof_is_refused_also_where_none_is_asked_for() {
     bench.finish(vec![ResultMessage { output: Some(json!("other")), ..sealed(&task) }]).await;
     assert_eq!(collector::tick(&bench.engine).await.unwrap().refused, 1);
     bench.expect(id, Status::WaitingForWorker).await;
+}
+
+/// A worker that cannot read a task has not read the token either. What it says counts as a lost delivery, for the pool that
+/// the record has the task in and for no other.
+#[tokio::test]
+async fn a_task_that_cannot_be_read_is_delivered_anew_though_nothing_proves_it() {
+    for (pool, counts) in [(WORK, true), ("other", false)] {
+        let bench = bench(true).await;
+        let id = bench.start("work", json!({})).await;
+        let task = bench.claim().await.remove(0);
+        let mut unreadable = result(&task, Outcome::Failure);
+        unreadable.error = Some(TaskError {
+            code: "TASK_UNREADABLE".into(),
+            message: String::new(),
+            retryable: None,
+            details: None,
+        });
+        let dispatched = Dispatched { pool: pool.into(), delivery: task.delivery() };
+        let mut taken = vec![Taken { dispatched, result: Ok(unreadable) }];
+        let collected = collector::apply(&bench.engine, "engine", &mut taken).await.unwrap();
+        assert_eq!(collected.applied, usize::from(counts));
+        let state = bench.engine.execution(id).await.unwrap();
+        let run = &state.task().unwrap().run;
+        assert_eq!((run.attempt, run.lost, run.retry), if counts { (2, 1, 0) } else { (1, 0, 0) });
+    }
 }

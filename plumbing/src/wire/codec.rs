@@ -90,6 +90,37 @@ pub fn encode_task(task: &TaskMessage) -> Result<Vec<u8>, WireError> {
 /// # Errors
 /// [`WireError::TooLarge`] and [`WireError::TooDeep`].
 pub fn encode_result(result: &ResultMessage) -> Result<Vec<u8>, WireError> {
+    check_result_depths(result)?;
+    encode(result)
+}
+
+/// Whether a result can be encoded, without encoding it.
+///
+/// # Errors
+/// As [`encode_result`].
+pub fn check_result(result: &ResultMessage) -> Result<(), WireError> {
+    check_result_depths(result)?;
+    let mut size = Size(1);
+    let mut serializer = rmp_serde::Serializer::new(&mut size).with_struct_map();
+    result.serialize(&mut serializer).map_err(|error| WireError::Malformed { reason: error.to_string() })?;
+    check_size(size.0)
+}
+
+/// Counts what is written to it.
+struct Size(usize);
+
+impl std::io::Write for Size {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 = self.0.saturating_add(bytes.len());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn check_result_depths(result: &ResultMessage) -> Result<(), WireError> {
     let details = result.error.iter().filter_map(|error| error.details.as_ref());
     check_depths(result.output.iter().chain(details).chain(result.metadata.values()))?;
     check_depths(result.events.iter().map(|event| &event.data))?;
@@ -107,7 +138,7 @@ pub fn encode_result(result: &ResultMessage) -> Result<Vec<u8>, WireError> {
             }
         }
     }
-    encode(result)
+    Ok(())
 }
 
 /// Decodes a task.

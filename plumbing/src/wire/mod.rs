@@ -6,8 +6,8 @@ mod result;
 mod task;
 
 pub use codec::{
-    COMPRESSED_FROM_BYTES, MESSAGE_BYTES_MAX, MESSAGE_DEPTH_MAX, VALUE_DEPTH_MAX, WireError, decode_result,
-    decode_task, encode_result, encode_task,
+    COMPRESSED_FROM_BYTES, MESSAGE_BYTES_MAX, MESSAGE_DEPTH_MAX, VALUE_DEPTH_MAX, WireError, check_result,
+    decode_result, decode_task, encode_result, encode_task,
 };
 pub use result::{
     ContextOperation, ContextUpdates, Cost, LogLevel, LogLine, Metrics, Outcome, ResultMessage, TableRow,

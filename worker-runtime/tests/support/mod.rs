@@ -22,6 +22,9 @@ use tokio::sync::watch;
 /// No test waits longer for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Between two looks at something that nobody rings for.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
 /// Waits for `future`, but not for ever.
 pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(PATIENCE, future).await.expect("it happens soon")
@@ -82,9 +85,19 @@ pub(crate) struct Probe {
     pub(crate) failing_finishes: AtomicUsize,
     /// Whether a failing `finish` reaches the queue before its answer is lost.
     pub(crate) finish_answers_get_lost: AtomicBool,
-    /// Calls of `extend` fail.
+    /// Nothing reaches the queue.
+    pub(crate) away: AtomicBool,
+    /// Calls of `finish` wait until this is true.
+    pub(crate) finishes_open: watch::Sender<bool>,
+    /// Announcements fail.
+    pub(crate) failing_announcements: AtomicBool,
+    /// What was called, in order: claims and announcements.
+    pub(crate) calls: Mutex<Vec<String>>,
+    /// The announcements.
+    pub(crate) announced: watch::Sender<Vec<WorkerPresence>>,
+    /// Calls of `extend` and `reassert` fail.
     pub(crate) failing_extends: AtomicBool,
-    /// Calls of `extend` so far.
+    /// Calls of `extend` and `reassert` so far.
     pub(crate) extends: watch::Sender<usize>,
     /// Calls of `finish` that were accepted, by size.
     pub(crate) finished: Mutex<Vec<usize>>,
@@ -102,6 +115,11 @@ impl Probe {
             queue: LocalQueue::new(Arc::new(SystemClock), LocalQueueLimits::default()),
             failing_finishes: AtomicUsize::new(0),
             finish_answers_get_lost: AtomicBool::new(false),
+            away: AtomicBool::new(false),
+            finishes_open: watch::Sender::new(true),
+            failing_announcements: AtomicBool::new(false),
+            calls: Mutex::default(),
+            announced: watch::Sender::new(Vec::new()),
             failing_extends: AtomicBool::new(false),
             extends: watch::Sender::new(0),
             finished: Mutex::default(),
@@ -109,6 +127,10 @@ impl Probe {
             claims: watch::Sender::new(0),
             low_first: Mutex::default(),
         })
+    }
+
+    fn reach(&self) -> Result<(), QueueError> {
+        if self.away.load(Ordering::SeqCst) { Err(unavailable()) } else { Ok(()) }
     }
 
     /// Takes results until there are `count`, without acknowledging them.
@@ -135,6 +157,8 @@ fn unavailable() -> QueueError {
 #[async_trait]
 impl TaskQueue for Probe {
     async fn claim(&self, claim: Claim) -> Result<Vec<ClaimedTask>, QueueError> {
+        self.calls.lock().unwrap().push("claim".into());
+        self.reach()?;
         self.low_first.lock().unwrap().push(claim.low_first);
         let claimed = self.queue.claim(claim).await?;
         self.claims.send_modify(|count| *count += 1);
@@ -147,7 +171,7 @@ impl TaskQueue for Probe {
     }
 
     async fn extend(&self, pool: &str, worker: &str, ids: &[Delivery]) -> Result<Extended, QueueError> {
-        let answer = if self.failing_extends.load(Ordering::SeqCst) {
+        let answer = if self.failing_extends.load(Ordering::SeqCst) || self.away.load(Ordering::SeqCst) {
             Err(unavailable())
         } else {
             self.queue.extend(pool, worker, ids).await
@@ -162,6 +186,8 @@ impl TaskQueue for Probe {
         worker: &str,
         results: Vec<ResultMessage>,
     ) -> Result<Vec<Delivery>, QueueError> {
+        self.finishes_open.subscribe().wait_for(|open| *open).await.unwrap();
+        self.reach()?;
         let fails = |left: usize| left.checked_sub(1);
         let fails = self.failing_finishes.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fails).is_ok();
         if fails && !self.finish_answers_get_lost.load(Ordering::SeqCst) {
@@ -181,14 +207,28 @@ impl TaskQueue for Probe {
     }
 
     async fn reassert(&self, pool: &str, worker: &str, leases: &[Lease]) -> Result<Extended, QueueError> {
-        self.queue.reassert(pool, worker, leases).await
+        let answer = if self.failing_extends.load(Ordering::SeqCst) || self.away.load(Ordering::SeqCst) {
+            Err(unavailable())
+        } else {
+            self.queue.reassert(pool, worker, leases).await
+        };
+        self.extends.send_modify(|count| *count += 1);
+        answer
     }
 
     async fn announce(&self, presence: &WorkerPresence) -> Result<(), QueueError> {
+        self.calls.lock().unwrap().push(format!("announce, draining: {}", presence.draining));
+        self.reach()?;
+        if self.failing_announcements.load(Ordering::SeqCst) {
+            return Err(unavailable());
+        }
+        self.announced.send_modify(|announced| announced.push(presence.clone()));
         self.queue.announce(presence).await
     }
 
     async fn retire(&self, worker: &str, pools: &[String]) -> Result<(), QueueError> {
+        self.calls.lock().unwrap().push("retire".into());
+        self.reach()?;
         self.queue.retire(worker, pools).await
     }
 }
@@ -237,6 +277,16 @@ pub(crate) fn config() -> WorkerConfig {
     WorkerConfig { poll_ms: 600_000, ..WorkerConfig::new("worker-1") }
 }
 
+/// Waits until something holds that nobody rings for.
+pub(crate) async fn until(holds: impl AsyncFn() -> bool) {
+    soon(async {
+        while !holds().await {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    })
+    .await;
+}
+
 /// Starts a worker with these handlers.
 pub(crate) fn start(
     config: WorkerConfig,
@@ -244,10 +294,20 @@ pub(crate) fn start(
     plumbing: Arc<Memory>,
     handlers: impl IntoIterator<Item = Arc<dyn Handler>>,
 ) -> WorkerHandle {
+    build(config, queue, plumbing, handlers).start().unwrap()
+}
+
+/// Puts a worker together.
+pub(crate) fn build(
+    config: WorkerConfig,
+    queue: &Arc<Probe>,
+    plumbing: Arc<Memory>,
+    handlers: impl IntoIterator<Item = Arc<dyn Handler>>,
+) -> Worker {
     let mut registry = Registry::new();
     for handler in handlers {
         registry.register(handler).unwrap();
     }
     let queue = Arc::clone(queue) as Arc<dyn TaskQueue>;
-    Worker::new(config, registry, queue, plumbing, Arc::new(SystemClock)).unwrap().start().unwrap()
+    Worker::new(config, registry, queue, plumbing, Arc::new(SystemClock)).unwrap()
 }
