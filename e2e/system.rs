@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use flowmonkey_test_support::{Postgres, PostgresOptions, Redis, RedisOptions, TestDatabase};
+use flowmonkey_test_support::{PgBouncer, Postgres, PostgresOptions, Redis, RedisOptions, TestDatabase};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
@@ -39,8 +39,14 @@ pub(crate) struct Options {
     pub(crate) workers: usize,
     /// A Postgres of its own, that can be killed; else a database of one that all tests share.
     pub(crate) own_postgres: bool,
+    /// How a Postgres of its own is set up.
+    pub(crate) postgres: PostgresOptions,
+    /// The way to a database of the shared Postgres, if not a straight one.
+    pub(crate) pooler: Option<PgBouncer>,
     /// The Redis.
     pub(crate) redis: RedisOptions,
+    /// Instead: a Redis that is there already.
+    pub(crate) redis_of_others: Option<Redis>,
     /// Tasks that a worker runs at a time.
     pub(crate) concurrency: usize,
     /// Further arguments of engines.
@@ -70,7 +76,10 @@ impl Default for Options {
             engines: 2,
             workers: 2,
             own_postgres: false,
+            postgres: PostgresOptions::default(),
+            pooler: None,
             redis: RedisOptions::default(),
+            redis_of_others: None,
             concurrency: 8,
             engine_args: Vec::new(),
             worker_args: Vec::new(),
@@ -180,14 +189,24 @@ impl System {
         flowmonkey_handlers::install_crypto();
         let folder = tempfile::tempdir().unwrap();
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../e2e/handlers");
-        let manifest = json!({ "handlers": [{
-            "type": "work", "version": "1.0.0", "command": ["python3", sources.join("work.py")], "reuse": true,
-            "env": { "WORK_LOG": folder.path().join("work.log") },
-        }] });
+        let handler = |handler_type| {
+            json!({
+                "type": handler_type, "version": "1.0.0", "command": ["python3", sources.join("work.py")], "reuse": true,
+                "env": { "WORK_LOG": folder.path().join("work.log") },
+            })
+        };
+        // The second is the same in a pool of its own.
+        let manifest = json!({ "handlers": [handler("work"), handler("toil")] });
         fs::write(folder.path().join("handlers.json"), manifest.to_string()).unwrap();
-        let (redis, database) = tokio::join!(Redis::start(options.redis.clone()), async {
+        let redis = async {
+            match &options.redis_of_others {
+                Some(redis) => redis.clone(),
+                None => Redis::start(options.redis.clone()).await,
+            }
+        };
+        let (redis, database) = tokio::join!(redis, async {
             if options.own_postgres {
-                let postgres = Postgres::start(PostgresOptions::default()).await;
+                let postgres = Postgres::start(options.postgres.clone()).await;
                 let url = postgres.url("postgres");
                 Database::Own(postgres, url)
             } else {
@@ -224,9 +243,18 @@ impl System {
 
     /// Where the record is.
     pub(crate) fn database_url(&self) -> String {
+        match (&self.database, &self.options.pooler) {
+            (Database::Own(_, url), _) => url.clone(),
+            (Database::Shared(database), Some(pooler)) => pooler.url(database.name()),
+            (Database::Shared(database), None) => database.url(),
+        }
+    }
+
+    /// Ends all connections to the record, as a failover does.
+    pub(crate) async fn terminate_backends(&self) {
         match &self.database {
-            Database::Own(_, url) => url.clone(),
-            Database::Shared(database) => database.url(),
+            Database::Own(postgres, _) => postgres.terminate_backends("postgres").await,
+            Database::Shared(database) => database.terminate_backends().await,
         }
     }
 
@@ -261,9 +289,10 @@ impl System {
         let arguments = self.options.engine_args.clone();
         self.spawn("engine", |command| {
             command
-                .args(["--listen", listen, "--database", &database, "--redis", &redis])
+                .args(["--database", &database, "--redis", &redis])
                 .args(["--heartbeat-ms", &HEARTBEAT_MS.to_string(), "--lease-ms", &LEASE_MS.to_string()])
                 .args(arguments)
+                .env("FLOWMONKEY_LISTEN", listen)
                 .envs(variables.iter().copied());
         })
     }
@@ -306,6 +335,11 @@ impl System {
 
     /// Adds a worker for all engines that there are.
     pub(crate) async fn add_worker(&mut self, variables: &[(&str, &str)]) {
+        self.add_worker_for("work,transform", variables).await;
+    }
+
+    /// As `add_worker`, for these handler types.
+    pub(crate) async fn add_worker_for(&mut self, handlers: &str, variables: &[(&str, &str)]) {
         let Routes { workers_redis, engines, .. } = self.options.routes.clone();
         let redis = workers_redis.unwrap_or_else(|| self.redis.url());
         let direct =
@@ -317,7 +351,7 @@ impl System {
         let mut worker = self.spawn("worker", |command| {
             command
                 .args(["--redis", &redis, "--heartbeat-ms", &HEARTBEAT_MS.to_string()])
-                .args(["--engine", &engines, "--handler", "work,transform"])
+                .args(["--engine", &engines, "--handler", handlers])
                 .args(["--concurrency", &concurrency, "--spill-dir"])
                 .arg(folder.join("spill"))
                 .arg("--handlers")

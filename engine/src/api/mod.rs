@@ -8,6 +8,7 @@ mod explain;
 mod fields;
 mod flows;
 mod guard;
+mod metrics;
 mod operations;
 mod plumbing;
 mod problem;
@@ -88,6 +89,7 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         .route("/v1/tables/{id}", axum::routing::put(tables::define))
         .route("/v1/tables/{id}/rows", get(tables::rows))
         .route("/v1/version", get(operations::version))
+        .route("/metrics", get(metrics::metrics))
         .route("/livez", get(operations::livez))
         .route("/readyz", get(operations::readyz))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
