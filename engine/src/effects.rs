@@ -1,11 +1,10 @@
 //! What follows from commits: tasks to publish, children to make, parents to tell. Each effect may be repeated, and each
 //! may be lost in a crash; the chores find out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use flowmonkey_core::context::json_size;
 use flowmonkey_core::execution::command::{Command, TaskAttempt};
 use flowmonkey_core::execution::state::{CancelSource, Cost};
 use flowmonkey_core::execution::{Effect, Execution};
@@ -18,7 +17,7 @@ use flowmonkey_plumbing::wire::{CheckpointReference, TaskMessage};
 use crate::apply::CommandOutcome;
 use crate::config::EARLY_EVENTS_MAX;
 use crate::engine::{Engine, EngineError};
-use crate::store::{JoinState, Spent, StoreError};
+use crate::store::{CheckpointNote, JoinState, Spent, StoreError};
 use crate::wire::{dispatched, task_message};
 
 /// Children that are cancelled in one commit.
@@ -235,10 +234,7 @@ impl Engine {
     /// Makes tasks ready. A queue that has no room for all of them gets as many as it takes.
     async fn push_tasks(&self, tasks: Vec<TaskMessage>) {
         self.pools.note(tasks.iter().map(|task| task.pool.as_str()));
-        let mut named = Vec::with_capacity(tasks.len());
-        for task in tasks {
-            named.extend(self.with_checkpoint(task).await);
-        }
+        let named = self.with_checkpoints(tasks).await;
         let mut parts = vec![named];
         while let Some(mut part) = parts.pop() {
             if part.is_empty() {
@@ -267,27 +263,34 @@ impl Engine {
         }
     }
 
-    /// Names the last checkpoint in a task that may have one: a later delivery. The first has none, and costs nothing. None:
-    /// the record does not say. Workers begin anew where nothing is named, so that such a task is left to the reconciler.
-    async fn with_checkpoint(&self, mut task: TaskMessage) -> Option<TaskMessage> {
-        if task.attempt <= 1 {
-            return Some(task);
+    /// Names the last checkpoints in tasks that may have one: later deliveries. First ones have none, and cost nothing. Left
+    /// out are tasks of which the record does not say: workers begin anew where nothing is named, so that such a task is left
+    /// to the reconciler.
+    async fn with_checkpoints(&self, mut tasks: Vec<TaskMessage>) -> Vec<TaskMessage> {
+        let later = |task: &TaskMessage| if task.attempt > 1 { task.task_id.parse().ok() } else { None };
+        let asked: Vec<TaskId> = tasks.iter().filter_map(later).collect();
+        if asked.is_empty() {
+            return tasks;
         }
-        let Ok(id) = task.task_id.parse::<TaskId>() else { return Some(task) };
-        match self.store.load_checkpoint(id).await {
-            Ok(found) => {
-                task.checkpoint = found.map(|checkpoint| CheckpointReference {
-                    size: json_size(&checkpoint.data) as u64,
-                    id: checkpoint.id,
-                    saved_at: checkpoint.saved_at.to_rfc3339(),
-                });
-                Some(task)
+        match self.store.checkpoint_notes(&asked).await {
+            Ok(notes) => {
+                let notes: HashMap<TaskId, CheckpointNote> =
+                    notes.into_iter().map(|note| (note.task, note)).collect();
+                for task in &mut tasks {
+                    let note = later(task).and_then(|id| notes.get(&id));
+                    task.checkpoint = note.map(|note| CheckpointReference {
+                        size: note.bytes,
+                        id: note.id.clone(),
+                        saved_at: note.saved_at.to_rfc3339(),
+                    });
+                }
             }
             Err(error) => {
-                tracing::warn!(%error, task = task.task_id, "a task whose checkpoint is not known is published later");
-                None
+                tracing::warn!(%error, "tasks whose checkpoints are not known are published later");
+                tasks.retain(|task| later(task).is_none());
             }
         }
+        tasks
     }
 
     /// Cancels the children that have not ended; for `join` 0 the fire-and-forget ones that end with their parent.

@@ -8,9 +8,9 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
-    Batch, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState, ListPage,
-    PublishOutcome, PublishedEvent, Retention, Store, StoreError, StoredCheckpoint, TableDefinition,
-    TableRowRecord, TaskOut,
+    Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
+    ListPage, PublishOutcome, PublishedEvent, Retention, Store, StoreError, StoredCheckpoint,
+    TableDefinition, TableRowRecord, TaskOut,
 };
 
 use crate::boundary::Boundary;
@@ -209,6 +209,10 @@ impl Store for SimStore {
 
     async fn load_checkpoint(&self, task: TaskId) -> Result<Option<StoredCheckpoint>, StoreError> {
         self.call(self.0.store.load_checkpoint(task)).await
+    }
+
+    async fn checkpoint_notes(&self, tasks: &[TaskId]) -> Result<Vec<CheckpointNote>, StoreError> {
+        self.call(self.0.store.checkpoint_notes(tasks)).await
     }
 
     async fn clear_checkpoint(&self, task: TaskId, attempt: u32) -> Result<bool, StoreError> {

@@ -28,9 +28,10 @@ use flowmonkey_core::time::Timestamp;
 pub use error::StoreError;
 pub use memory::{MemoryKey, MemoryRows, MemoryStore};
 pub use model::{
-    Batch, ChildRow, Column, Committed, Create, CreateOutcome, ExecutionFilter, ExecutionSummary,
-    FailedTaskRow, FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, Retention, Spawn,
-    Spent, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Update, awaited_event,
+    Batch, CheckpointNote, ChildRow, Column, Committed, Create, CreateOutcome, ExecutionFilter,
+    ExecutionSummary, FailedTaskRow, FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent,
+    Retention, Spawn, Spent, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Update,
+    awaited_event,
 };
 pub use postgres::{
     Causes, Inspection, POSTGRES_SCHEMA_VERSION, PoolFacts, PostgresOptions, PostgresSession, PostgresStore,
@@ -177,6 +178,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// The last checkpoint of a task.
     async fn load_checkpoint(&self, task: TaskId) -> Result<Option<StoredCheckpoint>, StoreError>;
+
+    /// Which of `tasks` have a checkpoint, in the order of their ids.
+    async fn checkpoint_notes(&self, tasks: &[TaskId]) -> Result<Vec<CheckpointNote>, StoreError>;
 
     /// Forgets the checkpoint of a task, if `attempt` is the record's; false when it is stale.
     async fn clear_checkpoint(&self, task: TaskId, attempt: u32) -> Result<bool, StoreError>;

@@ -382,6 +382,19 @@ pub struct StoredCheckpoint {
     pub data: Value,
 }
 
+/// That there is a checkpoint, without its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointNote {
+    /// Of which task.
+    pub task: TaskId,
+    /// Names it.
+    pub id: String,
+    /// When it was saved.
+    pub saved_at: Timestamp,
+    /// Bytes of its data as JSON.
+    pub bytes: u64,
+}
+
 /// A table that rows go into. Rows of a table that is not defined are kept all the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TableDefinition {

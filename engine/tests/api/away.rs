@@ -9,8 +9,8 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
-    Batch, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState, ListPage,
-    MemoryStore, PublishOutcome, PublishedEvent, Retention, Store, StoreError, StoredCheckpoint,
+    Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
+    ListPage, MemoryStore, PublishOutcome, PublishedEvent, Retention, Store, StoreError, StoredCheckpoint,
     TableDefinition, TableRowRecord, TaskOut,
 };
 use tokio::sync::Notify;
@@ -228,6 +228,11 @@ impl Store for Away {
     async fn load_checkpoint(&self, task: TaskId) -> Result<Option<StoredCheckpoint>, StoreError> {
         self.there()?;
         self.inner.load_checkpoint(task).await
+    }
+
+    async fn checkpoint_notes(&self, tasks: &[TaskId]) -> Result<Vec<CheckpointNote>, StoreError> {
+        self.there()?;
+        self.inner.checkpoint_notes(tasks).await
     }
 
     async fn clear_checkpoint(&self, task: TaskId, attempt: u32) -> Result<bool, StoreError> {

@@ -10,9 +10,9 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
-    Batch, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState, ListPage,
-    PublishOutcome, PublishedEvent, Retention, Store, StoreError, StoredCheckpoint, TableDefinition,
-    TableRowRecord, TaskOut,
+    Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
+    ListPage, PublishOutcome, PublishedEvent, Retention, Store, StoreError, StoredCheckpoint,
+    TableDefinition, TableRowRecord, TaskOut,
 };
 
 /// How much was asked of a record at a time.
@@ -253,6 +253,11 @@ impl Store for Fused {
     async fn load_checkpoint(&self, task: TaskId) -> Result<Option<StoredCheckpoint>, StoreError> {
         self.alive()?;
         self.inner.load_checkpoint(task).await
+    }
+
+    async fn checkpoint_notes(&self, tasks: &[TaskId]) -> Result<Vec<CheckpointNote>, StoreError> {
+        self.alive()?;
+        self.inner.checkpoint_notes(tasks).await
     }
 
     async fn clear_checkpoint(&self, task: TaskId, attempt: u32) -> Result<bool, StoreError> {

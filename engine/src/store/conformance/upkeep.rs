@@ -11,7 +11,8 @@ use super::fixture::{
 };
 use crate::store::Store;
 use crate::store::model::{
-    Column, CreateOutcome, ExecutionFilter, PublishedEvent, Retention, StoredCheckpoint, TableDefinition,
+    CheckpointNote, Column, CreateOutcome, ExecutionFilter, PublishedEvent, Retention, StoredCheckpoint,
+    TableDefinition,
 };
 
 fn checkpoint(number: i64) -> StoredCheckpoint {
@@ -32,6 +33,18 @@ pub(super) async fn checkpoints_are_fenced(store: &dyn Store) {
         assert!(!store.clear_checkpoint(stale, attempt).await.unwrap());
     }
     assert_eq!(store.load_checkpoint(out).await.unwrap(), Some(checkpoint(2)));
+    let two = start(store, &flow, 2, at(0)).await;
+    assert!(store.save_checkpoint(task(&two), 1, &checkpoint(7)).await.unwrap());
+    let asked = [task(&two), TaskId { number: 2, ..out }, TaskId { execution: id(9), ..out }, out];
+    let notes = store.checkpoint_notes(&asked).await.unwrap();
+    let note = |task, stored: StoredCheckpoint| CheckpointNote {
+        task,
+        id: stored.id,
+        saved_at: stored.saved_at,
+        bytes: stored.data.to_string().len() as u64,
+    };
+    assert_eq!(notes, [note(out, checkpoint(2)), note(task(&two), checkpoint(7))]);
+    assert_eq!(store.checkpoint_notes(&[]).await.unwrap(), []);
     assert!(store.clear_checkpoint(out, 1).await.unwrap());
     assert!(store.clear_checkpoint(out, 1).await.unwrap(), "there is nothing, and the fence holds");
     assert_eq!(store.load_checkpoint(out).await.unwrap(), None);

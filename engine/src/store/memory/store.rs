@@ -5,6 +5,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use flowmonkey_core::context::json_size;
 use flowmonkey_core::execution::{Execution, FlowReference, RecordedEvent, Status};
 use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
@@ -12,9 +13,9 @@ use flowmonkey_core::time::Timestamp;
 
 use super::{MemoryRows, MemoryStore};
 use crate::store::model::{
-    Batch, ChildRow, Committed, ExecutionFilter, ExecutionSummary, FailedTaskRow, FlowRow, Join, JoinState,
-    ListPage, PublishOutcome, PublishedEvent, Retention, StoredCheckpoint, TableDefinition, TableRowRecord,
-    TaskOut,
+    Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, ExecutionSummary, FailedTaskRow, FlowRow,
+    Join, JoinState, ListPage, PublishOutcome, PublishedEvent, Retention, StoredCheckpoint, TableDefinition,
+    TableRowRecord, TaskOut,
 };
 use crate::store::{Store, StoreError, child, flows};
 
@@ -250,6 +251,19 @@ impl Store for MemoryStore {
 
     async fn load_checkpoint(&self, task: TaskId) -> Result<Option<StoredCheckpoint>, StoreError> {
         Ok(self.rows().checkpoints.get(&task).cloned())
+    }
+
+    async fn checkpoint_notes(&self, tasks: &[TaskId]) -> Result<Vec<CheckpointNote>, StoreError> {
+        let rows = self.rows();
+        let wanted: BTreeSet<TaskId> = tasks.iter().copied().collect();
+        let found = wanted.into_iter().filter_map(|task| Some((task, rows.checkpoints.get(&task)?)));
+        let note = |(task, checkpoint): (TaskId, &StoredCheckpoint)| CheckpointNote {
+            task,
+            id: checkpoint.id.clone(),
+            saved_at: checkpoint.saved_at,
+            bytes: json_size(&checkpoint.data) as u64,
+        };
+        Ok(found.map(note).collect())
     }
 
     async fn clear_checkpoint(&self, task: TaskId, attempt: u32) -> Result<bool, StoreError> {

@@ -15,6 +15,7 @@ queries! {
     BUDGETS_SET = "budgets_set",
     CHECKPOINTS_CLEAR = "checkpoints_clear",
     CHECKPOINTS_GET = "checkpoints_get",
+    CHECKPOINTS_NOTE = "checkpoints_note",
     CHECKPOINTS_PRUNE = "checkpoints_prune",
     CHECKPOINTS_SAVE = "checkpoints_save",
     CHILDREN_LIVE = "children_live",

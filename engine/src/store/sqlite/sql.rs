@@ -16,6 +16,7 @@ queries! {
     CHECKPOINTS_CLEAR = "checkpoints_clear",
     CHECKPOINTS_FENCE = "checkpoints_fence",
     CHECKPOINTS_GET = "checkpoints_get",
+    CHECKPOINTS_NOTE = "checkpoints_note",
     CHECKPOINTS_PRUNE = "checkpoints_prune",
     CHECKPOINTS_SAVE = "checkpoints_save",
     CHILDREN_LIVE = "children_live",

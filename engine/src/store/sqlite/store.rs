@@ -1,5 +1,6 @@
 //! The trait: each method is a statement or two.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -13,8 +14,9 @@ use sqlx::{Connection, query};
 use super::encode::{self, blob, integer};
 use super::{SqliteStore, rows, sql};
 use crate::store::model::{
-    Batch, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState, ListPage,
-    PublishOutcome, PublishedEvent, Retention, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
+    Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
+    ListPage, PublishOutcome, PublishedEvent, Retention, StoredCheckpoint, TableDefinition, TableRowRecord,
+    TaskOut,
 };
 use crate::store::{Store, StoreError, child, flows};
 
@@ -257,6 +259,28 @@ impl Store for SqliteStore {
             saved_at: rows::instant(&row, 1, &what)?,
             data: rows::parsed(&row, 2, &what)?,
         }))
+    }
+
+    async fn checkpoint_notes(&self, tasks: &[TaskId]) -> Result<Vec<CheckpointNote>, StoreError> {
+        let wanted: BTreeSet<TaskId> = tasks.iter().copied().collect();
+        let mut ids: Vec<ExecutionId> = wanted.iter().map(|task| task.execution).collect();
+        ids.dedup();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let found = self.read(query(sql::CHECKPOINTS_NOTE).bind(encode::ids(&ids)?)).await?;
+        let note = |row: &_| {
+            let what = "fm_checkpoints";
+            let task = TaskId { execution: rows::id(row, 0, &what)?, number: rows::count(row, 1, &what)? };
+            Ok(CheckpointNote {
+                task,
+                id: rows::column(row, 2, &what)?,
+                saved_at: rows::instant(row, 3, &what)?,
+                bytes: rows::count(row, 4, &what)?,
+            })
+        };
+        let notes: Result<Vec<CheckpointNote>, StoreError> = found.iter().map(note).collect();
+        Ok(notes?.into_iter().filter(|note| wanted.contains(&note.task)).collect())
     }
 
     async fn clear_checkpoint(&self, task: TaskId, attempt: u32) -> Result<bool, StoreError> {

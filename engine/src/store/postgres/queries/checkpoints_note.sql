@@ -1,0 +1,3 @@
+SELECT execution_id, task_number, id, saved_at, octet_length(data)::bigint
+FROM fm_checkpoints WHERE execution_id = ANY ($1)
+ORDER BY execution_id, task_number
