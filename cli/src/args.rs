@@ -10,6 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) const DEV_LISTEN: &str = "127.0.0.1:7420";
 /// The data directory of `flowmonkey dev`.
 pub(crate) const DEV_DATA_DIR: &str = ".flowmonkey";
+/// Begins the names of all keys in Redis.
+pub(crate) const REDIS_PREFIX: &str = flowmonkey_plumbing::queue::redis::PREFIX;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -87,14 +89,18 @@ pub(crate) enum Command {
     /// Look at tables that flows write to
     #[command(subcommand, visible_alias = "tables")]
     Table(TableCommand),
-    /// Check a data directory and this machine
+    /// Check a data directory, or Postgres, Redis and engines, and explain what is found
     Doctor(DoctorArgs),
+    /// Print what a user of Redis must be allowed, for workers of a pool, engines or KEDA
+    RedisAcl(RedisAclArgs),
     /// Copy a data directory's record into one file, also while it is in use
     #[command(after_help = "Example:\n  flowmonkey backup .flowmonkey flowmonkey-2026-02-03.db")]
     Backup(BackupArgs),
     /// Make a data directory from a backup
     #[command(after_help = "Example:\n  flowmonkey restore flowmonkey-2026-02-03.db .flowmonkey")]
     Restore(RestoreArgs),
+    /// Carry an embedded record to Postgres, with everything that is unfinished in it
+    Move(MoveArgs),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  flowmonkey completions bash > ~/.local/share/bash-completion/completions/flowmonkey"
@@ -160,6 +166,7 @@ Examples:
   cat order.json | flowmonkey run order.yaml --input -
   flowmonkey run report.yaml --handlers handlers/ --data-dir ./data
   flowmonkey run reminder.yaml --skip-time             a 30-day wait passes at once
+  flowmonkey run order.yaml --server http://engine:7420 --fallback embedded --idempotency-key order-17
 
 Without --data-dir the record lives in a temporary directory, which is kept and named when the execution does not
 complete. The first Ctrl-C cancels the execution and lets it clean up, the second leaves at once.")]
@@ -179,6 +186,12 @@ pub(crate) struct RunArgs {
     /// Let waits and delays pass at once, in virtual time
     #[arg(long)]
     pub(crate) skip_time: bool,
+    /// The same key gives the same execution of the flow, for 24 hours; on a server, or in the same --data-dir
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
+    /// What to do when the server of --server cannot be reached: run the flow in this process
+    #[arg(long, value_enum, value_name = "WHERE")]
+    pub(crate) fallback: Option<Fallback>,
     /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: Output,
@@ -187,6 +200,13 @@ pub(crate) struct RunArgs {
     pub(crate) durability: Durability,
     #[command(flatten)]
     pub(crate) handlers: HandlerArgs,
+}
+
+/// Where a flow runs when a server cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Fallback {
+    /// In this process, as without --server
+    Embedded,
 }
 
 /// `flowmonkey dev`.
@@ -423,19 +443,91 @@ pub(crate) enum TableCommand {
 
 /// `flowmonkey doctor`.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Exits with 0 when all is well (warnings included), with 1 when something must be mended."
-)]
+#[command(after_help = "\
+Examples:
+  flowmonkey doctor                                     the data directory here
+  flowmonkey doctor --database postgres://db/flowmonkey --redis redis://cache --engine http://engine:7420
+
+With --database, --redis or --engine the data directory is only checked when it is named. No record is
+migrated; Redis gets the functions if it lacks them and this user may load them. Exits with 0 when all is well (warnings
+included), with 1 when something must be mended.")]
 pub(crate) struct DoctorArgs {
-    /// The data directory to check
-    #[arg(long, value_name = "DIR", default_value = DEV_DATA_DIR, env = "FLOWMONKEY_DATA_DIR")]
-    pub(crate) data_dir: PathBuf,
+    /// The data directory to check [default: .flowmonkey, if nothing else is to be checked]
+    #[arg(long, value_name = "DIR", env = "FLOWMONKEY_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The record of engines that share it: postgres://USER:PASSWORD@HOST:PORT/DATABASE[?sslmode=…]
+    #[arg(long, value_name = "URL", env = "FLOWMONKEY_DATABASE", hide_env_values = true)]
+    pub(crate) database: Option<String>,
+    /// What pools the connections between here and Postgres
+    #[arg(long, value_enum, default_value_t, env = "FLOWMONKEY_POOLER")]
+    pub(crate) pooler: Pooler,
+    /// The queues: redis://, redis+sentinel://HOST,HOST/PRIMARY or redis+cluster://; rediss… for TLS
+    #[arg(long, value_name = "URL", env = "FLOWMONKEY_REDIS", hide_env_values = true)]
+    pub(crate) redis: Option<String>,
+    #[command(flatten)]
+    pub(crate) redis_settings: RedisSettings,
+    /// An engine's HTTP API; may be given several times
+    #[arg(long = "engine", value_name = "URL", env = "FLOWMONKEY_ENGINE", value_delimiter = ',')]
+    pub(crate) engines: Vec<String>,
     /// Handler manifests to check
     #[arg(long = "handlers", value_name = "FILE")]
     pub(crate) manifests: Vec<PathBuf>,
     /// How findings are printed
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: Output,
+}
+
+/// `flowmonkey redis-acl`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  flowmonkey redis-acl --pool http-request >> users.acl          one line for an ACL file (--format file)
+  flowmonkey redis-acl --pool eu/encode --format command | redis-cli
+  flowmonkey redis-acl --role engine --user engines
+
+Passwords are never asked for nor printed. A new user is `on` and lets nobody in until it gets a password: in an ACL file
+add `#` and the password's SHA-256 to its line (printf %s \"$PASSWORD\" | sha256sum), then ACL LOAD; on a running server
+  ACL SETUSER NAME >PASSWORD
+and ACL SAVE if the server has an ACL file. The rules replace older ones of the user; its passwords stay. Needs Redis 7.0.
+The name and the password then go into the URL: redis://NAME:PASSWORD@HOST (FLOWMONKEY_REDIS).")]
+pub(crate) struct RedisAclArgs {
+    /// For whom
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) role: AclRole,
+    /// The pool whose tasks the workers take: [TENANT@][REGION/]HANDLER
+    #[arg(long, value_name = "POOL", required_if_eq("role", "worker"))]
+    pub(crate) pool: Option<String>,
+    /// Begins the names of all keys, as --redis-prefix of engines and workers
+    #[arg(long, value_name = "PREFIX", default_value = REDIS_PREFIX, env = "FLOWMONKEY_REDIS_PREFIX")]
+    pub(crate) prefix: String,
+    /// Name of the user [default: the role; of workers worker-POOL]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    /// How the rules are printed
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: AclFormat,
+}
+
+/// A kind of user of Redis.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AclRole {
+    /// Workers of one pool: they see and touch nothing of other pools
+    #[default]
+    Worker,
+    /// Engines: everything under the prefix, and loading the functions
+    Engine,
+    /// The autoscaler KEDA: how long the queues are
+    Keda,
+}
+
+/// How rules are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AclFormat {
+    /// A line of an ACL file
+    #[default]
+    File,
+    /// A command for redis-cli
+    Command,
 }
 
 /// `flowmonkey backup`.
@@ -448,6 +540,29 @@ pub(crate) struct BackupArgs {
     pub(crate) file: PathBuf,
 }
 
+/// `flowmonkey move`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  flowmonkey move --from sqlite:.flowmonkey --to postgres://flowmonkey@db/flowmonkey
+
+The data directory must not be in use, the database must be empty. Everything comes along or nothing does. Afterwards the
+old record has another name, so that nothing goes on in two places. A backup is moved as it is, and keeps its name.")]
+pub(crate) struct MoveArgs {
+    /// sqlite:DIR, a data directory, or sqlite:FILE, a backup
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) from: String,
+    /// The database: postgres://USER:PASSWORD@HOST:PORT/DATABASE[?sslmode=verify-full&sslrootcert=FILE]
+    #[arg(long, value_name = "URL", env = "FLOWMONKEY_DATABASE", hide_env_values = true)]
+    pub(crate) to: String,
+    /// What pools the connections between here and Postgres
+    #[arg(long, value_enum, default_value_t, env = "FLOWMONKEY_POOLER")]
+    pub(crate) pooler: Pooler,
+    /// How the numbers of rows are printed
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
 /// `flowmonkey restore`.
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArgs {
@@ -456,18 +571,6 @@ pub(crate) struct RestoreArgs {
     /// The data directory to make; it must not hold a record
     #[arg(value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    #[test]
-    fn the_definition_is_sound() {
-        Cli::command().debug_assert();
-    }
 }
 
 /// The record of engines that share it.
@@ -502,8 +605,15 @@ pub(crate) struct RedisArgs {
     /// The queues: redis://, redis+sentinel://HOST,HOST/PRIMARY or redis+cluster://; rediss… for TLS
     #[arg(long, value_name = "URL", env = "FLOWMONKEY_REDIS", hide_env_values = true)]
     pub(crate) redis: String,
+    #[command(flatten)]
+    pub(crate) settings: RedisSettings,
+}
+
+/// How the queues are used.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RedisSettings {
     /// Begins the names of all keys, so that several systems can share a Redis
-    #[arg(long, value_name = "PREFIX", default_value = "flowmonkey", env = "FLOWMONKEY_REDIS_PREFIX")]
+    #[arg(long, value_name = "PREFIX", default_value = REDIS_PREFIX, env = "FLOWMONKEY_REDIS_PREFIX")]
     pub(crate) redis_prefix: String,
     /// Certificates (PEM) that sign those of the Redis servers [default: those of the web]
     #[arg(long, value_name = "FILE", env = "FLOWMONKEY_REDIS_CA_FILE")]
@@ -610,4 +720,16 @@ pub(crate) struct WorkerArgs {
     pub(crate) grace_ms: u64,
     #[command(flatten)]
     pub(crate) handlers: HandlerArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
 }

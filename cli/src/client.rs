@@ -14,6 +14,29 @@ const ANSWER_MAX: Duration = Duration::from_secs(90);
 /// Problems of a request that are printed.
 const PROBLEMS_MAX: usize = 20;
 
+/// Statuses of a server, or of a proxy before it, that do not say whether the request was carried out.
+const NOT_CERTAIN: [u16; 3] = [502, 503, 504];
+
+/// Whether a request that failed was carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// No: the server could not be connected to.
+    NotSent,
+    /// Nobody here can know: it was sent, and there was no answer, or none that says.
+    Unknown,
+    /// No: the server refused it.
+    Refused,
+}
+
+/// A request that failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// Why.
+    pub(crate) error: CliError,
+    /// What became of it.
+    pub(crate) fate: Fate,
+}
+
 /// Talks to one server.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
@@ -45,6 +68,11 @@ impl Client {
         Ok(Self { base: url, http })
     }
 
+    /// Where the server is.
+    pub(crate) fn base(&self) -> &str {
+        self.base.as_str()
+    }
+
     /// `GET path`.
     ///
     /// # Errors
@@ -69,26 +97,53 @@ impl Client {
         self.ask(Method::PUT, path, Some(body)).await
     }
 
+    /// As [`Self::post`], with at most `within` for the answer; a failure says whether the request was carried out.
+    pub(crate) async fn try_post(
+        &self,
+        path: &str,
+        body: &Value,
+        within: Duration,
+    ) -> Result<Value, Failure> {
+        self.try_ask(Method::POST, path, Some(body), within).await
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, CliError> {
+        self.try_ask(method, path, body, ANSWER_MAX).await.map_err(|failure| failure.error)
+    }
+
+    async fn try_ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        within: Duration,
+    ) -> Result<Value, Failure> {
         let url = format!("{}{path}", self.base.as_str().trim_end_matches('/'));
-        let mut request = self.http.request(method, url);
+        let mut request = self.http.request(method, url).timeout(within);
         if let Some(body) = body {
             request = request.json(body);
         }
         let unreachable = |error: reqwest::Error| {
-            CliError::Unreachable(format!("{} does not answer: {}", self.base, chain(&error)))
+            let fate = if error.is_connect() || error.is_builder() { Fate::NotSent } else { Fate::Unknown };
+            let text = format!("{} does not answer: {}", self.base, chain(&error));
+            Failure { error: CliError::Unreachable(text), fate }
         };
         let answer = request.send().await.map_err(unreachable)?;
         let status = answer.status();
         let bytes = answer.bytes().await.map_err(unreachable)?;
         let value: Option<Value> = serde_json::from_slice(&bytes).ok();
+        let fate = if NOT_CERTAIN.contains(&status.as_u16()) || (status.is_success() && value.is_none()) {
+            Fate::Unknown
+        } else {
+            Fate::Refused
+        };
         match value {
             Some(value) if status.is_success() => Ok(value),
-            Some(problem) => Err(refused(status.as_u16(), &problem)),
-            None => Err(CliError::Unreachable(format!(
-                "{} answered {status}, but not as FlowMonkey does",
-                self.base
-            ))),
+            Some(problem) => Err(Failure { error: refused(status.as_u16(), &problem), fate }),
+            None => {
+                let text = format!("{} answered {status}, but not as FlowMonkey does", self.base);
+                Err(Failure { error: CliError::Unreachable(text), fate })
+            }
         }
     }
 }

@@ -68,8 +68,10 @@ fn log_to_stderr(cli: &Cli) -> Result<(), CliError> {
         | Command::Execution(_)
         | Command::Table(_)
         | Command::Doctor(_)
+        | Command::RedisAcl(_)
         | Command::Backup(_)
         | Command::Restore(_)
+        | Command::Move(_)
         | Command::Completions { .. } => 0,
     };
     let level = match default + *verbose {

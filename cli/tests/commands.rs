@@ -26,13 +26,18 @@ fn the_help_names_every_command() {
         [
             "run",
             "dev",
+            "engine",
+            "worker",
+            "migrate",
             "demo",
             "flow",
             "execution",
             "table",
             "doctor",
+            "redis-acl",
             "backup",
             "restore",
+            "move",
             "completions",
             "help"
         ]
@@ -50,7 +55,18 @@ fn the_help_names_every_command() {
 
 #[test]
 fn every_command_has_help_with_a_purpose() {
-    for command in ["run", "dev", "doctor", "backup", "restore", "completions"] {
+    for command in [
+        "run",
+        "dev",
+        "engine",
+        "worker",
+        "migrate",
+        "doctor",
+        "redis-acl",
+        "backup",
+        "restore",
+        "completions",
+    ] {
         let help = Bench::new().run(&[command, "--help"]).expect(0).stdout;
         assert!(help.contains("Usage: flowmonkey"), "{help}");
     }

@@ -1,6 +1,11 @@
-//! `flowmonkey doctor`: is this data directory, and this machine, in good order?
+//! `flowmonkey doctor`: is what is used here in good order? A data directory and this machine; Postgres, Redis and engines.
 
-use std::path::Path;
+mod database;
+mod engines;
+mod queues;
+mod tasks;
+
+use std::path::{Path, PathBuf};
 
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{SqliteOptions, SqliteStore, Store, verify};
@@ -8,7 +13,7 @@ use flowmonkey_plumbing::clock::{Clock, SystemClock};
 use serde_json::{Value, json};
 
 use super::{print, print_json};
-use crate::args::{DoctorArgs, Output};
+use crate::args::{DEV_DATA_DIR, DatabaseArgs, DoctorArgs, Output};
 use crate::client::Client;
 use crate::embedded::data_dir::{self, Ownership};
 use crate::embedded::handlers;
@@ -60,14 +65,12 @@ pub(crate) async fn doctor(args: DoctorArgs) -> Result<Exit, CliError> {
     let mut findings = Findings::default();
     let now = Timestamp::from_millis(SystemClock.now_ms());
     clock(&mut findings, now);
-    let path = &args.data_dir;
-    if path.is_dir() {
-        permissions(&mut findings, path);
-        disk(&mut findings, path);
-        record(&mut findings, path, now).await;
-    } else {
-        findings.add("directory", State::Warning, format!("{} does not exist yet", path.display()));
+    let is_distributed = args.database.is_some() || args.redis.is_some() || !args.engines.is_empty();
+    let here = || (!is_distributed).then(|| PathBuf::from(DEV_DATA_DIR));
+    if let Some(path) = args.data_dir.clone().or_else(here) {
+        directory(&mut findings, &path, now).await;
     }
+    distributed(&mut findings, &args, now).await;
     for file in &args.manifests {
         manifests(&mut findings, file);
     }
@@ -89,6 +92,44 @@ pub(crate) async fn doctor(args: DoctorArgs) -> Result<Exit, CliError> {
         }
     }
     Ok(if is_bad { Exit::Failed } else { Exit::Done })
+}
+
+/// A data directory.
+async fn directory(findings: &mut Findings, path: &Path, now: Timestamp) {
+    if path.is_dir() {
+        permissions(findings, path);
+        disk(findings, path);
+        record(findings, path, now).await;
+    } else {
+        findings.add("directory", State::Warning, format!("{} does not exist yet", path.display()));
+    }
+}
+
+/// The servers that engines and workers share, and the engines.
+async fn distributed(findings: &mut Findings, args: &DoctorArgs, now: Timestamp) {
+    let mut inspection = match &args.database {
+        Some(url) => {
+            let database = DatabaseArgs { database: url.clone(), pooler: args.pooler, no_migrate: true };
+            database::look(findings, &database, now).await
+        }
+        None => None,
+    };
+    let queue = match &args.redis {
+        Some(url) => queues::look(findings, url, &args.redis_settings).await,
+        None => None,
+    };
+    if let (Some(inspection), Some(queue)) = (&mut inspection, &queue) {
+        tasks::compare(findings, inspection, queue, now).await;
+    }
+    if let Some(inspection) = inspection {
+        inspection.end().await;
+    }
+    if let Some(queue) = queue {
+        queue.close(queues::CLOSE_MAX).await;
+    }
+    for engine in &args.engines {
+        engines::look(findings, engine).await;
+    }
 }
 
 fn clock(findings: &mut Findings, now: Timestamp) {

@@ -6,7 +6,9 @@ mod doctor;
 mod engine;
 mod execution;
 mod flow;
+mod move_record;
 mod place;
+mod redis_acl;
 mod run;
 mod table;
 mod worker;
@@ -32,8 +34,10 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Execution(command) => execution::execution(command, global.server.as_deref()).await,
         Command::Table(command) => table::table(command, global.server.as_deref()).await,
         Command::Doctor(args) => doctor::doctor(args).await,
+        Command::RedisAcl(args) => redis_acl::redis_acl(args),
         Command::Backup(args) => backup::backup(args).await,
         Command::Restore(args) => backup::restore(args).await,
+        Command::Move(args) => move_record::move_record(args).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "flowmonkey", &mut script);

@@ -1,5 +1,7 @@
 //! `flowmonkey run`: one flow from start to end, in this process or on a server.
 
+mod server;
+
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use flowmonkey_engine::config::UnknownHandler;
 use flowmonkey_engine::start::{Start, StartFlow};
 use flowmonkey_engine::store::ExecutionFilter;
 use flowmonkey_engine::view;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{print, print_json, tell};
@@ -41,10 +43,37 @@ pub(crate) async fn run(args: RunArgs, server: Option<&str>) -> Result<Exit, Cli
     if args.file == "-" && args.input.as_deref() == Some("-") {
         return Err(CliError::Usage("standard input can be the flow or the input, not both".into()));
     }
+    if args.fallback.is_some() && server.is_none() {
+        return Err(CliError::Usage(
+            "--fallback is of use with --server only: without, the flow runs here".into(),
+        ));
+    }
     let mut interrupts = Interrupts::listen()?;
     match server {
-        Some(server) => on_server(&args, &Client::new(server)?, &mut interrupts).await,
-        None => here(&args, &mut interrupts).await,
+        Some(server) => server::run(&args, &Client::new(server)?, &mut interrupts).await,
+        None => {
+            let wanted = Wanted::read(&args)?;
+            here(&args, wanted, &mut interrupts).await
+        }
+    }
+}
+
+/// What is to run.
+struct Wanted {
+    flow: Arc<Flow>,
+    /// The others of the file.
+    bundle: Vec<Arc<Flow>>,
+    input: Value,
+    /// The execution's id, if it has one already.
+    id: Option<ExecutionId>,
+    key: Option<String>,
+}
+
+impl Wanted {
+    fn read(args: &RunArgs) -> Result<Self, CliError> {
+        let (flow, bundle) = flow_of(args)?;
+        let input = source::read_input(args.input.as_deref())?;
+        Ok(Self { flow, bundle, input, id: None, key: args.idempotency_key.clone() })
     }
 }
 
@@ -109,9 +138,8 @@ impl Place {
     }
 }
 
-async fn here(args: &RunArgs, interrupts: &mut Interrupts) -> Result<Exit, CliError> {
-    let (flow, bundle) = flow_of(args)?;
-    let input = source::read_input(args.input.as_deref())?;
+async fn here(args: &RunArgs, wanted: Wanted, interrupts: &mut Interrupts) -> Result<Exit, CliError> {
+    let Wanted { flow, bundle, input, id, key } = wanted;
     let registry = handlers::registry(&args.handlers)?;
     let place = match &args.data_dir {
         Some(path) => Place::Given(path.clone()),
@@ -138,7 +166,9 @@ async fn here(args: &RunArgs, interrupts: &mut Interrupts) -> Result<Exit, CliEr
     let mut embedded = Embedded::open(dir, options).await?;
     embedded.serve()?;
     let tree = Tree::new(&embedded.engine, &flow);
-    let ended = walk(args, &embedded, StartFlow::Inline { flow, bundle }, input, &tree, interrupts).await;
+    let flow = StartFlow::Inline { flow, bundle };
+    let start = Start { id, idempotency_key: key, ..Start::new(flow, input) };
+    let ended = walk(args, &embedded, start, &tree, interrupts).await;
     tree.end().await;
     let result = match ended {
         Ok(Ended::Exit(exit)) => Ok((exit, None)),
@@ -171,13 +201,16 @@ enum Ended {
 async fn walk(
     args: &RunArgs,
     embedded: &Embedded,
-    flow: StartFlow,
-    input: Value,
+    start: Start,
     tree: &Tree,
     interrupts: &mut Interrupts,
 ) -> Result<Ended, CliError> {
     let engine = &embedded.engine;
-    let id = engine.start(Start::new(flow, input)).await?.id;
+    let started = engine.start(start).await?;
+    let id = started.id;
+    if !started.created {
+        tell_existing(&id.to_string(), started.input_differs);
+    }
     tree.root(id);
     let asks = std::io::stdin().is_terminal();
     let every = if args.skip_time { SKIP_EVERY } else { LOOK_EVERY };
@@ -295,57 +328,8 @@ fn advise(record: &Value, data_dir: &Path) {
     }
 }
 
-/// Starts the flow on a server and waits for its end.
-async fn on_server(args: &RunArgs, client: &Client, interrupts: &mut Interrupts) -> Result<Exit, CliError> {
-    let is_file = args.file == "-" || Path::new(&args.file).exists() || args.file.contains(['/', '.']);
-    let input = source::read_input(args.input.as_deref());
-    let mut request = if is_file {
-        let (flow, bundle) = flow_of(args)?;
-        let definitions: Vec<&Value> =
-            std::iter::once(&flow).chain(&bundle).map(|flow| &*flow.source).collect();
-        json!({ "flowId": flow.id, "version": flow.version.to_string(), "definition": definitions })
-    } else {
-        json!({ "flowId": args.file })
-    };
-    request["input"] = input?;
-    if args.skip_time || args.data_dir.is_some() {
-        return Err(CliError::Usage("--skip-time and --data-dir are of no use with --server".into()));
-    }
-    let started = client.post("/v1/executions", &request).await?;
-    let id = started["id"].as_str().unwrap_or_default().to_owned();
-    let path = format!("/v1/executions/{id}");
-    tell(&format!("started {id}"));
-    let asks = std::io::stdin().is_terminal();
-    let mut is_cancelling = false;
-    loop {
-        let wait = format!("{path}?wait=2");
-        let record = tokio::select! {
-            record = client.get(&wait) => record?,
-            () = interrupts.next() => {
-                if is_cancelling {
-                    return Ok(Exit::Interrupted);
-                }
-                is_cancelling = true;
-                tell("cancelling; once more to leave at once");
-                match client.post(&format!("{path}:cancel"), &json!({ "reason": "interrupted" })).await {
-                    Ok(_) | Err(CliError::Refused { status: 409, .. }) => continue,
-                    Err(error) => return Err(error),
-                }
-            }
-        };
-        let status = record["status"].as_str().and_then(Status::parse);
-        let has_ended = status.is_some_and(Status::is_terminal);
-        if has_ended || (!asks && only_others_move(client, &path).await?) {
-            print_record(&record, args.output)?;
-            return Ok(exit_of(status.unwrap_or(Status::Failed), !has_ended));
-        }
-    }
-}
-
-/// Whether the server says that only somebody else can move the execution.
-async fn only_others_move(client: &Client, path: &str) -> Result<bool, CliError> {
-    let why = client.get(&format!("{path}:explain")).await?;
-    let kind = why["liveCause"]["kind"].as_str().unwrap_or_default();
-    let by_others = ["signal", "event", "approval", "resume", "incident", "paused"].contains(&kind);
-    Ok(by_others && why["nextWakeAt"].is_null())
+/// Says that a key named an execution that was there.
+fn tell_existing(id: &str, input_differs: bool) {
+    let more = if input_differs { ", which was started with ANOTHER input" } else { "" };
+    tell(&format!("the idempotency key names {id}{more}; nothing is started"));
 }

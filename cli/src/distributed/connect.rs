@@ -6,7 +6,7 @@ use flowmonkey_engine::store::{PostgresOptions, PostgresSession, PostgresStore};
 use flowmonkey_plumbing::queue::redis::{Finding, RedisOptions, RedisQueue, Severity};
 use tokio::time::Instant;
 
-use crate::args::{DatabaseArgs, Pooler, RedisArgs};
+use crate::args::{DatabaseArgs, Pooler, RedisArgs, RedisSettings};
 use crate::errors::CliError;
 
 /// How long Redis is tried again at the start.
@@ -34,13 +34,18 @@ pub(crate) async fn database(args: &DatabaseArgs) -> Result<PostgresStore, CliEr
 
 /// The options of the queues, from the command line.
 pub(crate) fn redis_options(args: &RedisArgs) -> RedisOptions {
+    queue_options(args.redis.clone(), &args.settings)
+}
+
+/// The options of the queues at `url`.
+pub(crate) fn queue_options(url: String, settings: &RedisSettings) -> RedisOptions {
     RedisOptions {
-        prefix: args.redis_prefix.clone(),
-        tls_ca_file: args.redis_ca_file.clone(),
-        tls_certificate_file: args.redis_certificate_file.clone(),
-        tls_key_file: args.redis_key_file.clone(),
-        allow_eviction: args.redis_allow_eviction,
-        ..RedisOptions::new(args.redis.clone())
+        prefix: settings.redis_prefix.clone(),
+        tls_ca_file: settings.redis_ca_file.clone(),
+        tls_certificate_file: settings.redis_certificate_file.clone(),
+        tls_key_file: settings.redis_key_file.clone(),
+        allow_eviction: settings.redis_allow_eviction,
+        ..RedisOptions::new(url)
     }
 }
 

@@ -149,11 +149,8 @@ impl EngineProcess {
     }
 
     fn serve(&self, listener: TcpListener, args: &EngineArgs) {
-        let options = ApiOptions {
-            shutdown: self.api_end.clone(),
-            allowed_hosts: args.allowed_hosts.clone(),
-            ..ApiOptions::default()
-        };
+        let options =
+            ApiOptions { shutdown: self.api_end.clone(), allowed_hosts: args.allowed_hosts.clone() };
         let router = api::router(self.engine.clone(), options);
         let end = self.api_end.clone();
         self.api.spawn(async move {

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use flowmonkey_core::execution::command::Command;
+use flowmonkey_core::execution::command::{Command, TaskAttempt};
 use flowmonkey_core::execution::{Execution, Rejection};
-use flowmonkey_core::ids::TaskId;
+use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_plumbing::crash;
 use flowmonkey_plumbing::mac::MacError;
 use flowmonkey_plumbing::queue::redis::TASK_UNREADABLE;
@@ -59,6 +59,11 @@ pub async fn apply(engine: &Engine, name: &str, results: &mut Vec<Taken>) -> Res
             Counters::add(&engine.counters.results_refused, 1);
             collected.refused += 1;
             note(engine, &taken.dispatched.delivery, metrics(taken).worker_id, RefusedFor::Forged, reason);
+            continue;
+        }
+        if let Some((execution, command)) = unread_task(taken) {
+            commands.push((execution, command));
+            places.push(place);
             continue;
         }
         let understood = match &taken.result {
@@ -158,6 +163,16 @@ async fn check_origin(engine: &Engine, taken: &Taken) -> Result<Result<(), Strin
             Err(error.to_string())
         }
     })
+}
+
+/// A task whose message a worker could not read was not run: it is delivered anew, perhaps to a newer worker, and parked
+/// when that has happened too often. The retries are for what handlers do.
+fn unread_task(taken: &Taken) -> Option<(ExecutionId, Command)> {
+    taken.result.as_ref().ok().filter(|result| says_unreadable(result))?;
+    let delivery = &taken.dispatched.delivery;
+    let task: TaskId = delivery.task_id.parse().ok()?;
+    let attempt = TaskAttempt { task: task.number, attempt: delivery.attempt };
+    Some((task.execution, Command::LeaseLost(attempt)))
 }
 
 /// Whether a worker says that it could not read the task.

@@ -15,6 +15,7 @@ mod model;
 mod postgres;
 mod sqlite;
 mod tally;
+mod transfer;
 
 use std::sync::Arc;
 
@@ -31,9 +32,13 @@ pub use model::{
     FailedTaskRow, FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, Retention, Spawn,
     Spent, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Update, awaited_event,
 };
-pub use postgres::{POSTGRES_SCHEMA_VERSION, PostgresOptions, PostgresSession, PostgresStore};
+pub use postgres::{
+    Causes, Inspection, POSTGRES_SCHEMA_VERSION, PoolFacts, PostgresOptions, PostgresSession, PostgresStore,
+    ServerFacts, TableFacts,
+};
 pub use sqlite::{Durability, SCHEMA_VERSION, SqliteOptions, SqliteStore, verify};
 pub(crate) use tally::{JoinKey, touched_budgets, touched_joins};
+pub use transfer::{TransferError, TransferProgress, TransferredTable, transfer};
 
 /// The record. All instants are arguments; nothing here reads a clock.
 #[async_trait]

@@ -96,7 +96,7 @@ impl PostgresStore {
 }
 
 /// Names the database without its password.
-fn place(driver: &PgConnectOptions) -> String {
+pub(super) fn place(driver: &PgConnectOptions) -> String {
     let database = driver.get_database().unwrap_or_else(|| driver.get_username());
     match driver.get_socket() {
         Some(socket) => format!("the database {database} at {}", socket.display()),
@@ -105,7 +105,7 @@ fn place(driver: &PgConnectOptions) -> String {
 }
 
 /// A connection, tried until `patience` is at its end.
-async fn reach(
+pub(super) async fn reach(
     driver: &PgConnectOptions,
     place: &str,
     patience: Duration,

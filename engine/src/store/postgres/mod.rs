@@ -4,12 +4,14 @@
 //! one transaction whose locks are taken in one order (see `migrations/postgres/0001_create_record.sql`), so that engines
 //! never wait for each other in a circle. Nothing is kept in a session, so that a pooler may stand between.
 
+mod apart;
 mod chores;
 mod clock;
 mod columns;
 mod commit;
 mod connect;
 mod error;
+mod inspect;
 mod list;
 mod options;
 mod rows;
@@ -29,6 +31,8 @@ use sqlx::{Postgres, Transaction};
 use tokio_util::task::TaskTracker;
 
 use super::StoreError;
+pub(super) use apart::{apart, failed};
+pub use inspect::{Causes, Inspection, PoolFacts, ServerFacts, TableFacts};
 pub use options::{PostgresOptions, PostgresSession};
 pub use schema::POSTGRES_SCHEMA_VERSION;
 

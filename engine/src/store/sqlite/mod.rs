@@ -3,6 +3,7 @@
 //! One connection writes, a few read. The write-ahead log lets readers go on while a batch is written, and a commit is on
 //! the disk when it returns ([`Durability::Full`]).
 
+mod apart;
 mod backup;
 mod commit;
 mod connections;
@@ -29,6 +30,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, Sql
 use sqlx::{ConnectOptions, Connection, Sqlite, SqliteConnection};
 
 use super::StoreError;
+pub(super) use apart::{failed, schema_version};
 pub use backup::verify;
 use connections::Connections;
 use published::Published;

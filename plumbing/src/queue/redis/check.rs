@@ -165,7 +165,7 @@ fn missing_right(command: &str) -> Finding {
         Severity::Refuse,
         "REDIS_RIGHT_MISSING",
         reason,
-        "give it the rules of `flowmonkey redis-acl engine`",
+        "give it the rules of `flowmonkey redis-acl --role engine`",
     )
 }
 

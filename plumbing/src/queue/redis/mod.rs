@@ -86,6 +86,14 @@ impl RedisQueue {
         self.shared.check().await
     }
 
+    /// The share of `maxmemory` that the fullest primary uses; 0 without a limit.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] when Redis cannot be reached or refuses the user.
+    pub async fn memory_ratio(&self) -> Result<f64, QueueError> {
+        self.shared.memory_ratio().await.map_err(|error| error.into_queue_error("memory of Redis"))
+    }
+
     /// What was met so far that should not be there, and how often connections were opened.
     pub async fn stats(&self) -> RedisStats {
         self.shared.stats().await

@@ -1,0 +1,74 @@
+"""The handlers of the tests, and workers that misbehave. `cases.py URL FOLDER SLOTS PREFETCH HANDLER...`
+
+What happens is written to FOLDER/notes; `hold` ends when FOLDER/gate is there; when FOLDER/lose is there, the answer of one
+claim is lost."""
+import os
+import pathlib
+import sys
+
+import redis
+
+import wire
+import worker
+
+FOLDER = pathlib.Path(sys.argv[2])
+
+
+def note(*words):
+    with open(FOLDER / "notes", "a", encoding="utf-8") as notes:
+        notes.write(" ".join(map(str, words)) + "\n")
+
+
+def flaky(task):
+    attempt = task.message["attempt"]
+    if attempt < 3:
+        raise worker.Failure("NOT_YET", f"attempt {attempt} of 3")
+    return {"attempt": attempt, "half": 0.5}
+
+
+def hold(task):
+    place = (task.message["input"], task.message["attempt"])
+    note("begun", *place, os.getpid())
+    try:
+        while not (FOLDER / "gate").exists():
+            task.pause(0.01)
+    except worker.Stopped:
+        note("stopped", *place, task.told or "fenced")
+        raise
+    note("ended", *place)
+    return task.message["attempt"]
+
+
+def mirror(task):
+    return {"text": task.message["input"]["text"][::-1] * 2}
+
+
+def forge(task):
+    return "honest"
+
+
+def unwritable(task):
+    return {1: 2**64} if task.message["input"] == "integer" else {3, 4}
+
+
+class Cases(worker.Worker):
+    def call(self, client, function, pool, *arguments):
+        answer = super().call(client, function, pool, *arguments)
+        if function == "claim" and pool == "mirror" and answer[2] and (FOLDER / "lose").exists():
+            (FOLDER / "lose").unlink()
+            raise redis.ConnectionError("the answer was lost")
+        return answer
+
+    def seal(self, task, result):
+        body = super().seal(task, result)
+        note("format", task.message["stepId"], body[0])
+        if self.pools[task.pool] == "forge" and task.message["attempt"] == 1:
+            return wire.encode({**wire.decode(body), "output": "forged"})
+        return body
+
+
+if __name__ == "__main__":
+    url, slots, prefetch, names = sys.argv[1], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:]
+    known = {"greet": worker.greet, "flaky": flaky, "hold": hold, "mirror": mirror, "forge": forge,
+             "unwritable": unwritable}
+    Cases(url, {name: known[name] for name in names}, slots, prefetch).run()
