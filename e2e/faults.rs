@@ -1,19 +1,28 @@
 //! The failure table, row by row.
 
-use crate::books::Books;
+mod clocks;
+mod engines;
+mod load;
+mod messages;
+mod network;
+mod postgres;
+mod redis;
+mod sentinel;
+mod workers;
+
+use self::load::Load;
 use crate::system::{Options, System};
-use crate::workload::{FLOWS, start_mix};
+
+/// Rounds of the test in which nothing goes wrong.
+const ROUNDS: usize = 4;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_ends_when_nothing_goes_wrong() {
     let system = System::start(Options::default()).await;
-    system.publish(FLOWS).await;
-    let workers = system.get("/v1/workers").await;
-    assert_eq!(workers["items"].as_array().unwrap().len(), 2, "{workers}");
-    let mut books = Books::default();
-    for round in 0..4 {
-        start_mix(&system, &mut books, round).await;
+    let mut load = Load::new(&system).await;
+    for _ in 0..ROUNDS {
+        load.round(&system).await;
     }
-    let audit = books.check(&system).await;
-    assert_eq!((audit.executions, audit.redelivered), (20, 4), "only the failures that were asked for");
+    let report = load.check(&system).await;
+    assert_eq!(report.audit.redelivered, report.rounds, "only the failures that were asked for");
 }

@@ -3,7 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 mod books;
+mod configuration;
 mod crash_points;
 mod faults;
+mod in_process;
+mod pooler;
+mod rebuild;
+mod redelivery;
+mod soak;
 mod system;
 mod workload;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use flowmonkey_test_support::{Postgres, PostgresOptions, Redis, RedisOptions, TestDatabase};
+use flowmonkey_test_support::{PgBouncer, Postgres, PostgresOptions, Redis, RedisOptions, TestDatabase};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
@@ -39,12 +39,35 @@ pub(crate) struct Options {
     pub(crate) workers: usize,
     /// A Postgres of its own, that can be killed; else a database of one that all tests share.
     pub(crate) own_postgres: bool,
+    /// How a Postgres of its own is set up.
+    pub(crate) postgres: PostgresOptions,
+    /// The way to a database of the shared Postgres, if not a straight one.
+    pub(crate) pooler: Option<PgBouncer>,
     /// The Redis.
     pub(crate) redis: RedisOptions,
+    /// Instead: a Redis that is there already.
+    pub(crate) redis_of_others: Option<Redis>,
     /// Tasks that a worker runs at a time.
     pub(crate) concurrency: usize,
     /// Further arguments of engines.
     pub(crate) engine_args: Vec<String>,
+    /// Further arguments of workers.
+    pub(crate) worker_args: Vec<String>,
+    /// Where processes find each other, if not directly.
+    pub(crate) routes: Routes,
+}
+
+/// Addresses in place of the true ones, as of networks in which things go wrong.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Routes {
+    /// The record, for engines.
+    pub(crate) database: Option<String>,
+    /// The queues, for engines.
+    pub(crate) engines_redis: Option<String>,
+    /// The queues, for workers.
+    pub(crate) workers_redis: Option<String>,
+    /// The engines, for workers.
+    pub(crate) engines: Option<String>,
 }
 
 impl Default for Options {
@@ -53,9 +76,14 @@ impl Default for Options {
             engines: 2,
             workers: 2,
             own_postgres: false,
+            postgres: PostgresOptions::default(),
+            pooler: None,
             redis: RedisOptions::default(),
+            redis_of_others: None,
             concurrency: 8,
             engine_args: Vec::new(),
+            worker_args: Vec::new(),
+            routes: Routes::default(),
         }
     }
 }
@@ -71,6 +99,11 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// As kill -9.
     pub(crate) fn kill(&mut self) {
         // It may have died by itself.
@@ -145,7 +178,7 @@ pub(crate) struct System {
     pub(crate) engines: Vec<Process>,
     pub(crate) workers: Vec<Process>,
     pub(crate) folder: tempfile::TempDir,
-    options: Options,
+    pub(crate) options: Options,
     client: Client,
     made: usize,
 }
@@ -156,14 +189,24 @@ impl System {
         flowmonkey_handlers::install_crypto();
         let folder = tempfile::tempdir().unwrap();
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../e2e/handlers");
-        let manifest = json!({ "handlers": [{
-            "type": "work", "version": "1.0.0", "command": ["python3", sources.join("work.py")], "reuse": true,
-            "env": { "WORK_LOG": folder.path().join("work.log") },
-        }] });
+        let handler = |handler_type| {
+            json!({
+                "type": handler_type, "version": "1.0.0", "command": ["python3", sources.join("work.py")], "reuse": true,
+                "env": { "WORK_LOG": folder.path().join("work.log") },
+            })
+        };
+        // The second is the same in a pool of its own.
+        let manifest = json!({ "handlers": [handler("work"), handler("toil")] });
         fs::write(folder.path().join("handlers.json"), manifest.to_string()).unwrap();
-        let (redis, database) = tokio::join!(Redis::start(options.redis.clone()), async {
+        let redis = async {
+            match &options.redis_of_others {
+                Some(redis) => redis.clone(),
+                None => Redis::start(options.redis.clone()).await,
+            }
+        };
+        let (redis, database) = tokio::join!(redis, async {
             if options.own_postgres {
-                let postgres = Postgres::start(PostgresOptions::default()).await;
+                let postgres = Postgres::start(options.postgres.clone()).await;
                 let url = postgres.url("postgres");
                 Database::Own(postgres, url)
             } else {
@@ -200,9 +243,18 @@ impl System {
 
     /// Where the record is.
     pub(crate) fn database_url(&self) -> String {
+        match (&self.database, &self.options.pooler) {
+            (Database::Own(_, url), _) => url.clone(),
+            (Database::Shared(database), Some(pooler)) => pooler.url(database.name()),
+            (Database::Shared(database), None) => database.url(),
+        }
+    }
+
+    /// Ends all connections to the record, as a failover does.
+    pub(crate) async fn terminate_backends(&self) {
         match &self.database {
-            Database::Own(_, url) => url.clone(),
-            Database::Shared(database) => database.url(),
+            Database::Own(postgres, _) => postgres.terminate_backends("postgres").await,
+            Database::Shared(database) => database.terminate_backends().await,
         }
     }
 
@@ -226,13 +278,21 @@ impl System {
 
     /// Starts an engine with these variables of the environment, without waiting for it.
     pub(crate) fn spawn_engine(&mut self, variables: &[(&str, &str)]) -> Process {
-        let (database, redis) = (self.database_url(), self.redis.url());
+        self.spawn_engine_at("127.0.0.1:0", variables)
+    }
+
+    /// As `spawn_engine`, at an address.
+    fn spawn_engine_at(&mut self, listen: &str, variables: &[(&str, &str)]) -> Process {
+        let Routes { database, engines_redis, .. } = self.options.routes.clone();
+        let database = database.unwrap_or_else(|| self.database_url());
+        let redis = engines_redis.unwrap_or_else(|| self.redis.url());
         let arguments = self.options.engine_args.clone();
         self.spawn("engine", |command| {
             command
-                .args(["--listen", "127.0.0.1:0", "--database", &database, "--redis", &redis])
+                .args(["--database", &database, "--redis", &redis])
                 .args(["--heartbeat-ms", &HEARTBEAT_MS.to_string(), "--lease-ms", &LEASE_MS.to_string()])
                 .args(arguments)
+                .env("FLOWMONKEY_LISTEN", listen)
                 .envs(variables.iter().copied());
         })
     }
@@ -251,20 +311,52 @@ impl System {
         self.engines.push(engine);
     }
 
+    /// Starts an engine in the place of one that has ended, at its address, as behind the name of a service; once it answers.
+    pub(crate) async fn replace_engine(&mut self, old: &Process) {
+        let url = old.url.clone().unwrap();
+        let listen = url.trim_start_matches("http://").to_owned();
+        let mut engine = self.spawn_engine_at(&listen, &[]);
+        loop {
+            let told = wait_for("an engine tells its address or ends", async || {
+                let log = engine.log();
+                if log.contains("listens on ") { Some(true) } else { engine.has_ended().then_some(false) }
+            })
+            .await;
+            if told {
+                break;
+            }
+            // Some connection has the port for a while.
+            assert!(engine.log().contains("cannot listen"), "the engine has ended: {}", engine.log());
+            engine = self.spawn_engine_at(&listen, &[]);
+        }
+        engine.url = Some(url);
+        self.engines.push(engine);
+    }
+
     /// Adds a worker for all engines that there are.
     pub(crate) async fn add_worker(&mut self, variables: &[(&str, &str)]) {
-        let redis = self.redis.url();
-        let engines: Vec<String> = self.engines.iter().filter_map(|engine| engine.url.clone()).collect();
+        self.add_worker_for("work,transform", variables).await;
+    }
+
+    /// As `add_worker`, for these handler types.
+    pub(crate) async fn add_worker_for(&mut self, handlers: &str, variables: &[(&str, &str)]) {
+        let Routes { workers_redis, engines, .. } = self.options.routes.clone();
+        let redis = workers_redis.unwrap_or_else(|| self.redis.url());
+        let direct =
+            || -> Vec<String> { self.engines.iter().filter_map(|engine| engine.url.clone()).collect() };
+        let engines = engines.unwrap_or_else(|| direct().join(","));
+        let arguments = self.options.worker_args.clone();
         let folder = self.folder.path().to_path_buf();
         let concurrency = self.options.concurrency.to_string();
         let mut worker = self.spawn("worker", |command| {
             command
                 .args(["--redis", &redis, "--heartbeat-ms", &HEARTBEAT_MS.to_string()])
-                .args(["--engine", &engines.join(","), "--handler", "work,transform"])
+                .args(["--engine", &engines, "--handler", handlers])
                 .args(["--concurrency", &concurrency, "--spill-dir"])
                 .arg(folder.join("spill"))
                 .arg("--handlers")
                 .arg(folder.join("handlers.json"))
+                .args(arguments)
                 .envs(variables.iter().copied());
         });
         wait_for("a worker works", async || {

@@ -25,6 +25,8 @@ need "command -v redis-sentinel" redis-sentinel "the tests start private servers
 # Debian keeps the programs of the server out of the PATH.
 need "ls /usr/lib/postgresql/*/bin/postgres || command -v postgres" postgresql "the tests start private servers"
 need "[ -x /usr/sbin/pgbouncer ] || command -v pgbouncer" pgbouncer "the tests start private servers"
+# A library that shifts the time of a process, for the tests of clocks that are apart.
+need "ls /usr/lib/*/faketime/libfaketimeMT.so.1" faketime "the end-to-end tests run processes whose clocks differ"
 for module in redis msgpack zstandard; do
     need "/usr/bin/python3 -c 'import $module'" "python3-$module" "the worker in Python of the end-to-end tests"
 done

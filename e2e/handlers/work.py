@@ -1,9 +1,10 @@
 """A handler by the child protocol. It notes what an outside system would see of each attempt in the file WORK_LOG: one line
 when it begins and one when it ends. `config` says what it does: `sleepMs`, `failTimes` (the first attempts fail),
-`die` (the process ends)."""
+`die` (the process ends), `killWorker` (the process that runs this one is killed)."""
 
 import json
 import os
+import signal
 import sys
 import time
 
@@ -28,6 +29,9 @@ for line in sys.stdin:
     config = params.get("config") or {}
     note("begin", params, task)
     if config.get("die"):
+        os._exit(9)
+    if config.get("killWorker"):
+        os.kill(os.getppid(), signal.SIGKILL)
         os._exit(9)
     time.sleep(config.get("sleepMs", 0) / 1000)
     if params["attempt"] <= config.get("failTimes", 0):

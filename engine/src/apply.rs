@@ -5,99 +5,20 @@ use std::sync::{Arc, PoisonError};
 
 use flowmonkey_core::execution::command::Command;
 use flowmonkey_core::execution::decision::ChildStart;
-use flowmonkey_core::execution::{
-    Creation, Decision, Effect, Event, Execution, FlowReference, Record, Rejection, World,
-};
+use flowmonkey_core::execution::{Creation, Decision, Effect, Event, Execution, Record};
 use flowmonkey_core::execution::{children, decide};
-use flowmonkey_core::flow::Flow;
-use flowmonkey_core::flow::scope::Snapshot;
-use flowmonkey_core::ids::{ExecutionId, FlowHash};
+use flowmonkey_core::ids::ExecutionId;
 use flowmonkey_core::time::{Moment, Timestamp};
 
+use crate::around::Loaded;
 use crate::config::{COMMIT_BATCH_MAX, CONFLICTS_MAX};
 use crate::datasets::Datasets;
 use crate::effects::Aftermath;
 use crate::engine::{Counters, Engine, EngineError};
-use crate::flows::{LoadedFlow, SubFlows};
+use crate::flows::SubFlows;
+pub use crate::outcome::{CommandError, CommandOutcome, Fault};
 use crate::store::{Batch, Committed, Create, StoreError, Update, awaited_event, number};
 use crate::watch;
-
-/// What came of a command.
-#[derive(Clone, Debug)]
-pub enum CommandOutcome {
-    /// It is decided and stored; the state afterwards.
-    Applied(Arc<Execution>),
-    /// The core refused it; nothing has changed.
-    Rejected(Rejection),
-    /// The execution does not exist.
-    NotFound,
-    /// It could not be decided or stored, though other commands could.
-    Failed(Fault),
-}
-
-/// What is wrong with one execution, while the record as a whole is well.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
-    /// Its row, its flow, or what belongs to it cannot be read.
-    #[error("{what} is corrupt: {reason}")]
-    Corrupt {
-        /// Which row.
-        what: String,
-        /// Why.
-        reason: String,
-    },
-    /// The record refuses what was decided: a bug.
-    #[error("the record refused a statement: {reason}")]
-    Internal {
-        /// In words.
-        reason: String,
-    },
-    /// Too many others change it at the same time; try again.
-    #[error("the execution is being changed by too many at once")]
-    Contended,
-}
-
-impl Fault {
-    fn of(self, id: ExecutionId) -> EngineError {
-        match self {
-            Self::Corrupt { what, reason } => StoreError::Corrupt { what, reason }.into(),
-            Self::Internal { reason } => StoreError::Internal { reason }.into(),
-            Self::Contended => EngineError::Contended(id),
-        }
-    }
-
-    /// What is wrong with the one execution that met `error`; else the error, which all would meet.
-    fn from_store(error: StoreError) -> Result<Self, StoreError> {
-        match error {
-            StoreError::Corrupt { what, reason } => Ok(Self::Corrupt { what, reason }),
-            StoreError::Internal { reason } => Ok(Self::Internal { reason }),
-            StoreError::Unavailable { .. } | StoreError::Full { .. } | StoreError::Schema { .. } => {
-                Err(error)
-            }
-        }
-    }
-}
-
-/// Why a single command did not happen.
-#[derive(Debug, thiserror::Error)]
-pub enum CommandError {
-    /// The core refused it.
-    #[error(transparent)]
-    Rejected(#[from] Rejection),
-    /// It could not be decided or stored.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-}
-
-/// One execution in a round: everything its decisions need.
-pub(crate) struct Loaded {
-    pub(crate) execution: Arc<Execution>,
-    pub(crate) flow: Arc<LoadedFlow>,
-    other_flows: HashMap<FlowHash, Arc<Flow>>,
-    outer: Option<Arc<Snapshot>>,
-    sub_flows: HashMap<(String, Option<String>), FlowReference>,
-    pub(crate) datasets: Datasets,
-}
 
 /// The decisions of one execution in a round.
 struct Decided {
@@ -437,41 +358,6 @@ impl Engine {
     pub(crate) fn note_shared(&self, committed: &Committed, aftermath: &mut Aftermath) {
         aftermath.joins.extend(committed.joins.iter().filter(|join| join.needs_attention()).cloned());
         aftermath.spent.extend(committed.spent.iter().copied());
-    }
-
-    /// Everything that decisions on `execution` need.
-    pub(crate) async fn load_around(
-        &self,
-        execution: Arc<Execution>,
-        known: &mut SubFlows,
-    ) -> Result<Loaded, StoreError> {
-        let flow = self.flows.get(&*self.store, &execution.identity.flow.hash).await?;
-        let mut other_flows = HashMap::new();
-        let hashes: BTreeSet<FlowHash> = execution.flows_needed().cloned().collect();
-        for hash in hashes {
-            let other = self.flows.get(&*self.store, &hash).await?;
-            other_flows.insert(hash, other.flow.clone());
-        }
-        let outer = self.outer(&execution).await?;
-        let sub_flows = known.resolve_all(&*self.store, &flow, &execution).await?;
-        Ok(Loaded { execution, flow, other_flows, outer, sub_flows, datasets: Datasets::default() })
-    }
-
-    /// Gives the world as `around` shows it to `see`.
-    pub(crate) fn with_world<T>(&self, around: &Loaded, see: impl FnOnce(&World<'_>) -> T) -> T {
-        let id = around.execution.id();
-        see(&World {
-            flow: &around.flow.flow,
-            flows: &|hash| around.other_flows.get(hash).cloned(),
-            outer: around.outer.as_deref(),
-            limits: &self.config.limits,
-            flow_exists: &|flow, version| {
-                around.sub_flows.contains_key(&(flow.to_owned(), version.map(ToOwned::to_owned)))
-            },
-            handlers: &*self.handlers,
-            datasets: &|reference| around.datasets.get(reference),
-            resume_url: &|step, visit| self.resume_url(id, step, visit),
-        })
     }
 
     /// Decides the commands of one execution, each on the state that the one before it left.

@@ -233,12 +233,13 @@ impl Engine {
     }
 
     /// Makes tasks ready. A queue that has no room for all of them gets as many as it takes.
-    async fn push_tasks(&self, mut tasks: Vec<TaskMessage>) {
+    async fn push_tasks(&self, tasks: Vec<TaskMessage>) {
         self.pools.note(tasks.iter().map(|task| task.pool.as_str()));
-        for task in &mut tasks {
-            self.name_checkpoint(task).await;
+        let mut named = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            named.extend(self.with_checkpoint(task).await);
         }
-        let mut parts = vec![tasks];
+        let mut parts = vec![named];
         while let Some(mut part) = parts.pop() {
             if part.is_empty() {
                 continue;
@@ -266,23 +267,26 @@ impl Engine {
         }
     }
 
-    /// Names the last checkpoint in a task that may have one: a later delivery. The first has none, and costs nothing.
-    async fn name_checkpoint(&self, task: &mut TaskMessage) {
+    /// Names the last checkpoint in a task that may have one: a later delivery. The first has none, and costs nothing. None:
+    /// the record does not say. Workers begin anew where nothing is named, so that such a task is left to the reconciler.
+    async fn with_checkpoint(&self, mut task: TaskMessage) -> Option<TaskMessage> {
         if task.attempt <= 1 {
-            return;
+            return Some(task);
         }
-        let Ok(id) = task.task_id.parse::<TaskId>() else { return };
+        let Ok(id) = task.task_id.parse::<TaskId>() else { return Some(task) };
         match self.store.load_checkpoint(id).await {
-            Ok(Some(checkpoint)) => {
-                task.checkpoint = Some(CheckpointReference {
+            Ok(found) => {
+                task.checkpoint = found.map(|checkpoint| CheckpointReference {
                     size: json_size(&checkpoint.data) as u64,
                     id: checkpoint.id,
                     saved_at: checkpoint.saved_at.to_rfc3339(),
                 });
+                Some(task)
             }
-            Ok(None) => {}
-            // A later attempt asks for its checkpoint anyway.
-            Err(error) => tracing::warn!(%error, task = task.task_id, "the checkpoint is not named"),
+            Err(error) => {
+                tracing::warn!(%error, task = task.task_id, "a task whose checkpoint is not known is published later");
+                None
+            }
         }
     }
 

@@ -30,6 +30,17 @@ pub enum RefusedFor {
 }
 
 impl RefusedFor {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Invalid,
+        Self::Forged,
+        Self::UnknownExecution,
+        Self::Finished,
+        Self::Stale,
+        Self::Unusable,
+        Self::Other,
+    ];
+
     /// As a label of metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -4,6 +4,7 @@
 
 pub mod api;
 mod apply;
+mod around;
 pub mod chores;
 mod commit;
 pub mod config;
@@ -14,6 +15,7 @@ pub mod evidence;
 mod flows;
 mod handlers;
 mod joins;
+mod outcome;
 mod pools;
 pub mod services;
 pub mod start;

@@ -24,12 +24,18 @@ struct Known {
     /// The servers that the generations are of.
     server_id: Option<String>,
     pools: BTreeMap<String, Pool>,
+    /// Comparisons that have begun.
+    begun: u64,
+    /// The comparison whose answer is known. Several may be under way; an answer that a later one has overtaken is old.
+    known: u64,
 }
 
 #[derive(Clone, Copy, Default)]
 struct Pool {
     /// The record's; none: not asked yet.
     generation: Option<u64>,
+    /// What the queue held when it was asked last.
+    found: Option<u64>,
     /// Since when its queue has not had the record's generation; none: it has.
     unsettled_since: Option<Timestamp>,
     /// Whether its queue has been compared at all.
@@ -64,6 +70,14 @@ impl Pools {
         self.known().pools.get(pool).is_some_and(|pool| pool.compared && pool.unsettled_since.is_none())
     }
 
+    /// Whether the queue had everything when it was compared last: what it should, or what a rebuild has made of it so far.
+    fn is_whole(&self, pool: &str, is_rebuilt: bool) -> bool {
+        self.known().pools.get(pool).is_some_and(|pool| {
+            let is_settled = pool.compared && pool.unsettled_since.is_none();
+            is_settled || (is_rebuilt && pool.found == Some(REBUILDING))
+        })
+    }
+
     fn unasked(&self, server_id: &str) -> Vec<String> {
         let mut known = self.known();
         if known.server_id.as_deref() != Some(server_id) {
@@ -85,23 +99,69 @@ impl Pools {
         }
     }
 
-    fn asked(&self) -> Vec<(String, u64)> {
+    fn asked(&self) -> BTreeMap<String, u64> {
         let known = self.known();
         known.pools.iter().filter_map(|(name, pool)| Some((name.clone(), pool.generation?))).collect()
     }
 
-    fn compared(&self, pool: &str, wanted: u64, found: Option<u64>, now: Timestamp) {
+    /// Before the queue is asked for generations.
+    fn begin_comparison(&self) -> u64 {
         let mut known = self.known();
-        let Some(pool_state) = known.pools.get_mut(pool) else { return };
-        let is_new = !pool_state.compared;
-        pool_state.compared = true;
-        if found == Some(wanted) {
-            pool_state.unsettled_since = None;
-        } else if pool_state.unsettled_since.is_none() {
-            if !is_new || wanted > 1 {
-                tracing::warn!(pool, wanted, ?found, "the queue was emptied or replaced; it is rebuilt");
+        known.begun += 1;
+        known.begun
+    }
+
+    /// The queue has answered the comparison with this number.
+    fn end_comparison(&self, number: u64, found: Vec<(String, u64, Option<u64>)>, now: Timestamp) {
+        let mut known = self.known();
+        if number <= known.known {
+            return;
+        }
+        known.known = number;
+        for (name, wanted, found) in found {
+            if let Some(pool) = known.pools.get_mut(&name) {
+                pool.compare(&name, wanted, found, now);
             }
-            pool_state.unsettled_since = Some(now);
+        }
+    }
+
+    /// The pool's queue was marked as being rebuilt: what a comparison says that is under way is old.
+    fn marked(&self, pool: &str) {
+        let mut known = self.known();
+        known.known = known.begun;
+        if let Some(pool) = known.pools.get_mut(pool) {
+            pool.found = Some(REBUILDING);
+        }
+    }
+}
+
+impl Pool {
+    fn compare(&mut self, name: &str, wanted: u64, found: Option<u64>, now: Timestamp) {
+        let is_new = !std::mem::replace(&mut self.compared, true);
+        let before = std::mem::replace(&mut self.found, found);
+        if found == Some(wanted) {
+            self.unsettled_since = None;
+            return;
+        }
+        // Another engine may have raised the record's generation since it was asked: two engines that each hold on to their
+        // own would rebuild the queue against each other for ever.
+        if found.is_some_and(|found| found != REBUILDING) {
+            self.generation = None;
+        }
+        if self.unsettled_since.is_none() {
+            if !is_new || wanted > 1 {
+                tracing::warn!(
+                    pool = name,
+                    wanted,
+                    ?found,
+                    "the queue was emptied or replaced; it is rebuilt"
+                );
+            }
+            self.unsettled_since = Some(now);
+        } else if found.is_none() && before.is_some() {
+            // Its workers have the time anew.
+            tracing::warn!(pool = name, "the queue was emptied again before it was rebuilt");
+            self.unsettled_since = Some(now);
         }
     }
 }
@@ -118,11 +178,11 @@ impl Engine {
         if names.is_empty() {
             return Ok(());
         }
+        let number = self.pools.begin_comparison();
         let found = self.queue.generations(&names).await?;
-        let now = self.now();
-        for ((pool, wanted), found) in names.iter().zip(wanted).zip(found) {
-            self.pools.compared(pool, wanted, found, now);
-        }
+        let found =
+            names.into_iter().zip(wanted).zip(found).map(|((name, wanted), found)| (name, wanted, found));
+        self.pools.end_comparison(number, found.collect(), self.now());
         Ok(())
     }
 
@@ -130,8 +190,25 @@ impl Engine {
     pub(crate) async fn begin_rebuild(&self, pools: &BTreeSet<String>) -> Result<(), EngineError> {
         for pool in pools {
             self.queue.set_generation(pool, REBUILDING).await?;
+            self.pools.marked(pool);
         }
         Ok(())
+    }
+
+    /// Of `pools`, in whose queues something was found absent, those whose queues do not hold the record's generation, nor
+    /// that of a rebuild where they are `rebuilt`. They were emptied before that, and absence proves nothing.
+    pub(crate) async fn emptied_meanwhile(
+        &self,
+        pools: BTreeSet<&str>,
+        rebuilt: &BTreeSet<String>,
+    ) -> Result<BTreeSet<String>, EngineError> {
+        if pools.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        self.pools.note(pools.iter().copied());
+        self.compare_pools().await?;
+        let is_whole = |pool: &&str| self.pools.is_whole(pool, rebuilt.contains(*pool));
+        Ok(pools.into_iter().filter(|pool| !is_whole(pool)).map(ToOwned::to_owned).collect())
     }
 
     /// Gives the queues of `pools`, which have been rebuilt, the record's generation; not those that were emptied again
@@ -141,7 +218,7 @@ impl Engine {
         if names.is_empty() {
             return Ok(());
         }
-        let wanted: BTreeMap<String, u64> = self.pools.asked().into_iter().collect();
+        let wanted = self.pools.asked();
         for (pool, found) in names.iter().zip(self.queue.generations(&names).await?) {
             if found == Some(REBUILDING)
                 && let Some(generation) = wanted.get(pool)
@@ -150,5 +227,74 @@ impl Engine {
             }
         }
         self.compare_pools().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE_MS: u64 = 3_000;
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    /// A pool whose generation is 1 for the record.
+    fn pools() -> Pools {
+        let pools = Pools::default();
+        pools.note(["a"]);
+        assert_eq!(pools.unasked("s1"), ["a"]);
+        pools.answered("s1", "a", 1);
+        pools
+    }
+
+    fn finds(pools: &Pools, found: Option<u64>, now: i64) {
+        let number = pools.begin_comparison();
+        pools.end_comparison(number, vec![("a".into(), 1, found)], at(now));
+    }
+
+    fn is_due(pools: &Pools, now: i64) -> bool {
+        !pools.to_rebuild(at(now), GRACE_MS).is_empty()
+    }
+
+    #[test]
+    fn a_queue_that_is_emptied_again_gives_its_workers_the_time_anew() {
+        let pools = pools();
+        finds(&pools, None, 0);
+        finds(&pools, None, 1_000);
+        assert!(!is_due(&pools, 2_999));
+        assert!(is_due(&pools, 3_000));
+        pools.marked("a");
+        assert!(pools.is_whole("a", true) && !pools.is_whole("a", false));
+        finds(&pools, Some(REBUILDING), 3_100);
+        assert!(is_due(&pools, 3_100));
+        finds(&pools, None, 3_200);
+        assert!(!is_due(&pools, 6_199) && !pools.is_whole("a", true));
+        finds(&pools, Some(1), 6_300);
+        assert!(!is_due(&pools, 99_000) && pools.is_settled("a"));
+    }
+
+    #[test]
+    fn an_answer_that_a_later_one_has_overtaken_is_old() {
+        let pools = pools();
+        let early = pools.begin_comparison();
+        finds(&pools, None, 0);
+        pools.end_comparison(early, vec![("a".into(), 1, Some(1))], at(0));
+        assert!(!pools.is_settled("a"));
+        let early = pools.begin_comparison();
+        pools.marked("a");
+        pools.end_comparison(early, vec![("a".into(), 1, None)], at(5_000));
+        assert!(is_due(&pools, 5_000), "it was not emptied again");
+    }
+
+    #[test]
+    fn another_engines_generation_is_looked_up() {
+        let pools = pools();
+        finds(&pools, Some(REBUILDING), 0);
+        assert!(pools.unasked("s1").is_empty());
+        finds(&pools, Some(4), 0);
+        assert_eq!(pools.unasked("s1"), ["a"], "the record may have gone on");
+        assert!(!pools.is_settled("a"));
     }
 }

@@ -112,6 +112,39 @@ async fn a_full_record_loses_nothing_and_goes_on_with_more_space() {
     assert_eq!(store.load(&ids).await.unwrap(), stored);
 }
 
+/// Runs the test below in a process of its own that may not make large files, and lives on when it tries.
+#[cfg(unix)]
+#[test]
+fn a_limit_of_a_files_size_is_a_full_record() {
+    let program = std::env::current_exe().unwrap();
+    let limited = "trap '' XFSZ; ulimit -f 1024; exec \"$0\" \"$@\"";
+    let arguments = ["--exact", "--ignored", "within_a_limit_of_a_files_size_a_record_fills_up"];
+    let output =
+        std::process::Command::new("sh").args(["-c", limited]).arg(program).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[tokio::test]
+#[ignore = "run by `a_limit_of_a_files_size_is_a_full_record`"]
+async fn within_a_limit_of_a_files_size_a_record_fills_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory.path().join("record")).await;
+    let flow = work();
+    let mut number = 0;
+    let error = loop {
+        number += 1;
+        let request = StartRequest::new(id(number), json!({ "text": "x".repeat(5_000) }));
+        match store.commit(creates(at(0), vec![started(&flow, request, at(0))])).await {
+            Ok(_) => assert!(number < 10_000, "there is a limit"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
+    let ids: Vec<_> = (1..number).map(id).collect();
+    assert_eq!(store.load(&ids).await.unwrap().len(), ids.len(), "what was stored is there");
+}
+
 #[tokio::test]
 async fn what_is_no_record_is_corrupt_and_named() {
     let directory = tempfile::tempdir().unwrap();
@@ -212,6 +245,10 @@ async fn corrupt_events_do_not_hold_up_those_behind_them() {
     meddle(&path, "UPDATE fm_events SET data = '{' WHERE id < 'ev_203' OR id = 'ev_205'").await;
     assert_eq!(store.undelivered_events(100).await.unwrap().len(), 46);
     assert_eq!(store.corrupt_rows(), 204, "each is counted");
+    let since = async |when: i64, max| store.events_since("rain", at(when), max).await.unwrap();
+    assert_eq!(since(0, 3).await, [event(203), event(204), event(206)]);
+    assert_eq!(since(0, 100).await.len(), 46);
+    assert_eq!(since(35, 2).await, [event(245), event(246)], "the instant itself is part of it");
     assert_eq!(store.undelivered_events(3).await.unwrap(), [event(203), event(204), event(206)]);
     let (all, whole) =
         (store.undelivered_events(46).await.unwrap(), store.undelivered_events(999).await.unwrap());

@@ -123,7 +123,9 @@ async fn main() -> Result<()> {
     };
     // In a task, as requests of the HTTP API are: the thread of `main` is none of the runtime's workers, and each answer
     // would cross to it.
-    tokio::spawn(run(scenario, durability)).await?
+    #[expect(clippy::disallowed_methods, reason = "it is waited for at once")]
+    let running = tokio::spawn(run(scenario, durability));
+    running.await?
 }
 
 async fn run(scenario: Scenario, durability: Durability) -> Result<()> {

@@ -1,6 +1,6 @@
 //! What all parts of a simulation share: chance, time, books, and where faults strike.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,6 +19,8 @@ use crate::sometimes::Sometimes;
 const GIVES_WAY: u64 = 250;
 /// Of a thousand calls, so many fail before they take effect, and as many afterwards.
 const FAILS: u64 = 8;
+/// Milliseconds without a sign of life after which an engine is taken for dead.
+const ENGINE_SILENT_MS: i64 = 20_000;
 
 /// How far an operation of an engine has come.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,6 +48,12 @@ pub struct Boundary {
     books: Mutex<Books>,
     random: Mutex<Random>,
     queue: Mutex<Arc<LocalQueue>>,
+    /// Servers of the queue so far.
+    servers: AtomicU64,
+    /// When the queue heard of which engine.
+    heard: Mutex<BTreeMap<String, i64>>,
+    /// Pools that got tasks since faults ended.
+    healed_pools: Mutex<BTreeSet<String>>,
     faulty: AtomicBool,
     current: AtomicU64,
     progress: Mutex<BTreeMap<u64, Progress>>,
@@ -68,6 +76,9 @@ impl Boundary {
             sometimes,
             books: Mutex::new(books),
             random: Mutex::new(random),
+            servers: AtomicU64::new(1),
+            heard: Mutex::default(),
+            healed_pools: Mutex::default(),
             faulty: AtomicBool::new(false),
             current: AtomicU64::new(0),
             progress: Mutex::default(),
@@ -85,10 +96,45 @@ impl Boundary {
         locked(&self.queue).clone()
     }
 
-    /// Empties the whole queue, leases and results included.
+    /// Empties the whole queue, leases, results and generations included.
     pub fn flush_queue(&self) {
         *locked(&self.queue) = Arc::new(LocalQueue::new(self.clock.clone(), LocalQueueLimits::default()));
+        locked(&self.heard).clear();
+        self.books().leases.forgotten(self.now_ms());
         self.sometimes.hit("queue flushed");
+    }
+
+    /// The server of the queue is started anew; what it holds stays.
+    pub fn restart_server(&self) {
+        self.servers.fetch_add(1, Ordering::SeqCst);
+        self.sometimes.hit("server of the queue changed");
+    }
+
+    /// Names the server of the queue as it runs.
+    #[must_use]
+    pub fn server_id(&self) -> String {
+        format!("server-{}", self.servers.load(Ordering::SeqCst))
+    }
+
+    /// Notes that an engine lives; forgets those that have been silent for too long, and names them.
+    pub fn engine_lives(&self, engine: &str) -> Vec<String> {
+        let now = self.now_ms();
+        let mut heard = locked(&self.heard);
+        heard.insert(engine.to_owned(), now);
+        heard.extract_if(.., |_, at| *at + ENGINE_SILENT_MS <= now).map(|(engine, _)| engine).collect()
+    }
+
+    /// Notes that pools got tasks.
+    pub fn tasks_pushed<'a>(&self, pools: impl IntoIterator<Item = &'a str>) {
+        if !self.faulty.load(Ordering::SeqCst) {
+            locked(&self.healed_pools).extend(pools.into_iter().map(ToOwned::to_owned));
+        }
+    }
+
+    /// Pools that got tasks since faults ended.
+    #[must_use]
+    pub fn healed_pools(&self) -> Vec<String> {
+        locked(&self.healed_pools).iter().cloned().collect()
     }
 
     /// Turns faults on or off.

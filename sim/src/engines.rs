@@ -4,10 +4,11 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
+use std::time::Duration;
 
 use flowmonkey_core::execution::Handlers;
 use flowmonkey_engine::chores::collector::Collector;
-use flowmonkey_engine::chores::{events, pruner, reaper, reconciler, sweeper, timer};
+use flowmonkey_engine::chores::{events, presence, pruner, reaper, reconciler, sweeper, timer};
 use flowmonkey_engine::engine::{EngineDeps, EngineError};
 use flowmonkey_engine::{Engine, EngineConfig};
 
@@ -18,6 +19,9 @@ use crate::queue::SimQueue;
 use crate::random::{Random, SeededEntropy};
 use crate::store::SimStore;
 use crate::workload::POOLS;
+
+/// How long workers have to re-assert what they run when the queue was emptied.
+pub const REBUILD_GRACE: Duration = Duration::from_secs(3);
 
 /// A chore of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub enum Chore {
     Sweeper,
     /// What has passed its retention.
     Pruner,
+    /// Signs of life, and results of engines that have died.
+    Presence,
 }
 
 impl Chore {
@@ -48,6 +54,7 @@ impl Chore {
         Self::Reconciler,
         Self::Sweeper,
         Self::Pruner,
+        Self::Presence,
     ];
 }
 
@@ -66,6 +73,9 @@ pub struct Node {
     /// The engine itself.
     pub engine: Arc<Engine>,
     name: String,
+    number: usize,
+    /// Names that it has had.
+    lives: u32,
     collector: Arc<Mutex<Option<Collector>>>,
     operations: Vec<Operation>,
 }
@@ -83,13 +93,17 @@ impl Handlers for Known {
 }
 
 impl Node {
-    /// Opens the engine with this number.
+    /// Opens the engine with this number for the first time.
     ///
     /// # Panics
     /// When the record cannot be read, though nothing fails while engines open.
     #[must_use]
     pub fn open(number: usize, boundary: &Arc<Boundary>, random: &mut Random) -> Self {
-        let name = format!("engine-{number}");
+        Self::reopen(number, 1, boundary, random)
+    }
+
+    fn reopen(number: usize, lives: u32, boundary: &Arc<Boundary>, random: &mut Random) -> Self {
+        let name = format!("engine-{number}-{lives}");
         let deps = EngineDeps {
             store: Arc::new(SimStore(boundary.clone())),
             queue: Arc::new(SimQueue(boundary.clone())),
@@ -98,12 +112,19 @@ impl Node {
             handlers: Arc::new(Known),
             announced: None,
         };
-        let config = EngineConfig { engine_id: name.clone(), ..EngineConfig::default() };
+        let config = EngineConfig {
+            engine_id: name.clone(),
+            shares_record: true,
+            rebuild_grace: REBUILD_GRACE,
+            // Chance says when.
+            reconcile_every: Duration::ZERO,
+            ..EngineConfig::default()
+        };
         // Opening is tried again until it works; here it works at once.
         boundary.set_faulty(false);
         let engine = executor::block_on(Engine::open(deps, config, None));
         let engine = engine.unwrap_or_else(|error| panic!("{name} does not open: {error}"));
-        Self { engine, name, collector: Arc::default(), operations: Vec::new() }
+        Self { engine, name, number, lives, collector: Arc::default(), operations: Vec::new() }
     }
 
     /// How much is under way.
@@ -113,14 +134,15 @@ impl Node {
     }
 
     /// Begins a chore's tick, unless one is under way.
-    pub fn begin_chore(&mut self, chore: Chore, number: u64) {
+    pub fn begin_chore(&mut self, chore: Chore, number: u64, boundary: &Arc<Boundary>) {
         if self.operations.iter().any(|operation| operation.chore == Some(chore)) {
             return;
         }
         let engine = self.engine.clone();
         let collector = self.collector.clone();
+        let boundary = boundary.clone();
         let future = Box::pin(async move {
-            match tick(chore, &engine, &collector).await {
+            match tick(chore, &engine, &collector, &boundary).await {
                 Ok(did) => Answer::Nothing(did),
                 Err(error) => Answer::Nothing(error.to_string()),
             }
@@ -148,8 +170,8 @@ impl Node {
         Some((format!("{} {}", self.name, operation.what), answer))
     }
 
-    /// Dies with everything that it has in memory or under way.
-    pub fn crash(&mut self, number: usize, boundary: &Arc<Boundary>, random: &mut Random) {
+    /// Dies with everything that it has in memory or under way, and comes back, sometimes under another name.
+    pub fn crash(&mut self, boundary: &Arc<Boundary>, random: &mut Random) {
         for operation in self.operations.drain(..) {
             let progress = boundary.take_progress(operation.number);
             let collects = operation.chore == Some(Chore::Collector);
@@ -162,7 +184,8 @@ impl Node {
             }
         }
         self.note_counters(boundary);
-        *self = Self::open(number, boundary, random);
+        let lives = self.lives + u32::from(random.happens(500));
+        *self = Self::reopen(self.number, lives, boundary, random);
     }
 
     /// Adds what the engine counted to the counts of the simulation.
@@ -172,8 +195,12 @@ impl Node {
             ("result refused as stale", &counters.results_refused),
             ("task republished", &counters.republished),
             ("fan-out repaired by the sweeper", &counters.repairs),
+            ("results of a dead engine adopted", &counters.results_adopted),
         ] {
-            boundary.sometimes.hits(path, counter.swap(0, Ordering::SeqCst));
+            match counter.swap(0, Ordering::SeqCst) {
+                0 => {}
+                count => boundary.sometimes.hits(path, count),
+            }
         }
     }
 }
@@ -182,6 +209,7 @@ async fn tick(
     chore: Chore,
     engine: &Engine,
     collector: &Mutex<Option<Collector>>,
+    boundary: &Boundary,
 ) -> Result<String, EngineError> {
     Ok(match chore {
         Chore::Collector => {
@@ -194,8 +222,15 @@ async fn tick(
         Chore::Timer => format!("{:?}", timer::tick(engine).await?),
         Chore::Events => format!("{:?}", events::tick(engine).await?),
         Chore::Reaper => format!("{:?}", reaper::tick(engine).await?),
-        Chore::Reconciler => format!("{:?}", reconciler::tick(engine).await?),
+        Chore::Reconciler => {
+            let looked = reconciler::look(engine, &mut None).await?;
+            if looked.is_none() {
+                boundary.sometimes.hit("comparison left to the engine whose turn it is");
+            }
+            format!("{looked:?}")
+        }
         Chore::Sweeper => format!("{:?}", sweeper::tick(engine).await?),
         Chore::Pruner => format!("{:?}", pruner::tick(engine).await?),
+        Chore::Presence => format!("{:?}", presence::tick(engine).await?),
     })
 }

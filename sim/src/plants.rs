@@ -45,6 +45,16 @@ pub enum Plant {
     FenceRemoved,
     /// The last decision on an execution that has ended is stored a second time.
     TerminalRewritten,
+    /// The queue says that it has everything when it was emptied.
+    GenerationFeigned,
+    /// The queue does not note that a pool has been rebuilt.
+    GenerationNeverWritten,
+    /// The queue gives a worker back its lease though a newer attempt is there.
+    ReassertedOverNewer,
+    /// Nobody takes over the results of engines that have died.
+    DeadEnginesForgotten,
+    /// Who has a turn keeps it for ever.
+    TurnNeverEnds,
 }
 
 impl Plant {
@@ -68,6 +78,11 @@ impl Plant {
         Self::LeasesEndEarly,
         Self::FenceRemoved,
         Self::TerminalRewritten,
+        Self::GenerationFeigned,
+        Self::GenerationNeverWritten,
+        Self::ReassertedOverNewer,
+        Self::DeadEnginesForgotten,
+        Self::TurnNeverEnds,
     ];
 
     /// By its name as in the list above.
@@ -169,7 +184,12 @@ pub(crate) async fn commit(
             | Plant::NeverAcknowledged
             | Plant::LeasesEndEarly
             | Plant::FenceRemoved
-            | Plant::TerminalRewritten,
+            | Plant::TerminalRewritten
+            | Plant::GenerationFeigned
+            | Plant::GenerationNeverWritten
+            | Plant::ReassertedOverNewer
+            | Plant::DeadEnginesForgotten
+            | Plant::TurnNeverEnds,
         )
         | None => {}
     }

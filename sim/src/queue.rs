@@ -58,6 +58,7 @@ impl DispatchQueue for SimQueue {
         if self.0.goes_wrong(LOST_PUSHES) {
             self.0.sometimes.hit("push was lost silently");
         } else {
+            self.0.tasks_pushed(tasks.iter().map(|task| task.pool.as_str()));
             self.0.queue().push(tasks).await?;
         }
         self.0.note_progress(|progress| progress.published = true);
@@ -111,7 +112,13 @@ impl DispatchQueue for SimQueue {
 
     async fn keep_alive(&self, engine: &str) -> Result<usize, QueueError> {
         self.before().await?;
-        let adopted = self.0.queue().keep_alive(engine).await?;
+        // The queue in memory knows one process only; this one behaves as those do that several share.
+        let mut adopted = 0;
+        for dead in self.0.engine_lives(engine) {
+            if self.0.plant != Some(Plant::DeadEnginesForgotten) {
+                adopted += self.0.queue().adopt_results(&dead).await?;
+            }
+        }
         self.after().await?;
         Ok(adopted)
     }
@@ -155,6 +162,10 @@ impl DispatchQueue for SimQueue {
     async fn present(&self, deliveries: &[Dispatched]) -> Result<Vec<bool>, QueueError> {
         self.before().await?;
         let present = self.0.queue().present(deliveries).await?;
+        for (absent, _) in deliveries.iter().zip(&present).filter(|(_, present)| !**present) {
+            let now = self.0.now_ms();
+            self.0.books().leases.told_absent(&absent.delivery, now);
+        }
         self.after().await?;
         Ok(present)
     }
@@ -169,20 +180,38 @@ impl DispatchQueue for SimQueue {
 
     async fn generations(&self, pools: &[String]) -> Result<Vec<Option<u64>>, QueueError> {
         self.before().await?;
-        let generations = self.0.queue().generations(pools).await?;
+        let mut generations = self.0.queue().generations(pools).await?;
+        if self.0.plant == Some(Plant::GenerationFeigned) {
+            for (pool, generation) in pools.iter().zip(&mut generations) {
+                let server = self.0.server_id();
+                *generation = self.0.store.pool_generation(pool, &server).await.ok();
+            }
+        }
         self.after().await?;
         Ok(generations)
     }
 
     async fn set_generation(&self, pool: &str, generation: u64) -> Result<(), QueueError> {
         self.before().await?;
-        self.0.queue().set_generation(pool, generation).await?;
+        let is_rebuilt = generation != 0;
+        if self.0.queue().generations(&[pool.to_owned()]).await? == [None] {
+            self.0.books().leases.unnoticed(pool);
+        }
+        if !(is_rebuilt && self.0.plant == Some(Plant::GenerationNeverWritten)) {
+            self.0.queue().set_generation(pool, generation).await?;
+        }
+        if is_rebuilt {
+            self.0.books().leases.rebuilt(pool);
+            self.0.sometimes.hit("queue rebuilt");
+        }
         self.after().await
     }
 
     async fn server_id(&self) -> Result<String, QueueError> {
         self.before().await?;
-        self.0.queue().server_id().await
+        let server = self.0.server_id();
+        self.after().await?;
+        Ok(server)
     }
 
     async fn is_idle(&self) -> Result<bool, QueueError> {

@@ -160,15 +160,27 @@ impl Simulation {
                 620..800 => self.act(false),
                 800..890 => self.ask(),
                 890..985 => self.pass_time(),
-                985..988 => {
-                    self.boundary.flush_queue();
-                    self.trace(|| "the queue is flushed".into());
+                985..989 => {
+                    let (flush, restart) = match self.random.below(100) {
+                        0..50 => (true, false),
+                        50..80 => (true, true),
+                        _ => (false, true),
+                    };
+                    if flush {
+                        self.boundary.flush_queue();
+                    }
+                    if restart {
+                        self.boundary.restart_server();
+                    }
+                    self.trace(|| {
+                        format!("the queue is flushed: {flush}, its server starts anew: {restart}")
+                    });
                 }
-                988..993 => {
+                989..994 => {
                     let number = self.random.index(self.nodes.len());
                     self.crash(number);
                 }
-                993..996 => {
+                994..997 => {
                     let number = self.random.index(self.workers.len());
                     self.workers[number].die();
                     self.trace(|| format!("worker {number} dies"));
@@ -186,7 +198,7 @@ impl Simulation {
     fn crash(&mut self, number: usize) {
         self.trace(|| format!("engine {number} crashes"));
         let boundary = self.boundary.clone();
-        self.nodes[number].crash(number, &boundary, &mut self.random);
+        self.nodes[number].crash(&boundary, &mut self.random);
         boundary.set_faulty(true);
     }
 
@@ -205,16 +217,17 @@ impl Simulation {
     fn begin_chore(&mut self) {
         let number = self.random.index(self.nodes.len());
         let chore = match self.random.below(100) {
-            0..45 => Chore::Collector,
-            45..65 => Chore::Timer,
-            65..75 => Chore::Events,
-            75..85 => Chore::Reaper,
-            85..93 => Chore::Reconciler,
-            93..99 => Chore::Sweeper,
+            0..42 => Chore::Collector,
+            42..61 => Chore::Timer,
+            61..70 => Chore::Events,
+            70..79 => Chore::Reaper,
+            79..89 => Chore::Reconciler,
+            89..94 => Chore::Sweeper,
+            94..99 => Chore::Presence,
             _ => Chore::Pruner,
         };
         self.operations += 1;
-        self.nodes[number].begin_chore(chore, self.operations);
+        self.nodes[number].begin_chore(chore, self.operations, &self.boundary);
         let last = self.nodes[number].busy();
         self.step(number, last.saturating_sub(1));
     }
@@ -289,7 +302,7 @@ impl Simulation {
             for number in 0..self.nodes.len() {
                 for chore in Chore::ALL {
                     self.operations += 1;
-                    self.nodes[number].begin_chore(*chore, self.operations);
+                    self.nodes[number].begin_chore(*chore, self.operations, &self.boundary);
                     self.finish_operations();
                 }
             }
@@ -304,7 +317,8 @@ impl Simulation {
                 let open = books.executions.iter().filter(|(_, book)| !book.state.is_terminal());
                 open.map(|(id, _)| *id).collect()
             };
-            if open.is_empty() && block_on(self.boundary.queue().is_idle()).unwrap_or(false) {
+            let idle = block_on(self.boundary.queue().is_idle()).unwrap_or(false);
+            if open.is_empty() && idle && self.unsettled_pools().is_empty() {
                 break;
             }
             if round >= QUIET_ROUNDS {
@@ -314,12 +328,29 @@ impl Simulation {
         }
         let store = self.boundary.store.dump();
         let idle = block_on(self.boundary.queue().is_idle()).unwrap_or(false);
+        let unsettled = self.unsettled_pools();
         let mut books = self.boundary.books();
         books.audit(&store);
         books.audit_ends();
+        if !unsettled.is_empty() {
+            books.violate("generations", format!("these pools are not settled: {unsettled:?}"));
+        }
         if !idle {
             books.violate("progress", "the queue is not empty".into());
         }
+    }
+
+    /// Pools that got tasks since faults ended, and whose queues do not have the record's generation.
+    fn unsettled_pools(&self) -> Vec<String> {
+        let mut pools = self.boundary.healed_pools();
+        let found = block_on(self.boundary.queue().generations(&pools)).unwrap_or_default();
+        let rows = self.boundary.store.dump();
+        let mut wanted = pools.iter().map(|pool| rows.pools.get(pool).map(|(generation, _)| *generation));
+        let settled: Vec<bool> =
+            found.into_iter().map(|found| found.is_some() && Some(found) == wanted.next()).collect();
+        let mut place = 0..;
+        pools.retain(|_| place.next().and_then(|place| settled.get(place)) != Some(&true));
+        pools
     }
 
     fn finish_operations(&mut self) {

@@ -239,6 +239,8 @@ impl Store for SimStore {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<bool, StoreError> {
+        let is_kept = self.0.plant == Some(Plant::TurnNeverEnds);
+        let until = if is_kept { Timestamp::from_millis(i64::MAX) } else { until };
         self.call(self.0.store.take_turn(name, holder, now, until)).await
     }
 

@@ -1,26 +1,41 @@
 //! A simulated worker: claims, works for a drawn time, reports; freezes, dies, comes back as a zombie, lies.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use flowmonkey_core::time::Timestamp;
-use flowmonkey_plumbing::queue::{Claim, DispatchQueue, Dispatched, TaskQueue};
+use flowmonkey_plumbing::queue::{Claim, Delivery, DispatchQueue, Dispatched, Lease, LocalQueue, TaskQueue};
 use flowmonkey_plumbing::wire::{ResultMessage, TaskMessage};
 
 use crate::boundary::Boundary;
 use crate::executor::block_on;
+use crate::plants::Plant;
 use crate::random::Random;
 use crate::result::{self, Manner};
 use crate::workload::POOLS;
 
 /// Tasks that a worker holds at a time.
 const JOBS_MAX: usize = 4;
+/// Attempts after that of a worker among which newer ones are looked for.
+const NEWER_ATTEMPTS_MAX: u32 = 16;
 
 struct Job {
     task: TaskMessage,
     started_ms: i64,
     done_ms: i64,
     beat_ms: i64,
+    hard_end_ms: i64,
     cancelled: bool,
+}
+
+/// Later attempts of the task that the queue has.
+fn newer_in(queue: &LocalQueue, task: &TaskMessage) -> Vec<Dispatched> {
+    let attempts = task.attempt + 1..=task.attempt + NEWER_ATTEMPTS_MAX;
+    let delivery = |attempt| Delivery { task_id: task.task_id.clone(), attempt };
+    let newer: Vec<Dispatched> =
+        attempts.map(|attempt| Dispatched { pool: task.pool.clone(), delivery: delivery(attempt) }).collect();
+    let present = block_on(queue.present(&newer)).unwrap_or_default();
+    newer.into_iter().zip(present).filter(|(_, present)| *present).map(|(newer, _)| newer).collect()
 }
 
 /// A simulated worker.
@@ -30,6 +45,8 @@ pub struct Worker {
     jobs: Vec<Job>,
     /// Results that it reports later than it could.
     late: Vec<(i64, String, ResultMessage)>,
+    /// The generation of each pool, as last seen.
+    generations: BTreeMap<String, u64>,
     frozen_until_ms: i64,
     skew_ms: i64,
     boundary: Arc<Boundary>,
@@ -40,7 +57,16 @@ impl Worker {
     #[must_use]
     pub fn new(number: usize, random: &mut Random, boundary: Arc<Boundary>) -> Self {
         let skew_ms = i64::try_from(random.below(120_000)).unwrap_or(0) - 60_000;
-        Self { number, life: 1, jobs: Vec::new(), late: Vec::new(), frozen_until_ms: 0, skew_ms, boundary }
+        Self {
+            number,
+            life: 1,
+            jobs: Vec::new(),
+            late: Vec::new(),
+            generations: BTreeMap::new(),
+            frozen_until_ms: 0,
+            skew_ms,
+            boundary,
+        }
     }
 
     fn name(&self) -> String {
@@ -52,6 +78,7 @@ impl Worker {
         self.boundary.sometimes.hit("worker died");
         self.jobs.clear();
         self.late.clear();
+        self.generations.clear();
         self.life += 1;
     }
 
@@ -95,7 +122,7 @@ impl Worker {
         did.join(", ")
     }
 
-    fn claim(&self, pool: &str, max: usize, random: &mut Random) -> Vec<TaskMessage> {
+    fn claim(&mut self, pool: &str, max: usize, random: &mut Random) -> Vec<TaskMessage> {
         let claim = Claim { pool: pool.into(), worker: self.name(), max, low_first: random.happens(100) };
         let claimed = block_on(self.boundary.queue().claim(claim)).unwrap_or_default();
         let now = self.boundary.now_ms();
@@ -105,7 +132,54 @@ impl Worker {
                 self.boundary.books().violate("keys", what);
             }
         }
+        if let Some(generation) = claimed.first().map(|claimed| claimed.generation)
+            && self.sees(pool, generation)
+        {
+            self.reassert(pool, random);
+        }
         claimed.into_iter().map(|claimed| claimed.task).collect()
+    }
+
+    /// Notes the generation of a pool. True: it is another than before, and the queue may have forgotten leases.
+    fn sees(&mut self, pool: &str, generation: u64) -> bool {
+        self.generations.insert(pool.to_owned(), generation).is_some_and(|before| before != generation)
+    }
+
+    /// Tells the queue what it runs of a pool.
+    fn reassert(&mut self, pool: &str, random: &mut Random) {
+        let (name, now, queue) = (self.name(), self.boundary.now_ms(), self.boundary.queue());
+        let mut gone = Vec::new();
+        for job in self.jobs.iter_mut().filter(|job| job.task.pool == pool) {
+            let delivery = job.task.delivery();
+            let remaining_ms = u64::try_from(job.hard_end_ms - now).unwrap_or(0);
+            let lease = Lease { delivery: delivery.clone(), lease_ms: job.task.lease_ms, remaining_ms };
+            let newer = newer_in(&queue, &job.task);
+            // A lease that the queue still has is extended: the reaper is about to end it.
+            let is_there =
+                block_on(queue.present(&[job.task.dispatched()])).is_ok_and(|found| found == [true]);
+            if self.boundary.plant == Some(Plant::ReassertedOverNewer) {
+                let dropped = block_on(queue.drop_deliveries(&newer));
+                drop(dropped);
+            }
+            let Ok(answer) = block_on(queue.reassert(pool, &name, &[lease])) else { continue };
+            if !answer.lost.is_empty() {
+                if !newer.is_empty() {
+                    self.boundary.sometimes.hit("lease not re-asserted over a newer attempt");
+                }
+                if random.happens(500) {
+                    gone.push(delivery);
+                }
+                continue;
+            }
+            self.boundary.sometimes.hit("lease re-asserted");
+            if !newer.is_empty() && !is_there {
+                let what = format!("{delivery} is {name}'s again, though there is {newer:?}");
+                self.boundary.books().violate("fence", what);
+            }
+            self.boundary.books().leases.extended(&delivery, &name, job.task.lease_ms, now);
+            job.cancelled |= !answer.cancelled.is_empty();
+        }
+        self.jobs.retain(|job| !gone.contains(&job.task.delivery()));
     }
 
     fn take_up(&mut self, task: TaskMessage, random: &mut Random, healed: bool) {
@@ -113,6 +187,7 @@ impl Worker {
             self.boundary.sometimes.hit("task released before it started");
             let queue = self.boundary.queue();
             let delivery = [task.delivery()];
+            self.boundary.books().leases.given_up(&delivery[0], &self.name());
             let answer = block_on(queue.release(&task.pool, &self.name(), &delivery));
             // The queue of the simulation does not fail under workers; were it to, the lease would end by itself.
             drop(answer);
@@ -133,18 +208,28 @@ impl Worker {
         };
         let beat_ms = now.saturating_add_unsigned(task.heartbeat_interval_ms);
         let done_ms = now.saturating_add_unsigned(50 + random.below(longest));
-        self.jobs.push(Job { task, started_ms: now, done_ms, beat_ms, cancelled: false });
+        let hard_end_ms = now.saturating_add_unsigned(task.remaining_ms);
+        self.jobs.push(Job { task, started_ms: now, done_ms, beat_ms, hard_end_ms, cancelled: false });
     }
 
     fn beat(&mut self, random: &mut Random, now: i64) {
         let name = self.name();
         let queue = self.boundary.queue();
         let mut gone = Vec::new();
+        let mut changed = BTreeSet::new();
         for job in self.jobs.iter_mut().filter(|job| job.beat_ms <= now) {
             job.beat_ms = now.saturating_add_unsigned(job.task.heartbeat_interval_ms);
             let delivery = job.task.delivery();
             let extended = block_on(queue.extend(&job.task.pool, &name, std::slice::from_ref(&delivery)));
             let Ok(extended) = extended else { continue };
+            let before = self.generations.insert(job.task.pool.clone(), extended.generation);
+            if before.is_some_and(|before| before != extended.generation) {
+                changed.insert(job.task.pool.clone());
+            }
+            if !extended.lost.is_empty() && changed.contains(&job.task.pool) {
+                // The queue has forgotten it, which says nothing.
+                continue;
+            }
             if !extended.lost.is_empty() {
                 // A good worker stops; a bad one goes on, and its result must be refused or count once.
                 if random.happens(500) {
@@ -159,6 +244,9 @@ impl Worker {
             }
         }
         self.jobs.retain(|job| !gone.contains(&job.task.delivery()));
+        for pool in changed {
+            self.reassert(&pool, random);
+        }
     }
 
     fn finish(&mut self, job: &Job, random: &mut Random, healed: bool) {

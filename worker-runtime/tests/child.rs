@@ -9,12 +9,14 @@ mod support;
 use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress, TaskAccess};
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::queue::DispatchQueue;
 use flowmonkey_plumbing::wire::{
-    ContextOperation, ContextUpdates, LogLevel, LogLine, Outcome, ResultMessage, TaskError, TaskMessage,
+    CheckpointReference, ContextOperation, ContextUpdates, LogLevel, LogLine, Outcome, ResultMessage,
+    TaskError, TaskMessage,
 };
 use flowmonkey_worker::{ChildHandler, Completion, Failure, Handler, Task, WorkerHandle};
 use serde_json::{Value, json};
@@ -376,9 +378,19 @@ async fn a_checkpoint_is_seen_by_the_next_attempt() {
     let bench = Bench::new(&["python3", "resume.py"]);
     let error = bench.fail(task("t", "child")).await;
     assert!(error.message.contains("broke on page 8"), "{}", error.message);
-    let next = TaskMessage { attempt: 2, ..task("t", "child") };
+    let saved = CheckpointReference { id: "c1".into(), saved_at: "2030-01-01T00:00:00Z".into(), size: 10 };
+    let next = TaskMessage { attempt: 2, checkpoint: Some(saved), ..task("t", "child") };
     let output = bench.run(next).await.output.unwrap();
     assert_eq!(output, json!({ "id": "c1", "savedAt": "2030-01-01T00:00:00Z", "data": { "page": 7 } }));
+}
+
+/// What the engine did not name is not there: nobody has to be asked.
+#[tokio::test]
+async fn a_later_attempt_without_a_checkpoint_begins_while_no_engine_can_be_reached() {
+    let bench = Bench::new(&["sh", "-c", r#"echo '{"type":"result","outcome":"success","output":1}'"#]);
+    bench.memory.away.store(true, Ordering::SeqCst);
+    let next = TaskMessage { attempt: 2, ..task("t", "child") };
+    assert_eq!(bench.run(next).await.output, Some(json!(1)));
 }
 
 #[tokio::test]

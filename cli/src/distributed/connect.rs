@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use flowmonkey_engine::store::{PostgresOptions, PostgresSession, PostgresStore};
-use flowmonkey_plumbing::queue::redis::{Finding, RedisOptions, RedisQueue, Severity};
+use flowmonkey_plumbing::queue::QueueError;
+use flowmonkey_plumbing::queue::redis::{Finding, RedisFailure, RedisOptions, RedisQueue, Severity};
 use tokio::time::Instant;
 
 use crate::args::{DatabaseArgs, Pooler, RedisArgs, RedisSettings};
@@ -52,14 +53,17 @@ pub(crate) fn queue_options(url: String, settings: &RedisSettings) -> RedisOptio
 /// Connects to the queues; tries again for a while, as servers that start together do not start at once.
 ///
 /// # Errors
-/// When Redis stays unreachable or the options cannot be used.
+/// At once when the options cannot be used or the user is refused; later when Redis stays unreachable.
 pub(crate) async fn redis(args: &RedisArgs) -> Result<RedisQueue, CliError> {
     let give_up_at = Instant::now() + PATIENCE;
     let mut told = false;
     loop {
-        match RedisQueue::connect(redis_options(args)).await {
-            Ok(queue) => return Ok(queue),
-            Err(error) if Instant::now() >= give_up_at => return Err(error.into()),
+        // A new one each time: one that has failed rests before it tries again.
+        let queue =
+            RedisQueue::new(redis_options(args)).map_err(|error| CliError::Usage(error.to_string()))?;
+        match queue.reach().await {
+            Ok(()) => return Ok(queue),
+            Err(error) if lasts(&error) || Instant::now() >= give_up_at => return Err(error.into()),
             Err(error) => {
                 if !told {
                     tracing::warn!(error = %crate::errors::chain(&error), "Redis is not there yet; trying again");
@@ -68,6 +72,16 @@ pub(crate) async fn redis(args: &RedisArgs) -> Result<RedisQueue, CliError> {
                 tokio::time::sleep(TRY_EVERY).await;
             }
         }
+    }
+}
+
+/// Whether trying again is no use.
+fn lasts(error: &QueueError) -> bool {
+    match error {
+        QueueError::Unavailable(source) => {
+            source.downcast_ref::<RedisFailure>().is_some_and(RedisFailure::lasts)
+        }
+        QueueError::Full { .. } | QueueError::Corrupt { .. } => false,
     }
 }
 

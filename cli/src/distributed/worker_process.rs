@@ -60,6 +60,8 @@ impl WorkerProcess {
         let registry = registry(args)?;
         let handler_types: Vec<String> =
             registry.manifests().map(|manifest| manifest.handler_type.clone()).collect();
+        let plumbing = HttpPlumbing::new(HttpPlumbingConfig::new(&args.engines));
+        let plumbing = Arc::new(plumbing.map_err(|error| CliError::Usage(error.to_string()))?);
         let queue = Arc::new(connect::redis(&args.redis).await?);
         let entropy = SystemEntropy::new();
         // Never the name of a process before it: leases are owned by instances.
@@ -73,8 +75,6 @@ impl WorkerProcess {
             pool_prefix: args.region.as_ref().map_or_else(String::new, |region| format!("{region}/")),
             ..WorkerConfig::new(name.clone())
         };
-        let plumbing = HttpPlumbing::new(HttpPlumbingConfig::new(&args.engines));
-        let plumbing = Arc::new(plumbing.map_err(|error| CliError::Usage(error.to_string()))?);
         let worker = Worker::new(config, registry, queue.clone(), plumbing.clone(), Arc::new(SystemClock))
             .map_err(|error| CliError::Usage(error.to_string()))?
             .with_result_route(Arc::new(EngineRoute(plumbing.clone())));

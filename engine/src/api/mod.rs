@@ -8,6 +8,7 @@ mod explain;
 mod fields;
 mod flows;
 mod guard;
+mod metrics;
 mod operations;
 mod plumbing;
 mod problem;
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::Engine;
 
 pub use problem::ErrorClass;
+use problem::Problem;
 
 /// Bytes of a request's body: starts, signals, answers.
 pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -87,6 +89,7 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         .route("/v1/tables/{id}", axum::routing::put(tables::define))
         .route("/v1/tables/{id}/rows", get(tables::rows))
         .route("/v1/version", get(operations::version))
+        .route("/metrics", get(metrics::metrics))
         .route("/livez", get(operations::livez))
         .route("/readyz", get(operations::readyz))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -96,6 +99,16 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         .method_not_allowed_fallback(problem::no_such_method)
         .layer(middleware::from_fn_with_state(guard, guard::guard))
         .with_state(api)
+}
+
+/// Runs what changes something to its end, even when the client hangs up: between a commit and what follows from it, a
+/// request that is dropped leaves the rest to the chores, which find it late.
+async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
+    tokio::spawn(work).await.map_err(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        // Only the end of the whole runtime ends it early.
+        Err(_cancelled) => Problem::new(ErrorClass::Unavailable, "ENGINE_ENDING", "the engine is ending"),
+    })
 }
 
 /// Serves `router` on `listener` until `shutdown`; open requests get [`DRAIN_MAX`] to end.

@@ -1,5 +1,7 @@
 //! What executions are told: cancel, signal, pause and the like, and resuming by token.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::header;
@@ -10,11 +12,11 @@ use flowmonkey_core::execution::{Execution, Rejection};
 use flowmonkey_core::ids::ExecutionId;
 use serde_json::{Value, json};
 
-use super::Api;
 use super::fields::Fields;
 use super::problem::{ErrorClass, Problem};
 use super::request::{JsonBody, Parameters, Segment, execution_id};
 use super::start::{location, shown};
+use super::{Api, to_the_end};
 use crate::apply::CommandError;
 
 /// What `POST /v1/executions/{id}:{verb}` understands.
@@ -55,7 +57,7 @@ pub(super) async fn verb(
             return Err(Problem::new(ErrorClass::NotFound, "VERB_NOT_FOUND", detail));
         }
     };
-    let execution = api.engine.command(id?, command).await?;
+    let execution = carry_out(&api, id?, command).await??;
     Ok(answer(&execution).into_response())
 }
 
@@ -73,7 +75,7 @@ pub(super) async fn resume(
     };
     let resumed = api.engine.tokens().check(&token).ok_or_else(unknown)?;
     let command = Command::Resume { step: resumed.step, visit: resumed.visit, data };
-    match api.engine.command(resumed.execution, command).await {
+    match carry_out(&api, resumed.execution, command).await? {
         Ok(execution) => Ok(answer(&execution)),
         Err(CommandError::Rejected(Rejection::DuplicateSignal)) => {
             let detail = "this token has been used";
@@ -88,10 +90,22 @@ async fn rerun(api: &Api, id: ExecutionId, body: Option<Value>) -> Result<Respon
     let from_step = fields.required_text("fromStep");
     let input = fields.value("input");
     fields.finish()?;
-    let started = api.engine.rerun(id, &from_step.unwrap_or_default(), input).await?;
+    let engine = api.engine.clone();
+    let from_step = from_step.unwrap_or_default();
+    let started = to_the_end(async move { engine.rerun(id, &from_step, input).await }).await??;
     let mut answer = shown(&started);
     answer["rerunOf"] = json!(id);
     Ok(([(header::LOCATION, location(started.id))], Json(answer)).into_response())
+}
+
+/// Carries out a command, whatever the client does meanwhile. The outer error: the engine is ending.
+async fn carry_out(
+    api: &Api,
+    id: ExecutionId,
+    command: Command,
+) -> Result<Result<Arc<Execution>, CommandError>, Problem> {
+    let engine = api.engine.clone();
+    to_the_end(async move { engine.command(id, command).await }).await
 }
 
 /// How the execution stands after a command.

@@ -6,13 +6,14 @@ use std::time::Duration;
 use flowmonkey_core::execution::command::{Command, TaskAttempt};
 use flowmonkey_core::execution::{Execution, Rejection};
 use flowmonkey_core::ids::{ExecutionId, TaskId};
+use flowmonkey_core::time::Timestamp;
 use flowmonkey_plumbing::crash;
 use flowmonkey_plumbing::mac::MacError;
 use flowmonkey_plumbing::queue::redis::TASK_UNREADABLE;
 use flowmonkey_plumbing::queue::{Delivery, Dispatched, Taken};
 use flowmonkey_plumbing::wire::{Metrics, Outcome, ResultMessage};
 
-use super::{Backoff, Chore};
+use super::{Backoff, Chore, presence};
 use crate::apply::{CommandOutcome, Fault};
 use crate::config::COLLECT_BATCH_MAX;
 use crate::engine::{Counters, Engine, EngineError};
@@ -234,6 +235,8 @@ pub struct Collector {
     taken: Vec<Taken>,
     /// Whether the queue may think that this engine has results which it does not have.
     uncertain: bool,
+    /// When the collector gave its own last sign of life.
+    shown_at: Option<Timestamp>,
 }
 
 impl Default for Collector {
@@ -247,7 +250,7 @@ impl Collector {
     /// One of the engine's collectors, by number.
     #[must_use]
     pub const fn new(number: usize) -> Self {
-        Self { number, taken: Vec::new(), uncertain: true }
+        Self { number, taken: Vec::new(), uncertain: true, shown_at: None }
     }
 
     /// Takes results, or those of the last tick if it failed, and applies them.
@@ -262,6 +265,7 @@ impl Collector {
                 engine.queue.adopt_results(&name).await?;
             }
             self.uncertain = true;
+            self.show(engine, &name).await?;
             self.taken = engine.queue.take(&name, COLLECT_BATCH_MAX).await?;
             self.uncertain = false;
             if !self.taken.is_empty() {
@@ -269,6 +273,18 @@ impl Collector {
             }
         }
         apply(engine, &name, &mut self.taken).await
+    }
+
+    /// Makes sure that the queue has heard of this engine lately: nobody would take over results from one that it does not
+    /// know, because it has just started, or was silent for so long that it was taken for dead.
+    async fn show(&mut self, engine: &Engine, name: &str) -> Result<(), EngineError> {
+        let now = engine.now();
+        let every = u64::try_from(engine.config.presence_every.as_millis()).unwrap_or(u64::MAX);
+        if self.shown_at.is_none_or(|at| at.plus(every) <= now) {
+            presence::show(engine, name).await?;
+            self.shown_at = Some(now);
+        }
+        Ok(())
     }
 }
 

@@ -1,11 +1,11 @@
 //! Presence: tells the queue that this engine lives, takes over the results of engines that do not, and learns which
 //! workers are there.
 
-use std::sync::atomic::Ordering;
+use flowmonkey_plumbing::queue::QueueError;
 
 use super::HasMore;
 use super::collector::collector_name;
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Counters, Engine, EngineError};
 
 /// What a tick did.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -22,6 +22,16 @@ impl HasMore for Present {
     }
 }
 
+/// Gives a sign of life for one of the engine's collectors; how many results of dead engines can be taken again.
+pub(crate) async fn show(engine: &Engine, collector: &str) -> Result<usize, QueueError> {
+    let adopted = engine.queue.keep_alive(collector).await?;
+    if adopted > 0 {
+        tracing::warn!(results = adopted, "results of an engine that has died are taken over");
+        Counters::add(&engine.counters.results_adopted, adopted);
+    }
+    Ok(adopted)
+}
+
 /// Gives a sign of life, and looks who else is there.
 ///
 /// # Errors
@@ -29,11 +39,7 @@ impl HasMore for Present {
 pub async fn tick(engine: &Engine) -> Result<Present, EngineError> {
     let mut present = Present::default();
     for number in 0..engine.config.collectors.max(1) {
-        present.adopted += engine.queue.keep_alive(&collector_name(engine, number)).await?;
-    }
-    if present.adopted > 0 {
-        tracing::warn!(results = present.adopted, "results of an engine that has died are taken over");
-        engine.counters.results_adopted.fetch_add(present.adopted as u64, Ordering::Relaxed);
+        present.adopted += show(engine, &collector_name(engine, number)).await?;
     }
     if let Some(announced) = &engine.announced {
         let workers = engine.queue.workers().await?;

@@ -16,7 +16,7 @@ use crate::apply::CommandOutcome;
 use crate::config::{SWEEP_EXECUTIONS_MAX, SWEPT_JOINS_MAX};
 use crate::effects::{Aftermath, bear};
 use crate::engine::{Counters, Engine, EngineError};
-use crate::store::{ExecutionFilter, JoinState, awaited_event};
+use crate::store::{ExecutionFilter, JoinState, StoreError, awaited_event};
 
 /// Fan-outs looked at at a time.
 const SWEEP_BATCH_MAX: usize = 200;
@@ -107,7 +107,7 @@ async fn tend(engine: &Engine, joins: Vec<JoinState>) -> Result<usize, EngineErr
         return Ok(0);
     }
     let parents: BTreeMap<ExecutionId, Execution> =
-        engine.store.load(&ids).await?.into_iter().map(|parent| (parent.id(), parent)).collect();
+        load_sound(engine, &ids).await?.into_iter().map(|parent| (parent.id(), parent)).collect();
     let mut aftermath = Aftermath::default();
     let mut tended = 0;
     for state in joins {
@@ -124,6 +124,18 @@ async fn tend(engine: &Engine, joins: Vec<JoinState>) -> Result<usize, EngineErr
     }
     engine.settle(aftermath).await?;
     Ok(tended)
+}
+
+/// Those of the executions that can be read. One that is asked for alone is said to be corrupt, among others it is left
+/// out; either way it must not be in the way of others.
+async fn load_sound(engine: &Engine, ids: &[ExecutionId]) -> Result<Vec<Execution>, StoreError> {
+    match engine.store.load(ids).await {
+        Err(error @ (StoreError::Corrupt { .. } | StoreError::Internal { .. })) if ids.len() == 1 => {
+            tracing::error!(%error, "an execution cannot be read");
+            Ok(Vec::new())
+        }
+        found => found,
+    }
 }
 
 fn waits_for(parent: &Execution, join: u32) -> bool {
@@ -168,11 +180,11 @@ async fn walk(engine: &Engine) -> Result<usize, EngineError> {
     parents.dedup();
     let mut repaired = 0;
     if !wanted.is_empty() {
-        let executions = engine.store.load(&wanted).await?;
+        let executions = load_sound(engine, &wanted).await?;
         let ended: BTreeMap<ExecutionId, Timestamp> = if parents.is_empty() {
             BTreeMap::new()
         } else {
-            let parents = engine.store.load(&parents).await?.into_iter();
+            let parents = load_sound(engine, &parents).await?.into_iter();
             parents.filter(Execution::is_terminal).map(|one| (one.id(), one.updated_at)).collect()
         };
         repaired += cancel_orphans(engine, &executions, &ended, now).await?;

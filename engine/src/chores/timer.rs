@@ -9,7 +9,7 @@ use flowmonkey_core::execution::Execution;
 use flowmonkey_core::execution::command::{Command, TaskAttempt};
 use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_core::time::Timestamp;
-use flowmonkey_plumbing::queue::{Dispatched, QueueError};
+use flowmonkey_plumbing::queue::Dispatched;
 
 use super::{Backoff, Chore};
 use crate::apply::CommandOutcome;
@@ -153,11 +153,12 @@ fn late_start(execution: &Execution, now: Timestamp) -> Option<(TaskAttempt, Str
     Some((TaskAttempt { task: task.run.task, attempt: task.run.attempt }, task.pool.clone()))
 }
 
-/// Whether tasks were started in time: only the queue knows.
+/// Whether tasks were started in time: only the queue knows. Nothing is said of those that are absent from a queue that was
+/// emptied: a worker may have them, and has yet to say so.
 async fn started(
     engine: &Engine,
     late: &[(TaskId, TaskAttempt, String)],
-) -> Result<Vec<(ExecutionId, Command)>, QueueError> {
+) -> Result<Vec<(ExecutionId, Command)>, EngineError> {
     if late.is_empty() {
         return Ok(Vec::new());
     }
@@ -165,16 +166,23 @@ async fn started(
         late.iter().map(|(task, attempt, pool)| dispatched(*task, attempt.attempt, pool)).collect();
     let untaken: HashSet<Dispatched> = engine.queue.take_back(&deliveries).await?.into_iter().collect();
     let present = engine.queue.present(&deliveries).await?;
-    Ok(late
-        .iter()
-        .zip(deliveries.iter().zip(present))
-        .map(|((task, attempt, _), (delivery, present))| {
-            let command = if present && !untaken.contains(delivery) {
+    let is_absent = |(delivery, present): &(&Dispatched, &bool)| !**present && !untaken.contains(*delivery);
+    let absent = deliveries.iter().zip(&present).filter(is_absent);
+    let absent = absent.map(|(delivery, _)| delivery.pool.as_str()).collect();
+    let emptied = engine.emptied_meanwhile(absent, &BTreeSet::new()).await?;
+    let found = late.iter().zip(deliveries.iter().zip(present));
+    Ok(found
+        .filter_map(|((task, attempt, pool), (delivery, present))| {
+            let command = if untaken.contains(delivery) {
+                Command::NotStarted(*attempt)
+            } else if present {
                 Command::Started(*attempt)
+            } else if emptied.contains(pool) {
+                return None;
             } else {
                 Command::NotStarted(*attempt)
             };
-            (task.execution, command)
+            Some((task.execution, command))
         })
         .collect())
 }

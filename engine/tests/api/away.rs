@@ -13,18 +13,34 @@ use flowmonkey_engine::store::{
     MemoryStore, PublishOutcome, PublishedEvent, Retention, Store, StoreError, StoredCheckpoint,
     TableDefinition, TableRowRecord, TaskOut,
 };
+use tokio::sync::Notify;
 
 /// A record in memory: while it is away, every call fails.
 #[derive(Default)]
 pub(crate) struct Away {
     inner: MemoryStore,
     away: AtomicBool,
+    held: AtomicBool,
+    /// Rung when a commit is held.
+    pub(crate) holds: Notify,
+    /// Rung when held commits may be answered.
+    released: Notify,
 }
 
 impl Away {
     /// Makes the record unavailable, or available again.
     pub(crate) fn set_away(&self, away: bool) {
         self.away.store(away, Ordering::SeqCst);
+    }
+
+    /// Keeps back the answer of the next commit.
+    pub(crate) fn hold(&self) {
+        self.held.store(true, Ordering::SeqCst);
+    }
+
+    /// Gives the answer that was kept back.
+    pub(crate) fn release(&self) {
+        self.released.notify_one();
     }
 
     fn there(&self) -> Result<(), StoreError> {
@@ -70,7 +86,12 @@ impl Store for Away {
 
     async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
         self.there()?;
-        self.inner.commit(batch).await
+        let committed = self.inner.commit(batch).await;
+        if self.held.swap(false, Ordering::SeqCst) {
+            self.holds.notify_one();
+            self.released.notified().await;
+        }
+        committed
     }
 
     async fn list(&self, filter: &ExecutionFilter) -> Result<ListPage, StoreError> {

@@ -5,6 +5,7 @@ use flowmonkey_engine::api::{ApiOptions, serve};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 use crate::{Server, pointers, request};
 
@@ -48,6 +49,26 @@ async fn queues_and_failed_tasks_and_the_version_are_shown() {
     for path in ["/v1/queues", "/v1/workers", "/v1/failed-tasks", "/v1/version", "/v1/tables", "/v1/flows"] {
         server.get(&format!("{path}?x=1")).await.problem(422, "INVALID_PARAMETER");
     }
+}
+
+#[tokio::test]
+async fn metrics_tell_what_was_done_and_what_waits() {
+    let server = Server::with_flows().await;
+    server.start("work", json!({})).await;
+    let answer = server.router.clone().oneshot(request("GET", "/metrics", &[], Body::empty())).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("text/plain; version=0.0.4"));
+    let text = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+    let text = std::str::from_utf8(&text).unwrap();
+    for line in [
+        r#"flowmonkey_queue_depth{pool="toil",priority="normal"} 1"#,
+        "flowmonkey_queue_up 1",
+        "flowmonkey_invariant_repairs_total 0",
+        r#"flowmonkey_results_rejected_total{reason="stale"} 0"#,
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    server.get("/metrics?x=1").await.problem(422, "INVALID_PARAMETER");
 }
 
 #[tokio::test]

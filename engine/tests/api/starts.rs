@@ -1,10 +1,16 @@
 //! Starting executions.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::body::Body;
 use flowmonkey_engine::api::BODY_BYTES_MAX;
 use serde_json::{Value, json};
 
 use crate::{Server, ask, flow, greet, pointers, request};
+
+/// How long anything may take before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn a_start_answers_where_the_execution_is_and_what_came_of_it() {
@@ -28,6 +34,27 @@ async fn a_start_answers_where_the_execution_is_and_what_came_of_it() {
         assert_eq!(record[key], value, "{key}");
     }
     server.post("/v1/executions", &body).await.problem(409, "EXECUTION_EXISTS");
+}
+
+/// What follows from a commit does not wait for the chores because nobody waits for the answer.
+#[tokio::test]
+async fn a_client_that_hangs_up_does_not_stop_what_it_began() {
+    let server = Arc::new(Server::with_flows().await);
+    server.record.hold();
+    let request = tokio::spawn({
+        let server = server.clone();
+        async move { server.start("work", json!({})).await }
+    });
+    server.record.holds.notified().await;
+    request.abort();
+    assert!(request.await.unwrap_err().is_cancelled());
+    server.record.release();
+    let published = async {
+        while server.engine.queue().depths().await.unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, published).await.unwrap();
 }
 
 #[tokio::test]

@@ -366,38 +366,57 @@ async fn one_corrupt_execution_that_is_due_alone_is_no_failure_of_the_timer() {
     for due in [1, 1, 0] {
         assert_eq!(timer::tick(&engine).await.unwrap(), timer::Woken { due, moved: 0 });
     }
+    for _ in 0..2 {
+        assert_eq!(sweeper::tick(&engine).await.unwrap(), sweeper::Swept::default(), "nor of the sweeper");
+    }
     assert!(engine.execution(id).await.is_err());
 }
 
 /// The queue is lost while very many tasks are out: they are published again, a page at a time.
-#[tokio::test]
-async fn a_hundred_thousand_tasks_are_reconciled_in_pages() {
-    const TASKS: usize = 100_000;
+async fn reconcile_in_pages(tasks: usize) {
     let fused = Arc::new(Fused::new(Arc::new(MemoryStore::default()), i64::MAX));
     let bench = Bench::on(fused.clone()).await;
     let flow = fixture::work();
     bench.engine.publish(&flow).await.unwrap();
     let now = bench.engine.now();
-    for page in 0..TASKS / RECONCILE_BATCH_MAX {
-        let numbers = (page * RECONCILE_BATCH_MAX..).take(RECONCILE_BATCH_MAX);
+    for first in (0..tasks).step_by(RECONCILE_BATCH_MAX) {
+        let numbers = first..tasks.min(first + RECONCILE_BATCH_MAX);
         let batch = numbers.map(|number| fixture::root(&flow, number as u64, now)).collect();
         fixture::store_all(&*bench.store, fixture::creates(now, batch)).await;
     }
     fused.take_sizes();
     bench.clock.advance(3000);
 
+    let nothing = reconciler::Reconciled { looked_at: tasks, republished: 0 };
+    assert_eq!(
+        reconciler::tick(&bench.engine).await.unwrap(),
+        nothing,
+        "workers have time to say what they run"
+    );
+    fused.take_sizes();
+    bench.clock.advance(3000);
     let reconciled = reconciler::tick(&bench.engine).await.unwrap();
-    assert_eq!(reconciled, reconciler::Reconciled { looked_at: TASKS, republished: TASKS });
-    assert_eq!(bench.queue_depth().await, TASKS);
+    assert_eq!(reconciled, reconciler::Reconciled { looked_at: tasks, republished: tasks });
+    assert_eq!(bench.queue_depth().await, tasks);
     let sizes = fused.take_sizes();
-    let pages = TASKS / RECONCILE_BATCH_MAX;
-    assert_eq!(sizes.tasks_out, [vec![RECONCILE_BATCH_MAX; pages], vec![0]].concat());
-    assert_eq!(sizes.commits.iter().sum::<usize>(), TASKS, "each is written once");
+    let (pages, rest) = (tasks / RECONCILE_BATCH_MAX, tasks % RECONCILE_BATCH_MAX);
+    assert_eq!(sizes.tasks_out, [vec![RECONCILE_BATCH_MAX; pages], vec![rest, 0]].concat());
+    assert_eq!(sizes.commits.iter().sum::<usize>(), tasks, "each is written once");
     assert!(sizes.commits.iter().all(|size| *size <= COMMIT_BATCH_MAX), "{:?}", sizes.commits.iter().max());
 
     bench.clock.advance(3000);
-    let nothing = reconciler::Reconciled { looked_at: TASKS, republished: 0 };
     assert_eq!(reconciler::tick(&bench.engine).await.unwrap(), nothing, "all are in the queue");
     let sizes = fused.take_sizes();
-    assert_eq!((sizes.tasks_out.len(), sizes.commits.len()), (pages + 1, 0));
+    assert_eq!((sizes.tasks_out.len(), sizes.commits.len()), (pages + 2, 0));
+}
+
+#[tokio::test]
+async fn very_many_tasks_are_reconciled_in_pages() {
+    reconcile_in_pages(10 * RECONCILE_BATCH_MAX + RECONCILE_BATCH_MAX / 2).await;
+}
+
+#[tokio::test]
+#[ignore = "as above, with as many tasks as an emptied queue may have held; a minute without optimisation"]
+async fn a_hundred_thousand_tasks_are_reconciled_in_pages() {
+    reconcile_in_pages(99 * RECONCILE_BATCH_MAX + RECONCILE_BATCH_MAX / 2).await;
 }

@@ -6,6 +6,7 @@
 mod chores;
 mod crashes;
 mod datasets;
+mod emptied;
 mod fans;
 mod fused;
 mod origins;

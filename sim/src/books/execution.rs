@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use flowmonkey_core::execution::error::codes;
 use flowmonkey_core::execution::event::{AttemptEnded, AttemptOutcome, WaitEnd};
 use flowmonkey_core::execution::state::{Compensation, StepRun};
 use flowmonkey_core::execution::{Event, Execution, RecordedEvent, apply};
@@ -35,6 +36,8 @@ pub struct ExecutionBook {
     added: BTreeSet<Undo>,
     attempts: BTreeMap<u32, u32>,
     accepted: BTreeSet<(u32, u32)>,
+    /// Attempts of tasks whose ends are known.
+    closed: BTreeSet<(u32, u32)>,
     outcomes: u32,
     retries: BTreeMap<(Option<ExecutionId>, String, u32), u32>,
     signals: BTreeSet<String>,
@@ -58,6 +61,7 @@ impl ExecutionBook {
             added: BTreeSet::new(),
             attempts: BTreeMap::new(),
             accepted: BTreeSet::new(),
+            closed: BTreeSet::new(),
             outcomes: 0,
             retries: BTreeMap::new(),
             signals: BTreeSet::new(),
@@ -92,12 +96,16 @@ impl ExecutionBook {
             return Err(("terminal", format!("{id} has ended and then: {:?}", recorded.event)));
         }
         match &recorded.event {
-            Event::TaskScheduled { task } => self.check_scheduled(&task.run),
-            Event::AttemptEnded(ended) => self.check_ended(ended, leases),
+            Event::TaskScheduled { task } => {
+                self.check_scheduled(&task.run)?;
+                self.check_missing(&task.run, recorded.at.as_millis(), leases)
+            }
+            Event::AttemptEnded(ended) => self.check_ended(ended, recorded.at.as_millis(), leases),
             Event::LeaseLost { attempt, .. } => {
                 let Some(task) = self.state.task() else {
                     return Err(("leases", format!("{id} lost a lease that it does not have")));
                 };
+                self.closed.insert((task.run.task, *attempt));
                 let delivery = delivery(&self.state, task.run.task, *attempt);
                 leases.may_be_lost(&delivery, recorded.at.as_millis()).map_err(|what| ("leases", what))
             }
@@ -138,10 +146,31 @@ impl ExecutionBook {
         Ok(())
     }
 
-    fn check_ended(&mut self, ended: &AttemptEnded, leases: &Leases) -> Checked {
+    /// A delivery that follows one which nobody ended: that one was missing.
+    fn check_missing(&self, run: &StepRun, at_ms: i64, leases: &Leases) -> Checked {
+        let Some(before) = run.attempt.checked_sub(1) else { return Ok(()) };
+        let was_out =
+            self.state.task().is_some_and(|task| task.run.task == run.task && task.run.attempt == before);
+        let missing = delivery(&self.state, run.task, before);
+        if !was_out || self.closed.contains(&(run.task, before)) || leases.was_handed_in(&missing) {
+            return Ok(());
+        }
+        leases.may_be_missing(&missing, at_ms).map_err(|what| ("grace", what))
+    }
+
+    fn check_ended(&mut self, ended: &AttemptEnded, at_ms: i64, leases: &Leases) -> Checked {
         self.outcomes += 1;
-        let Some(worker) = &ended.worker_id else { return Ok(()) };
+        self.closed.insert((ended.task, ended.attempt));
         let id = self.state.id();
+        let Some(worker) = &ended.worker_id else {
+            let is_unstarted =
+                ended.error.as_ref().is_some_and(|error| error.code == codes::SCHEDULE_TO_START_TIMEOUT);
+            let unstarted = delivery(&self.state, ended.task, ended.attempt);
+            if !is_unstarted || leases.was_handed_in(&unstarted) {
+                return Ok(());
+            }
+            return leases.may_be_missing(&unstarted, at_ms).map_err(|what| ("grace", what));
+        };
         let delivery = delivery(&self.state, ended.task, ended.attempt);
         let current = self.attempts.get(&ended.task) == Some(&ended.attempt)
             && self

@@ -35,9 +35,9 @@ const CANCEL_WRITE: Duration = Duration::from_millis(100);
 /// The longest grace; more would overflow the clock.
 const GRACE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// The last checkpoint of the task. A first attempt without a reference has none.
+/// The last checkpoint of the task. One without a reference has none: no engine needs to be there to begin it.
 pub(super) async fn load_checkpoint(task: &Task) -> Result<Option<Checkpoint>, Failure> {
-    if task.message.checkpoint.is_none() && task.message.attempt <= 1 {
+    if task.message.checkpoint.is_none() {
         return Ok(None);
     }
     task.load_checkpoint().await.map_err(|error| {

@@ -240,6 +240,8 @@ pub(crate) struct Memory {
     pub(crate) progress: Mutex<Vec<Progress>>,
     pub(crate) logs: Mutex<Vec<String>>,
     pub(crate) started: Mutex<Vec<Delivery>>,
+    /// Nothing can be loaded.
+    pub(crate) away: AtomicBool,
 }
 
 #[async_trait]
@@ -250,6 +252,9 @@ impl Plumbing for Memory {
     }
 
     async fn load_checkpoint(&self, _access: &TaskAccess) -> Result<Option<Checkpoint>, PlumbingError> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(PlumbingError::Unavailable("nobody is there".into()));
+        }
         let data = self.checkpoint.lock().unwrap().clone();
         Ok(data.map(|data| Checkpoint { id: "c1".into(), saved_at: "2030-01-01T00:00:00Z".into(), data }))
     }

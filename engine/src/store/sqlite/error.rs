@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use rustix::process::{Resource, getrlimit};
+
 use crate::store::StoreError;
 
 /// SQLite's result codes that callers can do something about; extended codes carry theirs in the low byte.
@@ -20,9 +22,14 @@ mod code {
     pub(super) const PROTOCOL: i32 = 15;
     pub(super) const NOLFS: i32 = 22;
     pub(super) const NOTADB: i32 = 26;
+    /// A file could not be written; a full disk has a code of its own.
+    pub(super) const IOERR_WRITE: i32 = IOERR | (3 << 8);
     /// The shared-memory file of the write-ahead log cannot grow: the disk is full.
     pub(super) const IOERR_SHMSIZE: i32 = IOERR | (19 << 8);
 }
+
+/// Bytes of SQLite's longest single write: a page, of any size.
+const WRITE_BYTES_MAX: u64 = 65_536;
 
 /// Whether the database refused what was to be stored, rather than being unable to store anything.
 pub(super) fn is_constraint(error: &sqlx::Error) -> bool {
@@ -47,7 +54,13 @@ pub(super) fn classify(path: &Path, error: sqlx::Error) -> StoreError {
     };
     let Some(extended) = extended else { return StoreError::Internal { reason: error.to_string() } };
     let reason = error.to_string();
-    if extended == code::IOERR_SHMSIZE {
+    let is_full = match extended {
+        code::IOERR_SHMSIZE => true,
+        // The system says whether it was for the limit of a file's size; SQLite does not pass that on.
+        code::IOERR_WRITE => is_at_file_size_limit(path),
+        _ => false,
+    };
+    if is_full {
         return StoreError::Full { reason: format!("{place}: {reason}") };
     }
     match extended & 0xff {
@@ -63,4 +76,14 @@ pub(super) fn classify(path: &Path, error: sqlx::Error) -> StoreError {
         code::CORRUPT | code::NOTADB => StoreError::Corrupt { what: place.to_string(), reason },
         _ => StoreError::Internal { reason },
     }
+}
+
+/// Whether one of the files of the database has grown to the size that this process may give a file.
+fn is_at_file_size_limit(path: &Path) -> bool {
+    let Some(limit) = getrlimit(Resource::Fsize).current else { return false };
+    ["", "-wal", "-shm", "-journal"].iter().any(|suffix| {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        std::fs::metadata(file).is_ok_and(|file| file.len().saturating_add(WRITE_BYTES_MAX) > limit)
+    })
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flowmonkey_core::execution::{Event, Execution, FlowReference, JoinSpec, RecordedEvent, Status};
+use flowmonkey_core::execution::{Event, Execution, FlowReference, RecordedEvent, Status};
 use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
@@ -17,11 +17,6 @@ use crate::store::model::{
     PublishOutcome, PublishedEvent, Retention, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
 };
 use crate::store::{Store, StoreError, child, flows};
-
-/// Fan-outs looked at with one statement.
-const JOINS_PAGE: i64 = 500;
-/// Snapshots behind one another: more than the depth limit allows.
-const SNAPSHOT_LEVELS: i64 = 1000;
 
 #[async_trait]
 impl Store for SqliteStore {
@@ -155,57 +150,23 @@ impl Store for SqliteStore {
     }
 
     async fn join(&self, parent: ExecutionId, join: u32) -> Result<Option<Join>, StoreError> {
-        let Some(state) = self.join_state(parent, join).await? else { return Ok(None) };
-        let what = format!("fm_snapshots {parent} {join}");
-        let missing = || rows::corrupt(&what, "it is missing");
-        let row = self
-            .read_one(query(sql::SNAPSHOTS_SPEC).bind(blob(parent)).bind(join))
-            .await?
-            .ok_or_else(missing)?;
-        let mut spec: JoinSpec = rows::parsed(&row, 0, &what)?;
-        spec.items = Arc::new(rows::parsed(&row, 1, &what)?);
-        spec.snapshot = self.snapshot(parent, join).await?.ok_or_else(missing)?;
-        Ok(Some(Join { state, spec: Arc::new(spec) }))
+        self.read_join(parent, join).await
     }
 
     async fn join_state(&self, parent: ExecutionId, join: u32) -> Result<Option<JoinState>, StoreError> {
-        let row = self.read_one(query(sql::JOINS_GET).bind(blob(parent)).bind(join)).await?;
-        row.as_ref().map(rows::join).transpose()
+        self.read_join_state(parent, join).await
     }
 
     async fn snapshot(&self, parent: ExecutionId, join: u32) -> Result<Option<Arc<Snapshot>>, StoreError> {
-        let statement = query(sql::SNAPSHOTS_CHAIN).bind(blob(parent)).bind(join).bind(SNAPSHOT_LEVELS);
-        let found = self.read(statement).await?;
-        let mut outer = None;
-        for (index, row) in found.iter().enumerate().rev() {
-            let what = format!("fm_snapshots {} behind {parent} {join}", rows::id(row, 0, &"fm_snapshots")?);
-            let refers: bool = rows::column(row, 2, &what)?;
-            if refers && index + 1 == found.len() {
-                return Err(rows::corrupt(what, "the snapshot behind it is missing"));
-            }
-            outer = Some(Arc::new(Snapshot { context: rows::parsed(row, 3, &what)?, outer }));
-        }
-        Ok(outer)
+        self.read_snapshot(parent, join).await
     }
 
     async fn joins_to_tend(
         &self,
-        mut after: Option<(ExecutionId, u32)>,
+        after: Option<(ExecutionId, u32)>,
         max: usize,
     ) -> Result<Vec<JoinState>, StoreError> {
-        let mut tend = Vec::new();
-        while tend.len() < max {
-            let statement = query(sql::JOINS_PAGE)
-                .bind(after.map(|(parent, _)| blob(parent)))
-                .bind(after.map(|(_, join)| join))
-                .bind(JOINS_PAGE);
-            let page = self.read(statement).await?;
-            let Some(last) = page.last() else { break };
-            after = Some((rows::id(last, 0, &"fm_joins")?, rows::count(last, 1, &"fm_joins")?));
-            tend.extend(self.sound(&page, rows::join).into_iter().filter(JoinState::needs_attention));
-        }
-        tend.truncate(max);
-        Ok(tend)
+        self.read_joins_to_tend(after, max).await
     }
 
     async fn children(
@@ -240,21 +201,7 @@ impl Store for SqliteStore {
     }
 
     async fn undelivered_events(&self, max: usize) -> Result<Vec<PublishedEvent>, StoreError> {
-        let mut events = Vec::new();
-        // Behind rows that are left out there may be others, however many they are.
-        let (mut at, mut sequence) = (i64::MIN, i64::MIN);
-        loop {
-            let wanted = max - events.len();
-            let statement =
-                query(sql::EVENTS_UNDELIVERED).bind(at).bind(sequence).bind(integer(wanted as u64));
-            let found = self.read(statement).await?;
-            events.extend(self.sound(&found, rows::event));
-            let Some(last) = found.last().filter(|_| found.len() == wanted && events.len() < max) else {
-                return Ok(events);
-            };
-            at = rows::column(last, 4, &"fm_events")?;
-            sequence = rows::column(last, 5, &"fm_events")?;
-        }
+        self.events_to_deliver(max).await
     }
 
     async fn mark_delivered(&self, ids: &[String]) -> Result<(), StoreError> {
@@ -268,12 +215,7 @@ impl Store for SqliteStore {
         since: Timestamp,
         max: usize,
     ) -> Result<Vec<PublishedEvent>, StoreError> {
-        let statement = query(sql::EVENTS_SINCE)
-            .bind(encode::text(name))
-            .bind(since.as_millis())
-            .bind(integer(max as u64));
-        let found = self.read(statement).await?;
-        Ok(self.sound(&found, rows::event))
+        self.events_named(name, since, max).await
     }
 
     async fn subscribers(

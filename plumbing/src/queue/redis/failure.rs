@@ -65,6 +65,23 @@ impl RedisFailure {
         }
     }
 
+    /// Whether it stays until somebody changes something, so that trying again is no use: user or password are wrong, or
+    /// the user may not do this.
+    #[must_use]
+    pub fn lasts(&self) -> bool {
+        match self {
+            Self::Command { source, .. } => {
+                matches!(source.kind(), ErrorKind::AuthenticationFailed)
+                    || ["WRONGPASS", "NOAUTH", "NOPERM"].iter().any(|code| has_code(source, code))
+            }
+            Self::Deadline { .. }
+            | Self::BackingOff { .. }
+            | Self::FunctionsMissing { .. }
+            | Self::Answer { .. }
+            | Self::Shutdown => false,
+        }
+    }
+
     /// Whether Redis may have carried out what was asked although there is no answer.
     pub(super) fn may_have_happened(&self) -> bool {
         match self {
@@ -155,8 +172,18 @@ mod tests {
         assert!(wrong.is_wrong_type() && !wrong.needs_reconnect());
         assert!(matches!(wrong.into_queue_error("a"), QueueError::Corrupt { entry, .. } if entry == "a"));
         let missing = answered("ERR", "Function not found");
-        assert!(missing.is_function_missing() && !missing.needs_reconnect());
+        assert!(missing.is_function_missing() && !missing.needs_reconnect() && !missing.lasts());
         assert!(matches!(missing.into_queue_error("a"), QueueError::Unavailable(_)));
+    }
+
+    #[test]
+    fn only_what_somebody_must_change_lasts() {
+        for code in ["WRONGPASS", "NOAUTH", "NOPERM"] {
+            assert!(answered(code, "no").lasts(), "{code}");
+        }
+        let refused = RedisError::from(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
+        assert!(!RedisFailure::Command { doing: "it".into(), source: refused }.lasts());
+        assert!(!answered("LOADING", "Redis is loading the dataset in memory").lasts());
     }
 
     #[test]

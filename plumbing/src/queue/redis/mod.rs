@@ -69,11 +69,21 @@ impl RedisQueue {
     /// load them (then an engine has to start first). Options that cannot be used are such an error too.
     pub async fn connect(options: RedisOptions) -> Result<Self, QueueError> {
         let queue = Self::new(options).map_err(|error| QueueError::Unavailable(Box::new(error)))?;
-        queue.shared.ping().await?;
-        match queue.shared.load_functions().await {
-            Ok(()) => Ok(queue),
+        queue.reach().await?;
+        Ok(queue)
+    }
+
+    /// Connects now, and loads the functions where this user may. After an error it may be tried again, if that is any use:
+    /// [`RedisFailure::lasts`].
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] as with [`RedisQueue::connect`].
+    pub async fn reach(&self) -> Result<(), QueueError> {
+        self.shared.ping().await?;
+        match self.shared.load_functions().await {
+            Ok(()) => Ok(()),
             // Workers need not be able to: if the functions are missing, their calls say so.
-            Err(RedisFailure::FunctionsMissing { .. }) => Ok(queue),
+            Err(RedisFailure::FunctionsMissing { .. }) => Ok(()),
             Err(error) => Err(error.into_queue_error("the functions")),
         }
     }

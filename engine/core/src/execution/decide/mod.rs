@@ -2,6 +2,7 @@
 mod children;
 mod control;
 mod ending;
+mod joined;
 mod outcome;
 mod report;
 mod step;

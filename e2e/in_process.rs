@@ -1,0 +1,116 @@
+//! Engines that run tasks themselves: a share of them, or while no worker is there.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::books::notes;
+use crate::system::{Options, System, wait_for};
+
+/// Executions of which about half run on each side: that all run on one has a probability of 2 to the power of -29.
+const MANY: usize = 30;
+
+const FLOWS: &str = "
+id: changed
+version: 1.0.0
+initialStepId: a
+steps:
+  a: { type: transform, input: { type: static, value: { x: 1 } }, config: { operations: [] }, transitions: { onSuccess: b } }
+  b: { type: transform, input: { type: static, value: { x: 1 } }, config: { operations: [] }, transitions: { onSuccess: c } }
+  c: { type: transform, input: { type: static, value: { x: 1 } }, config: { operations: [] } }
+---
+id: slow
+version: 1.0.0
+initialStepId: a
+steps:
+  a: { type: work, config: { sleepMs: 3000 }, transitions: { onSuccess: b } }
+  b: { type: work }
+";
+
+async fn system(engines: usize, engine_args: &[&str]) -> System {
+    let engine_args = engine_args.iter().map(|word| (*word).to_owned()).collect();
+    let system = System::start(Options { engines, workers: 0, engine_args, ..Options::default() }).await;
+    system.publish(FLOWS).await;
+    system
+}
+
+/// The workers that ran an execution's tasks: whether each was in an engine.
+async fn sides(system: &System, id: &str) -> BTreeSet<bool> {
+    let record = system.ended(id).await;
+    assert_eq!(record["status"], "completed", "{record}");
+    let history = system.get(&format!("/v1/executions/{id}/history?limit=500")).await;
+    let workers: Vec<&Value> = history["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|recorded| &recorded["event"])
+        .filter(|event| event["type"] == "attemptEnded")
+        .map(|event| &event["workerId"])
+        .collect();
+    assert_eq!(workers.len(), 3, "{history}");
+    workers.iter().map(|worker| worker.as_str().unwrap().starts_with("engine-")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_task_goes_to_workers_at_0_percent_and_each_at_100() {
+    for (percent, is_engine) in [("transform=0", true), ("transform=100", false)] {
+        let mut system = system(1, &["--queue-percent", percent]).await;
+        system.add_worker(&[]).await;
+        for number in 0..4 {
+            let id = system.begin("changed", json!({}), &format!("{number}")).await;
+            assert_eq!(sides(&system, &id).await, BTreeSet::from([is_engine]), "{percent}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_execution_stays_on_its_side() {
+    let mut system = system(2, &["--queue-percent", "transform=50"]).await;
+    system.add_worker(&[]).await;
+    let mut all = Vec::new();
+    for number in 0..MANY {
+        all.push(system.begin("changed", json!({}), &format!("{number}")).await);
+    }
+    let mut seen = BTreeSet::new();
+    for id in &all {
+        let sides = sides(&system, id).await;
+        assert_eq!(sides.len(), 1, "{id} ran on both sides");
+        seen.extend(sides);
+    }
+    assert_eq!(seen.len(), 2, "all ran on one side");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_runs_what_no_worker_is_there_for() {
+    let mut system = system(1, &["--fall-back", "transform"]).await;
+    let id = system.begin("changed", json!({}), "alone").await;
+    assert_eq!(sides(&system, &id).await, BTreeSet::from([true]));
+    system.add_worker(&[]).await;
+    // The engine learns of workers by and by.
+    let mut number = 0;
+    wait_for("a worker gets the tasks", async || {
+        number += 1;
+        let id = system.begin("changed", json!({}), &format!("together-{number}")).await;
+        (sides(&system, &id).await == BTreeSet::from([false])).then_some(())
+    })
+    .await;
+    system.workers.remove(0).kill();
+    let id = system.begin("changed", json!({}), "alone again").await;
+    let record = system.ended(&id).await;
+    assert_eq!(record["status"], "completed", "{record}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_engine_finishes_what_a_dead_one_ran() {
+    let mut system = system(1, &["--queue-percent", "work=0", "--handlers", "handlers.json"]).await;
+    let id = system.begin("slow", json!({}), "slow").await;
+    wait_for("it runs", async || (!notes(&system).is_empty()).then_some(())).await;
+    let mut first = system.engines.remove(0);
+    system.add_engine(&[]).await;
+    first.kill();
+    assert_eq!(system.ended(&id).await["status"], "completed");
+    let notes = notes(&system);
+    let begun: Vec<u64> = notes.iter().filter(|note| note.what == "begin").map(|note| note.attempt).collect();
+    assert_eq!(begun, [1, 2, 1], "{notes:?}");
+    assert_eq!(notes[0].key, notes.iter().find(|note| note.attempt == 2).unwrap().key);
+}

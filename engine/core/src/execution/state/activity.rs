@@ -1,0 +1,182 @@
+//! What an execution does at its cursor.
+
+use serde::{Deserialize, Serialize};
+
+use super::is_default;
+use crate::execution::error::ExecutionError;
+use crate::flow::definition::StepId;
+use crate::time::Timestamp;
+
+/// What an execution is waiting for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "is")]
+pub enum Activity {
+    /// Created, or between steps: the engine's turn.
+    Ready,
+    /// A task is out.
+    Task(TaskRun),
+    /// The next attempt of a failed step.
+    Backoff {
+        /// The step's counters.
+        task: StepRun,
+        /// When the attempt is due.
+        until: Timestamp,
+        /// Of which failure.
+        error: ExecutionError,
+    },
+    /// A time, a signal, an event, an answer.
+    Wait(Wait),
+    /// Children.
+    Children(Fan),
+    /// Parked for a person.
+    Incident(Incident),
+    /// Nothing: it has ended.
+    Nothing,
+}
+
+/// The counters of one visit of a step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StepRun {
+    /// The step.
+    pub step: StepId,
+    /// Times the cursor entered it, this time included.
+    pub visit: u32,
+    /// Number of the task; 0 for a step that the engine does itself.
+    pub task: u32,
+    /// Deliveries so far, from 1: the fence.
+    pub attempt: u32,
+    /// Retries of the policy used.
+    pub retry: u32,
+    /// Lease losses.
+    pub lost: u32,
+    /// When the visit began.
+    pub began_at: Timestamp,
+    /// Whether it undoes another step.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub compensates: bool,
+}
+
+/// A task that is out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskRun {
+    /// The counters.
+    #[serde(flatten)]
+    pub run: StepRun,
+    /// The pool whose queue carries it.
+    pub pool: String,
+    /// When this attempt was scheduled.
+    pub scheduled_at: Timestamp,
+    /// The instant at which an attempt that no worker has taken fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_by: Option<Timestamp>,
+    /// The instant at which all attempts of the visit end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_by: Option<Timestamp>,
+}
+
+/// A wait that holds nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Wait {
+    /// The step's counters.
+    pub run: StepRun,
+    /// For what.
+    pub on: WaitOn,
+    /// When it began.
+    pub since: Timestamp,
+    /// When it fails with `WAIT_TIMEOUT`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    /// Shown to people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What a wait is for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "for")]
+pub enum WaitOn {
+    /// A time.
+    Timer {
+        /// When it ends.
+        until: Timestamp,
+    },
+    /// A named signal.
+    Signal {
+        /// The name.
+        signal: String,
+    },
+    /// A matching event.
+    Event {
+        /// The name.
+        event: String,
+    },
+    /// A person's answer.
+    Approval {
+        /// The signal's name.
+        signal: String,
+        /// Who is asked now.
+        assignees: Vec<String>,
+        /// When others are asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        escalate_at: Option<Timestamp>,
+    },
+    /// A handler's wait: a time, or a resume.
+    Handler {
+        /// When it ends; none: only by a resume.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Timestamp>,
+        /// A token chosen by the worker.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        token: Option<String>,
+        /// Whether the same task is delivered again when the wait ends.
+        #[serde(default, skip_serializing_if = "is_default")]
+        again: bool,
+    },
+}
+
+/// A fan-out that the execution waits for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Fan {
+    /// The step's counters.
+    pub run: StepRun,
+    /// Its number in the execution.
+    pub join: u32,
+    /// Children in all.
+    pub total: u32,
+    /// When it began.
+    pub since: Timestamp,
+    /// Set once it has enough: the others are cancelled, and it goes on when all are terminal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closing: Option<Closing>,
+    /// The instant at which all attempts of the visit end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_by: Option<Timestamp>,
+}
+
+/// Why a fan-out cancels what is left of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Closing {
+    /// Enough children succeeded, or too many failed.
+    Decided,
+    /// The step ran out of time.
+    TimedOut,
+    /// The execution is ending.
+    Ending,
+}
+
+/// Parked for a person: `retry` tries again, `cancel` ends the execution.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Incident {
+    /// The step's counters.
+    pub run: StepRun,
+    /// What happened.
+    pub error: ExecutionError,
+    /// When.
+    pub since: Timestamp,
+}
