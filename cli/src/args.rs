@@ -637,7 +637,7 @@ Examples:
   flowmonkey engine --database postgres://flowmonkey@db/flowmonkey --redis redis://cache
   flowmonkey engine --queue-percent http-request=10     a tenth goes to workers, the rest runs here
   flowmonkey engine --fall-back transform               runs here while no worker is there for it
-  flowmonkey engine --listen 0.0.0.0:7420 --insecure --allow-host engine --public-url http://engine:7420
+  flowmonkey engine --listen 0.0.0.0:7420 --insecure --allow-host e1 --public-url http://e1:7420
 
 Any number of engines work on one record, none of them is special. SIGTERM and the first Ctrl-C let it finish what it \
 has begun; others go on with the rest. Secrets can come from the environment (FLOWMONKEY_DATABASE, FLOWMONKEY_REDIS).")]
