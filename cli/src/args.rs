@@ -28,13 +28,13 @@ Start here:
 Look and act:
   flowmonkey execution list                               what runs, what failed
   flowmonkey execution explain EXECUTION                  why it waits, and what moves it
-  flowmonkey execution signal EXECUTION approve --data '{\"approved\": true}'
+  flowmonkey execution signal EXECUTION review --data '{\"approved\": true}'
 
 Keep it safe:
   flowmonkey doctor                                       is this directory in good order?
   flowmonkey backup .flowmonkey backup.db                 while it runs, too
 
-Exit codes: 0 done, 1 the execution failed or was cancelled, 2 usage, invalid flow or input, 3 only a signal or a
+Exit codes: 0 done, 1 the execution failed or was cancelled, 2 usage, invalid flow or input, 3 only a signal or a \
 person can move the execution, 4 it could not be carried out (disk, network, server).";
 
 /// FlowMonkey: flows of handlers that survive crashes. One binary.
@@ -137,16 +137,17 @@ pub(crate) struct HandlerArgs {
     /// File or directory with handler manifests; may be given several times
     #[arg(long = "handlers", value_name = "FILE")]
     pub(crate) manifests: Vec<PathBuf>,
-    /// Tasks at a time [default: twice the cores, at least 8]
+    /// Tasks at a time [default: of `worker` 16, of `engine` twice the cores, of others the same but at least 8]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) concurrency: Option<u32>,
-    /// Let HTTP requests reach more than public addresses: `loopback`, `private` or a network such as 10.1.0.0/16
+    /// Let HTTP requests reach more than public addresses: `loopback`, `private` or a network such as 10.1.0.0/16;
+    /// may be given several times
     #[arg(long, value_name = "NETWORK")]
     pub(crate) allow_net: Vec<String>,
-    /// Directory that the handler `file` may work in [default: the current directory]
+    /// Directory that the handler `file` may work in; may be given several times [default: the current directory]
     #[arg(long = "files", value_name = "DIR")]
     pub(crate) files: Vec<PathBuf>,
-    /// Program that the handler `command` may run, or `all`
+    /// Program that the handler `command` may run, or `all`; may be given several times [default: none]
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) allow_command: Vec<String>,
     /// Mail server of the handler `email`: smtp://, smtp+starttls:// or smtps://[USER:PASSWORD@]HOST[:PORT]
@@ -168,7 +169,7 @@ Examples:
   flowmonkey run reminder.yaml --skip-time             a 30-day wait passes at once
   flowmonkey run order.yaml --server http://engine:7420 --fallback embedded --idempotency-key order-17
 
-Without --data-dir the record lives in a temporary directory, which is kept and named when the execution does not
+Without --data-dir the record lives in a temporary directory, which is kept and named when the execution does not \
 complete. The first Ctrl-C cancels the execution and lets it clean up, the second leaves at once.")]
 pub(crate) struct RunArgs {
     /// File with one flow or several (JSON or YAML), or `-` for standard input; with --server also the id of a flow
@@ -217,7 +218,7 @@ Examples:
   flowmonkey dev --handlers handlers/ --data-dir ./data
   flowmonkey dev --allow-net loopback --allow-command git
 
-What was unfinished goes on. SIGTERM and the first Ctrl-C let running handlers end; the second Ctrl-C leaves at once
+What was unfinished goes on. SIGTERM and the first Ctrl-C let running handlers end; the second Ctrl-C leaves at once \
 and loses nothing: what ran then runs again at the next start.")]
 pub(crate) struct DevArgs {
     /// Where the record lives
@@ -448,8 +449,8 @@ Examples:
   flowmonkey doctor                                     the data directory here
   flowmonkey doctor --database postgres://db/flowmonkey --redis redis://cache --engine http://engine:7420
 
-With --database, --redis or --engine the data directory is only checked when it is named. No record is
-migrated; Redis gets the functions if it lacks them and this user may load them. Exits with 0 when all is well (warnings
+With --database, --redis or --engine the data directory is only checked when it is named. No record is \
+migrated; Redis gets the functions if it lacks them and this user may load them. Exits with 0 when all is well (warnings \
 included), with 1 when something must be mended.")]
 pub(crate) struct DoctorArgs {
     /// The data directory to check [default: .flowmonkey, if nothing else is to be checked]
@@ -466,7 +467,7 @@ pub(crate) struct DoctorArgs {
     pub(crate) redis: Option<String>,
     #[command(flatten)]
     pub(crate) redis_settings: RedisSettings,
-    /// An engine's HTTP API; may be given several times
+    /// An engine's HTTP API; several are separated by commas
     #[arg(long = "engine", value_name = "URL", env = "FLOWMONKEY_ENGINE", value_delimiter = ',')]
     pub(crate) engines: Vec<String>,
     /// Handler manifests to check
@@ -485,7 +486,7 @@ Examples:
   flowmonkey redis-acl --pool eu/encode --format command | redis-cli
   flowmonkey redis-acl --role engine --user engines
 
-Passwords are never asked for nor printed. A new user is `on` and lets nobody in until it gets a password: in an ACL file
+Passwords are never asked for nor printed. A new user is `on` and lets nobody in until it gets a password: in an ACL file \
 add `#` and the password's SHA-256 to its line (printf %s \"$PASSWORD\" | sha256sum), then ACL LOAD; on a running server
   ACL SETUSER NAME >PASSWORD
 and ACL SAVE if the server has an ACL file. The rules replace older ones of the user; its passwords stay. Needs Redis 7.0.
@@ -546,7 +547,7 @@ pub(crate) struct BackupArgs {
 Example:
   flowmonkey move --from sqlite:.flowmonkey --to postgres://flowmonkey@db/flowmonkey
 
-The data directory must not be in use, the database must be empty. Everything comes along or nothing does. Afterwards the
+The data directory must not be in use, the database must be empty. Everything comes along or nothing does. Afterwards the \
 old record has another name, so that nothing goes on in two places. A backup is moved as it is, and keeps its name.")]
 pub(crate) struct MoveArgs {
     /// sqlite:DIR, a data directory, or sqlite:FILE, a backup
@@ -636,8 +637,9 @@ Examples:
   flowmonkey engine --database postgres://flowmonkey@db/flowmonkey --redis redis://cache
   flowmonkey engine --queue-percent http-request=10     a tenth goes to workers, the rest runs here
   flowmonkey engine --fall-back transform               runs here while no worker is there for it
+  flowmonkey engine --listen 0.0.0.0:7420 --insecure --allow-host e1 --public-url http://e1:7420
 
-Any number of engines work on one record, none of them is special. SIGTERM and the first Ctrl-C let it finish what it
+Any number of engines work on one record, none of them is special. SIGTERM and the first Ctrl-C let it finish what it \
 has begun; others go on with the rest. Secrets can come from the environment (FLOWMONKEY_DATABASE, FLOWMONKEY_REDIS).")]
 pub(crate) struct EngineArgs {
     #[command(flatten)]
@@ -650,10 +652,10 @@ pub(crate) struct EngineArgs {
     /// Listen on an address that other machines can reach, though the API asks nobody who they are
     #[arg(long)]
     pub(crate) insecure: bool,
-    /// Where workers and people reach the HTTP API [default: the address it listens on]
+    /// Where workers and people reach the HTTP API; resume URLs begin with it [default: the address it listens on]
     #[arg(long, value_name = "URL", env = "FLOWMONKEY_PUBLIC_URL")]
     pub(crate) public_url: Option<String>,
-    /// Host names that requests may use beside those of this machine; `*` for any
+    /// Host names by which requests may call this engine, beside those of this machine, separated by commas; `*` for any
     #[arg(long = "allow-host", value_name = "HOST", env = "FLOWMONKEY_ALLOW_HOST", value_delimiter = ',')]
     pub(crate) allowed_hosts: Vec<String>,
     /// Names this engine among others [default: made anew at each start]
@@ -665,10 +667,11 @@ pub(crate) struct EngineArgs {
     /// Milliseconds without a heartbeat after which a task is given to another worker
     #[arg(long, value_name = "MS", default_value_t = 60_000, value_parser = clap::value_parser!(u64).range(30..=3_600_000))]
     pub(crate) lease_ms: u64,
-    /// HANDLER=PERCENT: of a hundred executions so many send these tasks to workers, the others run them here
+    /// Of a hundred executions so many send tasks of this handler to workers, the others run them here; separated by
+    /// commas
     #[arg(long, value_name = "HANDLER=PERCENT", env = "FLOWMONKEY_QUEUE_PERCENT", value_delimiter = ',')]
     pub(crate) queue_percent: Vec<String>,
-    /// Run tasks of this handler here while no worker is there for it
+    /// Run tasks of these handlers here while no worker is there for them; separated by commas
     #[arg(long, value_name = "HANDLER", env = "FLOWMONKEY_FALL_BACK", value_delimiter = ',')]
     pub(crate) fall_back: Vec<String>,
     /// Milliseconds that tasks which run here have to end when the engine stops
@@ -686,12 +689,12 @@ Examples:
   flowmonkey worker --handler http-request,transform --concurrency 64
   flowmonkey worker --handlers handlers/ --handler encode --spill-dir /var/lib/flowmonkey/spill
 
-A worker needs the queues and an engine's URL, and nothing else. SIGTERM and the first Ctrl-C let running handlers end;
+A worker needs the queues and an engine's URL, and nothing else. SIGTERM and the first Ctrl-C let running handlers end; \
 what is not done within the grace is given back and runs elsewhere, and no retry is used up.")]
 pub(crate) struct WorkerArgs {
     #[command(flatten)]
     pub(crate) redis: RedisArgs,
-    /// An engine's HTTP API; may be given several times
+    /// An engine's HTTP API; several are separated by commas
     #[arg(
         long = "engine",
         value_name = "URL",
@@ -700,7 +703,7 @@ pub(crate) struct WorkerArgs {
         value_delimiter = ','
     )]
     pub(crate) engines: Vec<String>,
-    /// Handler types to run [default: all stock handlers and those of --handlers]
+    /// Handler types to run, separated by commas [default: all stock handlers and those of --handlers]
     #[arg(long, value_name = "TYPE", env = "FLOWMONKEY_HANDLER", value_delimiter = ',')]
     pub(crate) handler: Vec<String>,
     /// Begins the worker's name
