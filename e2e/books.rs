@@ -64,10 +64,6 @@ impl Books {
         self.expected.insert(id, expected);
     }
 
-    pub(crate) fn ids(&self) -> Vec<String> {
-        self.expected.keys().cloned().collect()
-    }
-
     /// Waits for the end of everything that was started, and holds it against the books: nothing lost, nothing doubled.
     pub(crate) async fn check(&self, system: &System) -> Audit {
         let mut audit = Audit { executions: self.expected.len(), ..Audit::default() };
