@@ -14,7 +14,7 @@ pub const PREFIX: &str = "flowmonkey";
 /// Default of [`RedisOptions::memory_ratio_max`].
 pub const MEMORY_RATIO_MAX: f64 = 0.85;
 /// Default of [`RedisOptions::engine_stale`].
-pub const ENGINE_STALE: Duration = Duration::from_secs(30);
+pub const ENGINE_STALE: Duration = Duration::from_secs(10);
 
 /// How to reach Redis, and how to use it.
 #[derive(Clone)]
@@ -37,7 +37,7 @@ pub struct RedisOptions {
     /// Share of `maxmemory` in use from which on a push is refused, so that Redis itself is never full; above 0, at most
     /// 1. Default 0.85.
     pub memory_ratio_max: f64,
-    /// Time after which an engine that was not heard of counts as dead, and its results are taken over. Default 30 s.
+    /// Time after which an engine that was not heard of counts as dead, and its results are taken over. Default 10 s.
     pub engine_stale: Duration,
     /// True: an eviction policy other than `noeviction` is only a warning. Default false.
     pub allow_eviction: bool,
