@@ -1,10 +1,11 @@
 //! The command line: what can be asked, and the help that teaches it.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::listen::ApiArgs;
 
 /// Where `flowmonkey dev` listens.
 pub(crate) const DEV_LISTEN: &str = "127.0.0.1:7420";
@@ -224,9 +225,8 @@ pub(crate) struct DevArgs {
     /// Where the record lives
     #[arg(long, value_name = "DIR", default_value = DEV_DATA_DIR, env = "FLOWMONKEY_DATA_DIR")]
     pub(crate) data_dir: PathBuf,
-    /// Address of the HTTP API; port 0 chooses a free one
-    #[arg(long, value_name = "ADDRESS", default_value = DEV_LISTEN, env = "FLOWMONKEY_LISTEN")]
-    pub(crate) listen: SocketAddr,
+    #[command(flatten)]
+    pub(crate) api: ApiArgs,
     /// Publish the flow files of this directory, now and when they change
     #[arg(long, value_name = "DIR")]
     pub(crate) flows: Option<PathBuf>,
@@ -646,18 +646,8 @@ pub(crate) struct EngineArgs {
     pub(crate) database: DatabaseArgs,
     #[command(flatten)]
     pub(crate) redis: RedisArgs,
-    /// Address of the HTTP API; port 0 chooses a free one
-    #[arg(long, value_name = "ADDRESS", default_value = DEV_LISTEN, env = "FLOWMONKEY_LISTEN")]
-    pub(crate) listen: SocketAddr,
-    /// Listen on an address that other machines can reach, though the API asks nobody who they are
-    #[arg(long)]
-    pub(crate) insecure: bool,
-    /// Where workers and people reach the HTTP API; resume URLs begin with it [default: the address it listens on]
-    #[arg(long, value_name = "URL", env = "FLOWMONKEY_PUBLIC_URL")]
-    pub(crate) public_url: Option<String>,
-    /// Host names by which requests may call this engine, beside those of this machine, separated by commas; `*` for any
-    #[arg(long = "allow-host", value_name = "HOST", env = "FLOWMONKEY_ALLOW_HOST", value_delimiter = ',')]
-    pub(crate) allowed_hosts: Vec<String>,
+    #[command(flatten)]
+    pub(crate) api: ApiArgs,
     /// Names this engine among others [default: made anew at each start]
     #[arg(long, value_name = "NAME", env = "FLOWMONKEY_ENGINE_NAME")]
     pub(crate) name: Option<String>,

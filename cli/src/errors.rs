@@ -127,14 +127,31 @@ impl CliError {
     }
 }
 
-/// An error with all its causes, in one line.
+/// An error with all its causes, in one line. What an error says of its cause itself is not said twice.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_said_once() {
+        let cause = std::io::Error::other("refused");
+        let said = CliError::Io { what: "cannot connect".into(), source: cause };
+        assert_eq!(chain(&said), "cannot connect: refused");
+        let error = StoreError::Unavailable { reason: "no answer".into(), source: Some("gone".into()) };
+        assert_eq!(chain(&CliError::Store(error)), "the record is unavailable: no answer: gone");
+    }
 }

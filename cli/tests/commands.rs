@@ -179,3 +179,37 @@ fn a_file_without_certificates_is_no_authority() {
     let done = bench.run(&["run", "hello.yaml", "--ca-file", "hello.yaml"]).expect(2);
     assert!(done.stderr.contains("--ca-file hello.yaml: there is no certificate in it"), "{}", done.stderr);
 }
+
+#[test]
+fn nobody_listens_everywhere_without_a_word() {
+    for command in ["dev", "engine"] {
+        let more: &[&str] = match command {
+            "dev" => &[],
+            _ => &["--database", "postgres://127.0.0.1:1/x", "--redis", "redis://127.0.0.1:1"],
+        };
+        let bench = Bench::new();
+        let done = bench.run(&[&[command, "--listen", "0.0.0.0:0"], more].concat()).expect(2);
+        assert!(done.stderr.contains("--insecure"), "{}", done.stderr);
+        assert!(!bench.path(".flowmonkey").exists(), "{command}");
+    }
+}
+
+#[test]
+fn settings_that_never_work_are_not_tried_again() {
+    let bench = Bench::new();
+    bench.file("none.pem", "nothing");
+    let worker = |more: &[&str]| {
+        let args = [&["worker", "--engine", "http://127.0.0.1:1", "--redis"], more].concat();
+        bench.run(&args).expect(2).stderr
+    };
+    assert!(worker(&["nonsense"]).contains("the URL of Redis is not valid"));
+    assert!(worker(&["http://cache"]).contains("its scheme is none of redis"));
+    let missing = worker(&["rediss://127.0.0.1:1", "--redis-ca-file", "missing.pem"]);
+    assert!(missing.contains("missing.pem cannot be read"), "{missing}");
+    let none = worker(&["rediss://127.0.0.1:1", "--redis-ca-file", "none.pem"]);
+    assert!(none.contains("none.pem holds no certificate"), "{none}");
+    for url in ["mysql://a/b", "nonsense", "postgres://a/b?sslmod=require"] {
+        let said = bench.run(&["migrate", "--database", url]).expect(2).stderr;
+        assert!(said.starts_with("flowmonkey: the URL of the database cannot be used: "), "{said}");
+    }
+}

@@ -28,6 +28,7 @@ const GRACE: Duration = Duration::from_secs(20);
 const FILES_MAX: usize = 10_000;
 
 pub(crate) async fn dev(args: DevArgs) -> Result<Exit, CliError> {
+    args.api.check()?;
     let listen = |kind| signal(kind).map_err(CliError::io("cannot listen for signals"));
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
@@ -44,7 +45,9 @@ pub(crate) async fn dev(args: DevArgs) -> Result<Exit, CliError> {
     };
     let options = Options {
         durability: args.durability,
-        listen: args.listen,
+        listen: args.api.listen,
+        public_url: args.api.public_url.clone(),
+        allowed_hosts: args.api.hosts(),
         moves: true,
         registry: Some(registry.clone()),
         concurrency: args.handlers.concurrency,
@@ -82,10 +85,11 @@ fn banner(args: &DevArgs, embedded: &Embedded, registry: &Registry) {
     let url = &embedded.url;
     let types: Vec<&str> = registry.manifests().map(|manifest| manifest.handler_type.as_str()).collect();
     tell(&format!(
-        "flowmonkey {version} listens on {url}\n  record    {dir}\n  handlers  {types}\n\n\
+        "flowmonkey {version} listens on http://{address}\n  record    {dir}\n  handlers  {types}\n\n\
          Next:\n  flowmonkey run FLOW --server {url}\n  flowmonkey execution list --data-dir {dir}\n  \
          curl {url}/v1/executions",
         version = env!("CARGO_PKG_VERSION"),
+        address = embedded.address,
         types = types.join(", "),
     ));
 }

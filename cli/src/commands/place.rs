@@ -54,6 +54,8 @@ impl Session {
         let options = Options {
             durability: Durability::Full,
             listen: ANY_PORT,
+            public_url: None,
+            allowed_hosts: Vec::new(),
             moves: access == Access::Act,
             registry: None,
             concurrency: None,

@@ -158,6 +158,8 @@ async fn here(args: &RunArgs, wanted: Wanted, interrupts: &mut Interrupts) -> Re
     let options = Options {
         durability: args.durability,
         listen: ANY_PORT,
+        public_url: None,
+        allowed_hosts: Vec::new(),
         moves: true,
         registry: Some(registry),
         concurrency: args.handlers.concurrency,

@@ -33,7 +33,21 @@ pub(super) fn classify(place: &str, error: sqlx::Error) -> StoreError {
         sqlx::Error::BeginFailed => format!("{place} began no transaction"),
         other => return StoreError::Internal { reason: other.to_string() },
     };
-    StoreError::Unavailable { reason, source: Some(error.into()) }
+    // The cause itself, not what the driver wraps around it; none where the reason has it already.
+    let source = match error {
+        sqlx::Error::Io(error) => Some(error.into()),
+        sqlx::Error::Database(_) | sqlx::Error::Tls(_) => None,
+        other => Some(other.into()),
+    };
+    StoreError::Unavailable { reason, source }
+}
+
+/// Whether the name of the server is known to nobody, as far as the system can tell.
+pub(super) fn is_unknown_host(error: &sqlx::Error) -> bool {
+    // The system's resolver gives no code, only words.
+    let sqlx::Error::Io(error) = error else { return false };
+    let said = error.to_string();
+    said.contains("failed to lookup address information") && !said.contains("Temporary failure")
 }
 
 /// Why the database is unavailable, or another error.
