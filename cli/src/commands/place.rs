@@ -66,6 +66,11 @@ impl Session {
         Ok(Self { client: Client::new(&embedded.url)?, opened: Some(embedded), access })
     }
 
+    /// Whether no other process works on the record: this one opened it.
+    pub(crate) const fn is_opened_here(&self) -> bool {
+        self.opened.is_some()
+    }
+
     /// Lets what was set in motion come to rest, and closes the record, if this process opened it.
     ///
     /// # Errors
