@@ -268,8 +268,8 @@ pub(crate) enum FlowCommand {
         after_help = "Examples:\n  flowmonkey flow validate flows/*.yaml\n  flowmonkey flow validate order.json --output json"
     )]
     Validate {
-        /// Flow files, or `-` for standard input
-        #[arg(required = true, value_name = "FILE")]
+        /// Flow files, directories with flow files, or `-` for standard input
+        #[arg(required = true, value_name = "FILE|DIR")]
         files: Vec<String>,
         /// Manifests of the handlers that the flows use: a `configSchema` in one is checked, as those of the stock handlers are
         #[arg(long = "handlers", value_name = "FILE")]
