@@ -213,3 +213,35 @@ fn settings_that_never_work_are_not_tried_again() {
         assert!(said.starts_with("flowmonkey: the URL of the database cannot be used: "), "{said}");
     }
 }
+
+#[test]
+fn a_misspelt_handler_is_pointed_out() {
+    let bench = Bench::new();
+    let flow = |handler: &str| {
+        format!(
+            "id: f\nversion: 1.0.0\ninitialStepId: a\nsteps:\n  a:\n    type: {handler}\n    config: {{}}\n"
+        )
+    };
+    bench.file("flows/slip.yaml", &flow("ehco"));
+    bench.file("flows/deep/slip.yaml", &flow("aproval"));
+    bench.file("flows/deep/mine.yaml", &flow("encode-video"));
+    bench.file("flows/README.md", "none");
+    let done = bench.run(&["flow", "validate", "flows"]).expect(0);
+    let said: Vec<&str> = done.stdout.lines().collect();
+    assert_eq!(
+        said,
+        [
+            "flows/deep/slip.yaml:6:11: warning: step `a`: `type` names `aproval`, a handler that is not known here (did you \
+             mean `approval`?)",
+            "flows/slip.yaml:6:11: warning: step `a`: `type` names `ehco`, a handler that is not known here (did you mean \
+             `echo`?)",
+        ]
+    );
+    assert!(done.stderr.starts_with("3 flows are valid (2 warnings)"), "{}", done.stderr);
+    bench.file("mine.json", r#"{ "type": "ehco", "command": ["x"] }"#);
+    let done = bench.run(&["flow", "validate", "flows/slip.yaml", "--handlers", "mine.json"]).expect(0);
+    assert_eq!(done.stdout, "");
+    std::fs::create_dir(bench.path("empty")).unwrap();
+    let done = bench.run(&["flow", "validate", "empty"]).expect(2);
+    assert!(done.stderr.contains("empty holds no flow file"), "{}", done.stderr);
+}

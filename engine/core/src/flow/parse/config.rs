@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
+use super::orchestrated;
 use super::reader::{Object, suggest};
 use crate::flow::schema::{Break, Schema};
 
@@ -12,11 +13,16 @@ use crate::flow::schema::{Break, Schema};
 pub trait ConfigSchemas: fmt::Debug {
     /// The schema of the configuration of a handler type; none: it is not checked.
     fn config_schema(&self, handler_type: &str) -> Option<&Schema>;
+
+    /// The handler types that are known. Another one may exist all the same; one that is written almost as one of these is
+    /// reported.
+    fn handler_types(&self) -> Vec<&str>;
 }
 
 /// Reports what the handler will refuse (an error), and the fields that it does not know (a warning).
 pub(super) fn check(step: &Object<'_>, handler_type: &str) {
     static NOTHING: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
+    check_type(step, handler_type);
     let Some(schema) = step.reader().config_schema(handler_type) else { return };
     // With the engine's fields in it, a missing one is an empty one.
     let config = step.get("config").unwrap_or_else(|| step.reader().entry("config", &NOTHING));
@@ -54,6 +60,21 @@ pub(super) fn check(step: &Object<'_>, handler_type: &str) {
                 place.error("bad-config", &text, described);
             }
         }
+    }
+}
+
+/// Reports a type that looks like a slip of the pen.
+fn check_type(step: &Object<'_>, handler_type: &str) {
+    let known = step.reader().handler_types();
+    if known.is_empty() || known.contains(&handler_type) {
+        return;
+    }
+    let orchestrated = orchestrated::KINDS.iter().map(|kind| kind.name);
+    if let Some(near) = suggest(handler_type, known.into_iter().chain(orchestrated))
+        && let Some(written) = step.get("type")
+    {
+        let text = format!("names `{handler_type}`, a handler that is not known here");
+        written.warning("unknown-handler", &text, Some(near));
     }
 }
 
