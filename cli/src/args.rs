@@ -49,10 +49,11 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// What every command understands.
+/// What every command understands; the server is of use where executions and tables are asked for.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Talk to the server at this URL instead of working in this process
+    /// Talk to the server at this URL instead of working in this process: run, execution, table
     #[arg(long, global = true, value_name = "URL", env = "FLOWMONKEY_SERVER")]
     pub(crate) server: Option<String>,
     /// Log more: -v information, -vv debugging, -vvv everything
@@ -78,7 +79,7 @@ pub(crate) enum Command {
     #[command(
         after_help = "Example:\n  flowmonkey migrate --database postgres://flowmonkey@localhost/flowmonkey"
     )]
-    Migrate(DatabaseArgs),
+    Migrate(MigrateArgs),
     /// Audit the packages that this program is built from, and write a report
     Demo(DemoArgs),
     /// Check, draw and describe flows
@@ -572,6 +573,17 @@ pub(crate) struct RestoreArgs {
     /// The data directory to make; it must not hold a record
     #[arg(value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
+}
+
+/// `flowmonkey migrate`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct MigrateArgs {
+    /// The record: postgres://USER:PASSWORD@HOST:PORT/DATABASE[?sslmode=verify-full&sslrootcert=FILE]
+    #[arg(long, value_name = "URL", env = "FLOWMONKEY_DATABASE", hide_env_values = true)]
+    pub(crate) database: String,
+    /// What pools the connections between here and Postgres
+    #[arg(long, value_enum, default_value_t, env = "FLOWMONKEY_POOLER")]
+    pub(crate) pooler: Pooler,
 }
 
 /// The record of engines that share it.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::tell;
-use crate::args::{DatabaseArgs, EngineArgs};
+use crate::args::{DatabaseArgs, EngineArgs, MigrateArgs};
 use crate::distributed::engine_process::EngineProcess;
 use crate::distributed::{Signals, connect};
 use crate::errors::{CliError, Exit};
@@ -46,8 +46,9 @@ pub(crate) async fn engine(args: EngineArgs) -> Result<Exit, CliError> {
 }
 
 /// Brings the record's schema up to date.
-pub(crate) async fn migrate(args: DatabaseArgs) -> Result<Exit, CliError> {
-    let options = connect::database_options(&DatabaseArgs { no_migrate: false, ..args });
+pub(crate) async fn migrate(args: MigrateArgs) -> Result<Exit, CliError> {
+    let MigrateArgs { database, pooler } = args;
+    let options = connect::database_options(&DatabaseArgs { database, pooler, no_migrate: false });
     connect::check_url(&options)?;
     let store = flowmonkey_engine::store::PostgresStore::connect(options).await?;
     store.close().await;
