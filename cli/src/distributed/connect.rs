@@ -65,17 +65,16 @@ pub(crate) fn queue_options(url: String, settings: &RedisSettings) -> RedisOptio
 /// # Errors
 /// At once when the options cannot be used or the user is refused; later when Redis stays unreachable.
 pub(crate) async fn redis(args: &RedisArgs) -> Result<RedisQueue, CliError> {
+    let made = || RedisQueue::new(redis_options(args)).map_err(|error| CliError::Usage(error.to_string()));
+    let mut queue = made()?;
     check_certificates(&args.settings)?;
     let give_up_at = Instant::now() + PATIENCE;
     let mut told = String::new();
     loop {
-        // A new one each time: one that has failed rests before it tries again.
-        let queue =
-            RedisQueue::new(redis_options(args)).map_err(|error| CliError::Usage(error.to_string()))?;
         match queue.reach().await {
             Ok(()) => return Ok(queue),
-            Err(error) if lasts(&error) => {
-                return Err(CliError::Usage(format!("Redis does not let this user in: {}", chain(&error))));
+            Err(QueueError::Unavailable(source)) if lasts(&*source) => {
+                return Err(CliError::Usage(format!("Redis does not let this user in: {}", chain(&*source))));
             }
             Err(error) if Instant::now() >= give_up_at => return Err(error.into()),
             Err(error) => {
@@ -85,6 +84,8 @@ pub(crate) async fn redis(args: &RedisArgs) -> Result<RedisQueue, CliError> {
                     told = reason;
                 }
                 tokio::time::sleep(TRY_EVERY).await;
+                // A new one each time: one that has failed rests before it tries again.
+                queue = made()?;
             }
         }
     }
@@ -104,13 +105,8 @@ fn check_certificates(settings: &RedisSettings) -> Result<(), CliError> {
 }
 
 /// Whether trying again is no use.
-fn lasts(error: &QueueError) -> bool {
-    match error {
-        QueueError::Unavailable(source) => {
-            source.downcast_ref::<RedisFailure>().is_some_and(RedisFailure::lasts)
-        }
-        QueueError::Full { .. } | QueueError::Corrupt { .. } => false,
-    }
+fn lasts(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<RedisFailure>().is_some_and(RedisFailure::lasts)
 }
 
 /// Looks whether Redis is set up as engines need it.
