@@ -83,7 +83,7 @@ async fn options_that_cannot_be_meant_are_refused_at_once() {
             with(&["--engine", "http://127.0.0.1:1", "--handler", "nobody"]),
             &["--handler nobody", "transform"],
         ),
-        (&worker, with(&["--engine", "no address"]), &["`no address`", "not a URL"]),
+        (&worker, with(&["--engine", "no address"]), &["not a URL"]),
         (
             &worker,
             with(&["--engine", "http://127.0.0.1:1", "--redis-key-file", "key.pem"]),

@@ -58,6 +58,14 @@ async fn all_work_is_back_after_the_queues_were_emptied() {
     let job = system.begin("job", json!({}), "job").await;
     wait_for("the job runs", async || (!notes(&system).is_empty()).then_some(())).await;
 
+    // A queue that is new counts as one that was emptied.
+    let generation = ["GET", "flowmonkey:generation:{work}"];
+    wait_for("the queue is known to be whole", async || {
+        let found: String = redis::from_redis_value(system.redis.command(&generation).await).ok()?;
+        (found.parse::<u64>().ok()? > 0).then_some(())
+    })
+    .await;
+
     let memory_before = memory(&system.engines[0]);
     let emptied_at = Instant::now();
     system.redis.command(&["FLUSHALL"]).await;

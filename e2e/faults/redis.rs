@@ -1,7 +1,6 @@
 //! A Redis that forgets, wholly or in part, or is full.
 
 use flowmonkey_test_support::RedisOptions;
-use redis::Value as Reply;
 use serde_json::json;
 
 use super::load::{Load, noted, notes_of, progress};
@@ -168,11 +167,7 @@ async fn redis_may_be_full() {
 
 async fn used_memory(system: &System) -> usize {
     let info = system.redis.command(&["INFO", "memory"]).await;
-    let text = match info {
-        Reply::BulkString(bytes) => String::from_utf8(bytes).unwrap(),
-        Reply::VerbatimString { text, .. } => text,
-        other => panic!("{other:?}"),
-    };
+    let text: String = redis::from_redis_value(info).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
     line.trim().parse().unwrap()
 }

@@ -64,12 +64,16 @@ class Task:
 
     def is_lost(self):
         """Whether another worker may run it by now."""
-        return self.told == "lost" or time.monotonic() >= min(self.fence_at, self.ends_at)
+        return self.told == "lost" or time.monotonic() >= self.fence_at
+
+    def has_ended(self):
+        """Whether its time is up."""
+        return time.monotonic() >= self.ends_at
 
     def pause(self, seconds):
         """Sleeps. Raises `Stopped` when the handler is to end."""
         end = time.monotonic() + seconds
-        while not self.told and not self.is_lost():
+        while not (self.told or self.is_lost() or self.has_ended()):
             left = min(end, self.fence_at, self.ends_at) - time.monotonic()
             if left <= 0 and time.monotonic() >= end:
                 return
@@ -197,6 +201,8 @@ class Worker:
         except Stopped:
             if task.told == "cancel":
                 result.update(outcome="failure", error=Failure("CANCELLED", "the task was cancelled", False).error)
+            elif task.has_ended():
+                result.update(outcome="failure", error=Failure("TIMEOUT", "the attempt ran out of time").error)
             else:
                 result.update(outcome="released")
         except Failure as failure:

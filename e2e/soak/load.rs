@@ -85,10 +85,11 @@ impl Load {
 
     /// Reads the counters of the engines, which go with them.
     pub(super) async fn scrape(&self, system: &System) {
-        for url in system.engines.iter().filter_map(|engine| engine.url.as_deref()) {
+        for engine in &system.engines {
+            let Some(url) = &engine.url else { continue };
             let Ok(answer) = self.client.get(format!("{url}/metrics")).send().await else { continue };
             let Ok(text) = answer.text().await else { continue };
-            self.shared.metrics.lock().unwrap().insert(url.to_owned(), Metrics::read(&text));
+            self.shared.metrics.lock().unwrap().insert(engine.name.clone(), Metrics::read(&text));
         }
     }
 

@@ -231,7 +231,8 @@ impl Engine {
         }
     }
 
-    /// Makes tasks ready. A queue that has no room for all of them gets as many as it takes.
+    /// Makes tasks ready. A queue that has no room for all of them gets as many as it takes, if they are of one pool: of several,
+    /// some may have become ready and been done by now, and would be done twice if they were pushed again.
     async fn push_tasks(&self, tasks: Vec<TaskMessage>) {
         self.pools.note(tasks.iter().map(|task| task.pool.as_str()));
         let named = self.with_checkpoints(tasks).await;
@@ -248,7 +249,7 @@ impl Engine {
                     crash::point("engine/after-publish");
                     self.queue_full.store(false, Ordering::SeqCst);
                 }
-                Err(QueueError::Full { .. }) if part.len() > 1 => {
+                Err(QueueError::Full { .. }) if part.len() > 1 && is_of_one_pool(&part) => {
                     let second = part.split_off(part.len() / 2);
                     parts.push(second);
                     parts.push(part);
@@ -387,6 +388,10 @@ fn latest(states: Vec<JoinState>) -> Vec<JoinState> {
         }
     }
     latest.into_values().collect()
+}
+
+fn is_of_one_pool(tasks: &[TaskMessage]) -> bool {
+    tasks.windows(2).all(|pair| pair[0].pool == pair[1].pool)
 }
 
 fn warn_queue(error: &QueueError, what: &'static str) {

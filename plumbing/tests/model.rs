@@ -112,6 +112,7 @@ enum Place {
         worker: usize,
         ends: i64,
         hard_end: i64,
+        overran: bool,
         since: i64,
     },
     Done {
@@ -193,7 +194,7 @@ impl Model {
         let mut claimed = Vec::new();
         for (_, _, since, entry) in ready.into_iter().take(max) {
             let (ends, hard_end) = (now + millis(2), now + millis(5));
-            entry.place = Place::Held { worker: by, ends, hard_end, since };
+            entry.place = Place::Held { worker: by, ends, hard_end, overran: false, since };
             claimed.push(entry.id);
         }
         claimed
@@ -203,8 +204,9 @@ impl Model {
     fn extend(&mut self, id: Id, by: usize) -> (bool, bool) {
         let now = self.now;
         let Some(entry) = self.held_by(id, by) else { return (true, false) };
-        if let Place::Held { ends, hard_end, .. } = &mut entry.place {
-            *ends = (now + millis(2)).min(*hard_end);
+        if let Place::Held { ends, hard_end, overran, .. } = &mut entry.place {
+            *overran = now >= *hard_end;
+            *ends = if *overran { *hard_end + millis(2) / 3 } else { now + millis(2) };
         }
         (false, entry.cancel)
     }
@@ -288,8 +290,8 @@ impl Model {
     /// Leases that have ended, and whether the attempt has.
     fn expired(&self) -> Vec<(Id, String, bool)> {
         let expired = self.entries.iter().filter_map(|entry| match entry.place {
-            Place::Held { worker, ends, hard_end, .. } if ends <= self.now => {
-                Some((entry.id, WORKERS[worker].to_owned(), hard_end <= self.now))
+            Place::Held { worker, ends, overran, .. } if ends <= self.now => {
+                Some((entry.id, WORKERS[worker].to_owned(), overran))
             }
             Place::Held { .. } | Place::Ready { .. } | Place::Done { .. } => None,
         });

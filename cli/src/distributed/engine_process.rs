@@ -14,6 +14,7 @@ use flowmonkey_engine::store::PostgresStore;
 use flowmonkey_engine::{AnnouncedHandlers, EMBEDDED_POOLS, Engine, EngineConfig, EngineDeps, InProcess};
 use flowmonkey_plumbing::clock::{OffsetClock, SystemClock};
 use flowmonkey_plumbing::ids::{Entropy, SystemEntropy};
+use flowmonkey_plumbing::queue::DispatchQueue;
 use flowmonkey_plumbing::queue::redis::RedisQueue;
 use flowmonkey_worker::{Registry, Worker, WorkerConfig, WorkerHandle};
 use tokio::net::TcpListener;
@@ -75,6 +76,8 @@ impl EngineProcess {
         };
         let unknown_handler = UnknownHandler::Wait;
         let announced = Arc::new(AnnouncedHandlers::new(unknown_handler, in_process.clone()));
+        // Before the first start: what is to fall back must not go to a queue that nobody serves.
+        announced.learn(&queue.workers().await?);
         let deps = EngineDeps {
             store: Arc::new(store.clone()),
             queue: queue.clone(),

@@ -54,7 +54,8 @@ macro_rules! queue_conformance {
             released_tasks_go_to_the_head_of_the_line,
             only_the_owner_releases_and_extends,
             leases_end_without_heartbeats,
-            heartbeats_keep_leases_but_never_past_the_hard_end,
+            heartbeats_past_the_hard_end_are_a_timeout,
+            silence_is_a_lost_lease_also_past_the_hard_end,
             a_drop_removes_deliveries_wherever_they_are,
             cancel_removes_what_is_ready_and_tells_owners,
             a_cancellation_survives_a_release,
@@ -315,8 +316,8 @@ pub async fn leases_end_without_heartbeats(queue: &impl QueueUnderTest) {
     assert_eq!(queue.dispatch().expired(9).await.unwrap(), []);
 }
 
-/// Heartbeats keep a lease, up to the attempt's hard end, which is a timeout.
-pub async fn heartbeats_keep_leases_but_never_past_the_hard_end(queue: &impl QueueUnderTest) {
+/// Heartbeats keep a lease, up to the attempt's hard end. One after that is of a worker that has overrun it: a timeout.
+pub async fn heartbeats_past_the_hard_end_are_a_timeout(queue: &impl QueueUnderTest) {
     push(queue, [task("t", 1, "a")]).await;
     claimed(queue, "a", "w", 1).await;
     for _ in 0..4 {
@@ -325,9 +326,28 @@ pub async fn heartbeats_keep_leases_but_never_past_the_hard_end(queue: &impl Que
         assert_eq!(queue.tasks().extend("a", "w", &[of("t", 1)]).await.unwrap().lost, []);
     }
     queue.advance(STEP_MS + STEP_MS / 2).await;
-    queue.tasks().extend("a", "w", &[of("t", 1)]).await.unwrap();
+    assert_eq!(queue.dispatch().expired(9).await.unwrap(), [], "it may be reported yet");
+    for _ in 0..2 {
+        assert_eq!(queue.tasks().extend("a", "w", &[of("t", 1)]).await.unwrap().lost, []);
+        queue.advance(STEP_MS / 2).await;
+    }
     let expired = queue.dispatch().expired(9).await.unwrap();
     assert_eq!((expired.len(), &expired[0].dispatched, expired[0].hard_end), (1, &on("t", 1), true));
+}
+
+/// A worker that died before the hard end did not overrun it, even when its lease ends later.
+pub async fn silence_is_a_lost_lease_also_past_the_hard_end(queue: &impl QueueUnderTest) {
+    push(queue, [task("t", 1, "a")]).await;
+    claimed(queue, "a", "w", 1).await;
+    for _ in 0..4 {
+        queue.advance(STEP_MS).await;
+        queue.tasks().extend("a", "w", &[of("t", 1)]).await.unwrap();
+    }
+    queue.advance(STEP_MS + STEP_MS / 2).await;
+    assert_eq!(queue.dispatch().expired(9).await.unwrap(), []);
+    queue.advance(STEP_MS).await;
+    let expired = queue.dispatch().expired(9).await.unwrap();
+    assert_eq!((expired.len(), &expired[0].dispatched, expired[0].hard_end), (1, &on("t", 1), false));
 }
 
 /// Dropped deliveries are nowhere, whatever they were; their owners learn of it.

@@ -183,7 +183,8 @@ pub struct ExpiredLease {
     pub dispatched: Dispatched,
     /// The worker that held it.
     pub worker: String,
-    /// True: the attempt's hard end passed (a timeout); false: heartbeats stopped (a lost lease).
+    /// True: the worker gave signs of life past the attempt's hard end and did not report it (a timeout); false: heartbeats
+    /// stopped (a lost lease).
     pub hard_end: bool,
 }
 
@@ -215,7 +216,8 @@ pub trait TaskQueue: Send + Sync {
     /// long as callers claim now and then.
     async fn wait_for_tasks(&self, pools: &[String]);
 
-    /// Renews the leases of `deliveries`, never past their hard ends.
+    /// Renews the leases of `deliveries`. A sign of life after an attempt's hard end renews nothing: the attempt then ends a
+    /// third of its lease after its hard end, as a timeout. Silence is a lost lease, before the hard end and after it.
     async fn extend(&self, pool: &str, worker: &str, deliveries: &[Delivery])
     -> Result<Extended, QueueError>;
 

@@ -46,7 +46,7 @@ impl Leases {
     /// A worker was given a task. What is wrong with it, if anything is.
     pub fn granted(&mut self, task: &TaskMessage, worker: &str, now_ms: i64) -> Result<(), String> {
         let hard_end_ms = now_ms.saturating_add_unsigned(task.remaining_ms);
-        let ends_ms = now_ms.saturating_add_unsigned(task.lease_ms).min(hard_end_ms);
+        let ends_ms = now_ms.saturating_add_unsigned(task.lease_ms);
         let delivery = task.delivery();
         let grant = Grant {
             worker: worker.into(),
@@ -74,7 +74,11 @@ impl Leases {
         for grant in self.grants.entry(delivery.clone()).or_default() {
             if grant.worker == worker {
                 grant.ended |= grant.ends_ms <= now_ms;
-                grant.ends_ms = now_ms.saturating_add_unsigned(lease_ms).min(grant.hard_end_ms);
+                grant.ends_ms = if now_ms < grant.hard_end_ms {
+                    now_ms.saturating_add_unsigned(lease_ms)
+                } else {
+                    grant.hard_end_ms.saturating_add_unsigned(lease_ms / 3)
+                };
             }
         }
     }

@@ -47,11 +47,25 @@ struct Lease {
     task: Option<Box<TaskMessage>>,
     worker: Arc<str>,
     lease_ms: u64,
-    /// Never past `hard_end_ms`.
     ends_ms: i64,
     hard_end_ms: i64,
+    /// Whether the worker gave a sign of life after the hard end.
+    overran: bool,
     /// Since when the task was ready, should it be released.
     since_ms: i64,
+}
+
+impl Lease {
+    /// Notes a sign of life. Before the attempt's hard end the silence after it is a lost lease, whenever that is; after it,
+    /// the worker has overrun the attempt, which gets the time of one heartbeat more to be reported.
+    fn keep(&mut self, now_ms: i64) {
+        self.overran = now_ms >= self.hard_end_ms;
+        self.ends_ms = if self.overran {
+            self.hard_end_ms.saturating_add_unsigned(self.lease_ms / 3)
+        } else {
+            now_ms.saturating_add_unsigned(self.lease_ms)
+        };
+    }
 }
 
 struct Done {

@@ -128,7 +128,7 @@ impl State {
             Some(ExpiredLease {
                 dispatched: Dispatched { pool: entry.pool.to_string(), delivery: entry.delivery.clone() },
                 worker: lease.worker.to_string(),
-                hard_end: now_ms >= lease.hard_end_ms,
+                hard_end: lease.overran,
             })
         })
         .collect()

@@ -35,13 +35,14 @@ impl State {
             let Some(entry) = self.displace(number) else { break };
             let Place::Ready(Ready { task, since_ms, .. }) = entry.place else { break };
             let hard_end_ms = now_ms.saturating_add_unsigned(task.remaining_ms);
-            let ends_ms = now_ms.saturating_add_unsigned(task.lease_ms).min(hard_end_ms);
             let generation = self.generation(&claim.pool);
             claimed.push(ClaimedTask { task: (*task).clone(), generation });
             let (worker, lease_ms) = (Arc::clone(&worker), task.lease_ms);
             let task = Some(task);
-            let place = Place::Held(Lease { task, worker, lease_ms, ends_ms, hard_end_ms, since_ms });
-            self.place(number, Entry { place, ..entry });
+            let mut lease =
+                Lease { task, worker, lease_ms, ends_ms: now_ms, hard_end_ms, overran: false, since_ms };
+            lease.keep(now_ms);
+            self.place(number, Entry { place: Place::Held(lease), ..entry });
         }
         claimed
     }
@@ -67,7 +68,7 @@ impl State {
         let Some(entry) = self.entries.get_mut(&number) else { return };
         if let Place::Held(lease) = &mut entry.place {
             self.leases.remove(&(lease.ends_ms, number));
-            lease.ends_ms = now_ms.saturating_add_unsigned(lease.lease_ms).min(lease.hard_end_ms);
+            lease.keep(now_ms);
             self.leases.insert((lease.ends_ms, number));
         }
         if entry.cancel_requested {
@@ -106,14 +107,17 @@ impl State {
                 Some(Place::Held(_) | Place::Done(_)) | None => (None, now_ms),
             };
             let hard_end_ms = now_ms.saturating_add_unsigned(lease.remaining_ms);
-            let place = Place::Held(Lease {
+            let mut held = Lease {
                 task,
                 worker: worker.into(),
                 lease_ms: lease.lease_ms,
-                ends_ms: now_ms.saturating_add_unsigned(lease.lease_ms).min(hard_end_ms),
+                ends_ms: now_ms,
                 hard_end_ms,
+                overran: false,
                 since_ms,
-            });
+            };
+            held.keep(now_ms);
+            let place = Place::Held(held);
             let pool = self.pool_name(pool);
             match known {
                 Some(number) => {

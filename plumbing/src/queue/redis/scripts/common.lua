@@ -88,6 +88,14 @@ local function remove_from(K, list, id)
   end
 end
 
+-- When a lease that is kept at `time` ends. Before the attempt's hard end it is a sign of life, and silence after it is a
+-- lost lease, whenever that is. A sign of life after the hard end is one of a worker that has overrun it: the attempt gets
+-- the time of one heartbeat more to be reported, and ends half a millisecond after a whole one, which tells it apart.
+local function lease_end(time, terms)
+  if time < terms.hard then return time + terms.lease end
+  return terms.hard + math.floor(terms.lease / 3) + 0.5
+end
+
 local function ring(K)
   if redis.call('LLEN', K[BELL]) < BELL_MAX then redis.call('LPUSH', K[BELL], 1) end
 end

@@ -105,16 +105,15 @@ local function untake_others(K, A)
   return returned
 end
 
--- ARGV max -> {id, owner, hard end passed (1 or 0), ...}. Read only.
+-- ARGV max -> {id, owner, overran its hard end (1 or 0), ...}. Read only.
 local function expired(K, A)
   local ended, time = {}, now()
-  probe(K, OWNERS, TERMS)
-  local due = redis.call('ZRANGE', K[LEASES], '-inf', time, 'BYSCORE', 'LIMIT', 0, A[1])
-  for _, id in ipairs(due) do
-    local terms = read_terms(K, id)
-    ended[#ended + 1] = id
-    ended[#ended + 1] = redis.call('HGET', K[OWNERS], id) or ''
-    ended[#ended + 1] = terms and terms.hard > 0 and time >= terms.hard and 1 or 0
+  probe(K, OWNERS)
+  local due = redis.call('ZRANGE', K[LEASES], '-inf', time, 'BYSCORE', 'LIMIT', 0, A[1], 'WITHSCORES')
+  for i = 1, #due, 2 do
+    ended[#ended + 1] = due[i]
+    ended[#ended + 1] = redis.call('HGET', K[OWNERS], due[i]) or ''
+    ended[#ended + 1] = tonumber(due[i + 1]) % 1 ~= 0 and 1 or 0
   end
   return ended
 end

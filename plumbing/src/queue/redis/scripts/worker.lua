@@ -25,7 +25,7 @@ local function claim(K, A)
         left, room = left - 1, room - #body
         terms.hard = time + terms.remaining
         redis.call('LMOVE', K[list], K[OWN], 'RIGHT', 'LEFT')
-        redis.call('ZADD', K[LEASES], math.min(time + terms.lease, terms.hard), id)
+        redis.call('ZADD', K[LEASES], lease_end(time, terms), id)
         redis.call('HSET', K[OWNERS], id, worker)
         write_terms(K, id, terms)
         claimed[#claimed + 1] = id
@@ -49,7 +49,7 @@ local function extend(K, A)
     local id = A[i]
     local terms = redis.call('HGET', K[OWNERS], id) == A[1] and read_terms(K, id)
     if terms and redis.call('ZSCORE', K[LEASES], id) then
-      redis.call('ZADD', K[LEASES], math.min(time + terms.lease, terms.hard), id)
+      redis.call('ZADD', K[LEASES], lease_end(time, terms), id)
       if redis.call('SISMEMBER', K[CANCEL], id) == 1 then cancelled[#cancelled + 1] = id end
     else
       lost[#lost + 1] = id
@@ -155,7 +155,7 @@ local function reassert(K, A)
       if owner and known and known.hard > 0 then terms.hard = known.hard end
       if known and known.hard == 0 then remove_from(K, known.list, id) end
       if not owner then redis.call('LPUSH', K[OWN], id) end
-      redis.call('ZADD', K[LEASES], math.min(time + lease, terms.hard), id)
+      redis.call('ZADD', K[LEASES], lease_end(time, terms), id)
       redis.call('HSET', K[OWNERS], id, worker)
       write_terms(K, id, terms)
       redis.call('HSET', K[LATEST], task, attempt)
