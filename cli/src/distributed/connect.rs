@@ -80,7 +80,7 @@ pub(crate) async fn redis(args: &RedisArgs) -> Result<RedisQueue, CliError> {
             Err(error) => {
                 let reason = chain(&error);
                 if told != reason {
-                    tracing::warn!("Redis is not there yet, trying again for {PATIENCE:?}: {reason}");
+                    tracing::warn!("Redis is not there yet; trying again for {PATIENCE:?}: {reason}");
                     told = reason;
                 }
                 tokio::time::sleep(TRY_EVERY).await;

@@ -138,14 +138,26 @@ pub(super) async fn reach(
         if Instant::now() + pause >= until {
             return Err(error);
         }
-        let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
-        let reason = format!("{error}{cause}");
+        let reason = in_words(&error);
         if reason != told {
-            tracing::warn!("{reason}; trying again for {} s", (until - start).as_secs());
+            let seconds = (until - start).as_secs();
+            tracing::warn!("the record cannot be reached yet; trying again for {seconds} s: {reason}");
             told = reason;
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Why there is no connection, with the cause.
+fn in_words(error: &StoreError) -> String {
+    match error {
+        StoreError::Unavailable { reason, source: Some(cause) } => format!("{reason}: {cause}"),
+        StoreError::Unavailable { reason, source: None } => reason.clone(),
+        StoreError::Full { .. }
+        | StoreError::Corrupt { .. }
+        | StoreError::Schema { .. }
+        | StoreError::Internal { .. } => error.to_string(),
     }
 }
 
