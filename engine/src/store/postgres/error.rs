@@ -97,3 +97,29 @@ fn refusal(code: &str, error: &dyn DatabaseError) -> String {
     }
     reason
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_nobody_knows_is_told_from_a_resolver_that_is_away() {
+        let failed = |said: &str| sqlx::Error::Io(std::io::Error::other(said.to_owned()));
+        let lookup = "failed to lookup address information: ";
+        assert!(is_unknown_host(&failed(&format!("{lookup}Name or service not known"))));
+        assert!(!is_unknown_host(&failed(&format!("{lookup}Temporary failure in name resolution"))));
+        assert!(!is_unknown_host(&sqlx::Error::Io(std::io::ErrorKind::ConnectionRefused.into())));
+    }
+
+    #[test]
+    fn what_the_system_said_is_the_cause() {
+        let error = classify("the database x", sqlx::Error::Io(std::io::Error::other("refused")));
+        let StoreError::Unavailable { reason, source: Some(cause) } = error else { panic!("{error}") };
+        assert_eq!(
+            (reason.as_str(), cause.to_string()),
+            ("the database x cannot be reached", "refused".into())
+        );
+        let error = classify("the database x", sqlx::Error::Tls("no".into()));
+        assert!(matches!(error, StoreError::Unavailable { source: None, .. }), "{error}");
+    }
+}

@@ -107,6 +107,10 @@ mod tests {
         fn config_schema(&self, handler_type: &str) -> Option<&Schema> {
             (handler_type == "http-request").then_some(&self.0)
         }
+
+        fn handler_types(&self) -> Vec<&str> {
+            vec!["http-request", "transform"]
+        }
     }
 
     fn issues(text: &str) -> Vec<Issue> {
@@ -127,6 +131,23 @@ mod tests {
 
     fn flow(steps: &str) -> String {
         format!("id: f\nversion: 1.0.0\ninitialStepId: a\nsteps:\n{steps}\n")
+    }
+
+    #[test]
+    fn types_that_look_like_known_ones_are_warned_of() {
+        let of = |handler: &str| issues(&flow(&format!("  a: {{ type: {handler} }}")));
+        for (written, near) in [("tranform", "transform"), ("wiat-signal", "wait-signal")] {
+            let found = of(written);
+            assert_eq!(
+                (found.len(), found[0].code, found[0].severity),
+                (1, "unknown-handler", Severity::Warning)
+            );
+            assert_eq!(found[0].hint.as_deref(), Some(format!("did you mean `{near}`?").as_str()));
+            assert_eq!(found[0].pointer, "/steps/a/type");
+        }
+        for mine in ["transform", "encode-video", "x"] {
+            assert!(of(mine).is_empty(), "{mine}");
+        }
     }
 
     #[test]
