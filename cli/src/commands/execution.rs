@@ -5,7 +5,7 @@ use std::path::Path;
 use flowmonkey_core::ids::ExecutionId;
 use serde_json::{Value, json};
 
-use super::explain::{Asked, explain};
+use super::explain::{Asked, explain, shell_word};
 use super::place::{Access, Session};
 use super::{print, print_json, tell};
 use crate::args::{DEV_DATA_DIR, ExecutionCommand, Output, Place};
@@ -156,9 +156,9 @@ fn execution_id(text: &str) -> Result<ExecutionId, CliError> {
 /// Options that name the place for another command, each with a space before it.
 fn place_options(place: &Place, server: Option<&str>) -> String {
     match server {
-        Some(server) => format!(" --server {server}"),
+        Some(server) => format!(" --server {}", shell_word(server)),
         None if place.data_dir == Path::new(DEV_DATA_DIR) => String::new(),
-        None => format!(" --data-dir {}", place.data_dir.display()),
+        None => format!(" --data-dir {}", shell_word(&place.data_dir.to_string_lossy())),
     }
 }
 

@@ -118,7 +118,7 @@ fn next(id: &str, cause: &Value, asked: &Asked) -> Vec<String> {
 }
 
 /// `text` as one word for a shell.
-fn shell_word(text: &str) -> String {
+pub(super) fn shell_word(text: &str) -> String {
     let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_.:/@".contains(character);
     if !text.is_empty() && text.chars().all(is_plain) {
         return text.to_owned();
