@@ -1,10 +1,11 @@
 //! The command line: what can be asked, and the help that teaches it.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::listen::ApiArgs;
 
 /// Where `flowmonkey dev` listens.
 pub(crate) const DEV_LISTEN: &str = "127.0.0.1:7420";
@@ -48,10 +49,11 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// What every command understands.
+/// What every command understands; the server is of use where executions and tables are asked for.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Talk to the server at this URL instead of working in this process
+    /// Talk to the server at this URL instead of working in this process: run, execution, table
     #[arg(long, global = true, value_name = "URL", env = "FLOWMONKEY_SERVER")]
     pub(crate) server: Option<String>,
     /// Log more: -v information, -vv debugging, -vvv everything
@@ -77,7 +79,7 @@ pub(crate) enum Command {
     #[command(
         after_help = "Example:\n  flowmonkey migrate --database postgres://flowmonkey@localhost/flowmonkey"
     )]
-    Migrate(DatabaseArgs),
+    Migrate(MigrateArgs),
     /// Audit the packages that this program is built from, and write a report
     Demo(DemoArgs),
     /// Check, draw and describe flows
@@ -224,9 +226,8 @@ pub(crate) struct DevArgs {
     /// Where the record lives
     #[arg(long, value_name = "DIR", default_value = DEV_DATA_DIR, env = "FLOWMONKEY_DATA_DIR")]
     pub(crate) data_dir: PathBuf,
-    /// Address of the HTTP API; port 0 chooses a free one
-    #[arg(long, value_name = "ADDRESS", default_value = DEV_LISTEN, env = "FLOWMONKEY_LISTEN")]
-    pub(crate) listen: SocketAddr,
+    #[command(flatten)]
+    pub(crate) api: ApiArgs,
     /// Publish the flow files of this directory, now and when they change
     #[arg(long, value_name = "DIR")]
     pub(crate) flows: Option<PathBuf>,
@@ -268,8 +269,8 @@ pub(crate) enum FlowCommand {
         after_help = "Examples:\n  flowmonkey flow validate flows/*.yaml\n  flowmonkey flow validate order.json --output json"
     )]
     Validate {
-        /// Flow files, or `-` for standard input
-        #[arg(required = true, value_name = "FILE")]
+        /// Flow files, directories with flow files, or `-` for standard input
+        #[arg(required = true, value_name = "FILE|DIR")]
         files: Vec<String>,
         /// Manifests of the handlers that the flows use: a `configSchema` in one is checked, as those of the stock handlers are
         #[arg(long = "handlers", value_name = "FILE")]
@@ -574,6 +575,17 @@ pub(crate) struct RestoreArgs {
     pub(crate) data_dir: PathBuf,
 }
 
+/// `flowmonkey migrate`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct MigrateArgs {
+    /// The record: postgres://USER:PASSWORD@HOST:PORT/DATABASE[?sslmode=verify-full&sslrootcert=FILE]
+    #[arg(long, value_name = "URL", env = "FLOWMONKEY_DATABASE", hide_env_values = true)]
+    pub(crate) database: String,
+    /// What pools the connections between here and Postgres
+    #[arg(long, value_enum, default_value_t, env = "FLOWMONKEY_POOLER")]
+    pub(crate) pooler: Pooler,
+}
+
 /// The record of engines that share it.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DatabaseArgs {
@@ -646,18 +658,8 @@ pub(crate) struct EngineArgs {
     pub(crate) database: DatabaseArgs,
     #[command(flatten)]
     pub(crate) redis: RedisArgs,
-    /// Address of the HTTP API; port 0 chooses a free one
-    #[arg(long, value_name = "ADDRESS", default_value = DEV_LISTEN, env = "FLOWMONKEY_LISTEN")]
-    pub(crate) listen: SocketAddr,
-    /// Listen on an address that other machines can reach, though the API asks nobody who they are
-    #[arg(long)]
-    pub(crate) insecure: bool,
-    /// Where workers and people reach the HTTP API; resume URLs begin with it [default: the address it listens on]
-    #[arg(long, value_name = "URL", env = "FLOWMONKEY_PUBLIC_URL")]
-    pub(crate) public_url: Option<String>,
-    /// Host names by which requests may call this engine, beside those of this machine, separated by commas; `*` for any
-    #[arg(long = "allow-host", value_name = "HOST", env = "FLOWMONKEY_ALLOW_HOST", value_delimiter = ',')]
-    pub(crate) allowed_hosts: Vec<String>,
+    #[command(flatten)]
+    pub(crate) api: ApiArgs,
     /// Names this engine among others [default: made anew at each start]
     #[arg(long, value_name = "NAME", env = "FLOWMONKEY_ENGINE_NAME")]
     pub(crate) name: Option<String>,

@@ -6,6 +6,9 @@ use flowmonkey_engine::store::StoreError;
 use flowmonkey_engine::{CommandError, EngineError};
 use flowmonkey_plumbing::queue::QueueError;
 
+/// Exit code when what was asked is not right.
+const USAGE: u8 = 2;
+
 /// How a command ended that was carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -27,7 +30,7 @@ impl Exit {
         match self {
             Self::Done => 0,
             Self::Failed => 1,
-            Self::Invalid => 2,
+            Self::Invalid => USAGE,
             Self::Waits => 3,
             Self::Interrupted => 130,
         }
@@ -100,9 +103,13 @@ impl CliError {
         move |source| Self::Io { what, source }
     }
 
+    /// Whether what was asked is not right, so that nothing was done.
+    pub(crate) fn is_usage(&self) -> bool {
+        self.exit_code() == USAGE
+    }
+
     /// As the shell sees it.
     pub(crate) fn exit_code(&self) -> u8 {
-        const USAGE: u8 = 2;
         const FAILED: u8 = 1;
         const NOT_CARRIED_OUT: u8 = 4;
         match self {
@@ -127,14 +134,31 @@ impl CliError {
     }
 }
 
-/// An error with all its causes, in one line.
+/// An error with all its causes, in one line. What an error says of its cause itself is not said twice.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_said_once() {
+        let cause = std::io::Error::other("refused");
+        let said = CliError::Io { what: "cannot connect".into(), source: cause };
+        assert_eq!(chain(&said), "cannot connect: refused");
+        let error = StoreError::Unavailable { reason: "no answer".into(), source: Some("gone".into()) };
+        assert_eq!(chain(&CliError::Store(error)), "the record is unavailable: no answer: gone");
+    }
 }

@@ -7,6 +7,7 @@ mod demo;
 mod distributed;
 mod embedded;
 mod errors;
+mod listen;
 mod panics;
 mod schemas;
 mod show;
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
             // Issues of a file start with its name, so that editors and terminals find the place.
             match error.downcast_ref() {
                 Some(issues @ CliError::Issues { .. }) => eprintln!("{issues}"),
-                Some(_) | None => eprintln!("flowmonkey: {error:#}"),
+                Some(_) | None => eprintln!("flowmonkey: {}", errors::chain(error.as_ref())),
             }
             ExitCode::from(error.downcast_ref().map_or(4, CliError::exit_code))
         }

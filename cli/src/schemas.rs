@@ -11,9 +11,9 @@ use flowmonkey_plumbing::manifest::Manifest;
 use crate::embedded::handlers::manifests;
 use crate::errors::CliError;
 
-/// The schemas by handler type.
+/// The schemas by handler type; none: its configuration is not checked.
 #[derive(Debug, Default)]
-pub(crate) struct HandlerSchemas(BTreeMap<String, Schema>);
+pub(crate) struct HandlerSchemas(BTreeMap<String, Option<Schema>>);
 
 impl HandlerSchemas {
     /// Those of the stock handlers, and those of the manifest files or directories in `paths`, which take the place of stock
@@ -36,19 +36,21 @@ impl HandlerSchemas {
 
     fn add(&mut self, manifest: &Manifest) -> Result<(), CliError> {
         let handler_type = &manifest.handler_type;
-        self.0.remove(handler_type);
-        if let Some(source) = &manifest.config_schema {
-            let schema = Schema::compile(source).map_err(|error| {
+        let schema =
+            manifest.config_schema.as_ref().map(Schema::compile).transpose().map_err(|error| {
                 CliError::Usage(format!("handler `{handler_type}`: `configSchema`: {error}"))
             })?;
-            self.0.insert(handler_type.clone(), schema);
-        }
+        self.0.insert(handler_type.clone(), schema);
         Ok(())
     }
 }
 
 impl ConfigSchemas for HandlerSchemas {
     fn config_schema(&self, handler_type: &str) -> Option<&Schema> {
-        self.0.get(handler_type)
+        self.0.get(handler_type)?.as_ref()
+    }
+
+    fn handler_types(&self) -> Vec<&str> {
+        self.0.keys().map(String::as_str).collect()
     }
 }

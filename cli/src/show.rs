@@ -19,16 +19,21 @@ pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
     lines.join("\n")
 }
 
-/// A value in one line: texts as they are, the rest as JSON; long ones are cut.
-pub(crate) fn cell(value: &Value) -> String {
+/// A value in one line: texts as they are, the rest as JSON.
+pub(crate) fn line(value: &Value) -> String {
     let text = match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
         Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
     };
     // Control characters of data must not steer a terminal.
-    let clean = text.chars().map(|character| if character.is_control() { ' ' } else { character });
-    let mut short: String = clean.take(CELL_CHARACTERS_MAX + 1).collect();
+    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+}
+
+/// As [`line`]; long ones are cut.
+pub(crate) fn cell(value: &Value) -> String {
+    let text = line(value);
+    let mut short: String = text.chars().take(CELL_CHARACTERS_MAX + 1).collect();
     if short.chars().count() > CELL_CHARACTERS_MAX {
         short = short.chars().take(CELL_CHARACTERS_MAX - 1).chain(['…']).collect();
     }
@@ -52,20 +57,18 @@ pub(crate) fn record(record: &Value) -> String {
         cell(&record["status"])
     );
     if let Some(reason) = record["waitingReason"].as_str() {
-        text.push_str(&format!("waits for: {}\n", cell(&reason.into())));
+        text.push_str(&format!("waits for: {}\n", line(&reason.into())));
     }
     let error = &record["error"];
     if error.is_object() {
         let step = error["stepId"].as_str().map_or_else(String::new, |step| format!(" in step {step}"));
-        text.push_str(&format!("error{step}: {} [{}]\n", cell(&error["message"]), cell(&error["code"])));
+        text.push_str(&format!("error{step}: {} [{}]\n", line(&error["message"]), cell(&error["code"])));
     }
     let cancellation = &record["cancellation"];
     if cancellation.is_object() {
-        text.push_str(&format!(
-            "cancelled by {}: {}\n",
-            cell(&cancellation["source"]),
-            cell(&cancellation["reason"])
-        ));
+        let reason = cancellation["reason"].as_str().filter(|reason| !reason.is_empty());
+        let reason = reason.map_or_else(String::new, |reason| format!(": {}", cell(&reason.into())));
+        text.push_str(&format!("cancelled by {}{reason}\n", cell(&cancellation["source"])));
     }
     if record["history"].as_array().is_some_and(|history| !history.is_empty()) {
         text.push('\n');
@@ -131,6 +134,15 @@ mod tests {
     fn durations_are_said_as_people_do() {
         let spoken: Vec<String> = [0, 12, 3_400, 320_000, 7_500_000, 2_592_000_000].map(duration).into();
         assert_eq!(spoken, ["0ms", "12ms", "3.4s", "5m 20s", "2h 5m", "30d"]);
+    }
+
+    #[test]
+    fn a_cancellation_without_a_reason_ends_there() {
+        let shown = |cancellation: Value| record(&serde_json::json!({ "cancellation": cancellation }));
+        let bare = shown(serde_json::json!({ "source": "user", "reason": null }));
+        assert!(bare.contains("cancelled by user\n"), "{bare}");
+        let told = shown(serde_json::json!({ "source": "user", "reason": "late" }));
+        assert!(told.contains("cancelled by user: late\n"), "{told}");
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! What commands read: flow files, and JSON given as text, as a file, or on standard input.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use flowmonkey_core::flow::Flow;
 use flowmonkey_core::flow::parse::{Document, Format, Issue, Severity, parse_document, parse_document_with};
@@ -14,6 +17,8 @@ use crate::schemas::HandlerSchemas;
 
 /// Bytes of an input, of signal data, of a table definition: what a server accepts as well.
 pub(crate) const JSON_BYTES_MAX: usize = flowmonkey_engine::api::BODY_BYTES_MAX;
+/// Files of one flows directory.
+const FILES_MAX: usize = 10_000;
 /// Standard input, as a file name.
 const STDIN: &str = "-";
 
@@ -83,6 +88,49 @@ pub(crate) fn read_document(name: &str) -> Result<Document, CliError> {
         lines: lines(name, &issues).join("\n"),
         summary: summary(&issues),
     })
+}
+
+/// All flow files below `folder`, with the times of their last change and their sizes.
+pub(crate) fn flow_files(folder: &Path) -> std::io::Result<BTreeMap<PathBuf, (SystemTime, u64)>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            let path = entry.path();
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                folders.push(path);
+            } else if Format::of_path(&path.to_string_lossy()).is_some() && found.len() < FILES_MAX {
+                // A file that vanishes while it is looked at is not there.
+                if let Ok(metadata) = path.metadata() {
+                    found.insert(path, (metadata.modified()?, metadata.len()));
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The files that `names` mean: a directory means all flow files below it.
+///
+/// # Errors
+/// When a directory cannot be read, or holds no flow file.
+pub(crate) fn expanded(names: &[String]) -> Result<Vec<String>, CliError> {
+    let mut files = Vec::with_capacity(names.len());
+    for name in names {
+        if !Path::new(name).is_dir() {
+            files.push(name.clone());
+            continue;
+        }
+        let found = flow_files(Path::new(name))
+            .map_err(|error| CliError::Usage(format!("{name}: {}", cause(&error))))?;
+        if found.is_empty() {
+            return Err(CliError::Usage(format!("{name} holds no flow file (.json, .yaml, .yml)")));
+        }
+        files.extend(found.into_keys().map(|path| path.to_string_lossy().into_owned()));
+    }
+    Ok(files)
 }
 
 /// Reads the text of a flow file.

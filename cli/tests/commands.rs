@@ -179,3 +179,69 @@ fn a_file_without_certificates_is_no_authority() {
     let done = bench.run(&["run", "hello.yaml", "--ca-file", "hello.yaml"]).expect(2);
     assert!(done.stderr.contains("--ca-file hello.yaml: there is no certificate in it"), "{}", done.stderr);
 }
+
+#[test]
+fn nobody_listens_everywhere_without_a_word() {
+    for command in ["dev", "engine"] {
+        let more: &[&str] = match command {
+            "dev" => &[],
+            _ => &["--database", "postgres://127.0.0.1:1/x", "--redis", "redis://127.0.0.1:1"],
+        };
+        let bench = Bench::new();
+        let done = bench.run(&[&[command, "--listen", "0.0.0.0:0"], more].concat()).expect(2);
+        assert!(done.stderr.contains("--insecure"), "{}", done.stderr);
+        assert!(!bench.path(".flowmonkey").exists(), "{command}");
+    }
+}
+
+#[test]
+fn settings_that_never_work_are_not_tried_again() {
+    let bench = Bench::new();
+    bench.file("none.pem", "nothing");
+    let worker = |more: &[&str]| {
+        let args = [&["worker", "--engine", "http://127.0.0.1:1", "--redis"], more].concat();
+        bench.run(&args).expect(2).stderr
+    };
+    assert!(worker(&["nonsense"]).contains("the URL of Redis is not valid"));
+    assert!(worker(&["http://cache"]).contains("its scheme is none of redis"));
+    let missing = worker(&["rediss://127.0.0.1:1", "--redis-ca-file", "missing.pem"]);
+    assert!(missing.contains("missing.pem cannot be read"), "{missing}");
+    let none = worker(&["rediss://127.0.0.1:1", "--redis-ca-file", "none.pem"]);
+    assert!(none.contains("none.pem holds no certificate"), "{none}");
+    for url in ["mysql://a/b", "nonsense", "postgres://a/b?sslmod=require"] {
+        let said = bench.run(&["migrate", "--database", url]).expect(2).stderr;
+        assert!(said.starts_with("flowmonkey: the URL of the database cannot be used: "), "{said}");
+    }
+}
+
+#[test]
+fn a_misspelt_handler_is_pointed_out() {
+    let bench = Bench::new();
+    let flow = |handler: &str| {
+        format!(
+            "id: f\nversion: 1.0.0\ninitialStepId: a\nsteps:\n  a:\n    type: {handler}\n    config: {{}}\n"
+        )
+    };
+    bench.file("flows/slip.yaml", &flow("ehco"));
+    bench.file("flows/deep/slip.yaml", &flow("aproval"));
+    bench.file("flows/deep/mine.yaml", &flow("encode-video"));
+    bench.file("flows/README.md", "none");
+    let done = bench.run(&["flow", "validate", "flows"]).expect(0);
+    let said: Vec<&str> = done.stdout.lines().collect();
+    assert_eq!(
+        said,
+        [
+            "flows/deep/slip.yaml:6:11: warning: step `a`: `type` names `aproval`, a handler that is not known here (did you \
+             mean `approval`?)",
+            "flows/slip.yaml:6:11: warning: step `a`: `type` names `ehco`, a handler that is not known here (did you mean \
+             `echo`?)",
+        ]
+    );
+    assert!(done.stderr.starts_with("3 flows are valid (2 warnings)"), "{}", done.stderr);
+    bench.file("mine.json", r#"{ "type": "ehco", "command": ["x"] }"#);
+    let done = bench.run(&["flow", "validate", "flows/slip.yaml", "--handlers", "mine.json"]).expect(0);
+    assert_eq!(done.stdout, "");
+    std::fs::create_dir(bench.path("empty")).unwrap();
+    let done = bench.run(&["flow", "validate", "empty"]).expect(2);
+    assert!(done.stderr.contains("empty holds no flow file"), "{}", done.stderr);
+}

@@ -102,6 +102,8 @@ fn a_data_directory_has_one_owner() {
         let refused = refused.expect(2);
         assert!(refused.stderr.contains(&format!("process {}", dev.child.id())), "{}", refused.stderr);
         assert!(refused.stderr.contains(&base), "{}", refused.stderr);
+        let names_the_way = refused.stderr.contains(&format!("--server {base}"));
+        assert_eq!(names_the_way, args[0] == "run", "{}", refused.stderr);
     }
     let run =
         bench.run(&["run", "hello.yaml", "--server", &base, "--input", r#"{"name":"Ada"}"#, "-o", "json"]);
@@ -118,10 +120,16 @@ fn act_on(bench: &Bench) {
     assert_eq!(run(&["execution", "show", first]).expect(0).json()["waitingReason"], "signal paid");
     let why = run(&["execution", "explain", first]).expect(0).json();
     assert_eq!(why["liveCause"]["kind"], "signal");
+    let told = bench.run(&["execution", "explain", first, "--data-dir", "data"]).expect(0).stdout;
+    let next = format!("  flowmonkey execution signal {first} paid --data '{{}}' --data-dir data\n");
+    assert!(told.ends_with(&next), "{told}");
+    let early = run(&["execution", "signal", first, "piad"]).expect(0);
+    assert!(early.stderr.contains("kept: nothing waits for `piad` now"), "{}", early.stderr);
     run(&["execution", "pause", first, "--reason", "lunch"]).expect(0);
     assert_eq!(run(&["execution", "show", first]).expect(0).json()["status"], "paused");
     run(&["execution", "resume", first]).expect(0);
-    run(&["execution", "signal", first, "paid", "--data", r#"{"amount":3}"#]).expect(0);
+    let taken = run(&["execution", "signal", first, "paid", "--data", r#"{"amount":3}"#]).expect(0);
+    assert!(!taken.stderr.contains("kept"), "{}", taken.stderr);
     let record = run(&["execution", "show", first]).expect(0).json();
     assert_eq!(
         (&record["status"], &record["context"]["payment"]["amount"]),
@@ -136,9 +144,13 @@ fn act_on(bench: &Bench) {
     assert_eq!(again["rerunOf"], **first);
     let unknown = run(&["execution", "show", "ex_00000000000000000000000000000000"]).expect(2);
     assert!(unknown.stderr.contains("not found"), "{}", unknown.stderr);
+    let misspelt = run(&["execution", "show", "ex_0000"]).expect(2);
+    assert!(misspelt.stderr.contains("`ex_0000` is no execution id"), "{}", misspelt.stderr);
     run(&["table", "define", r#"{"id":"orders","columns":[{"id":"total","type":"number"}]}"#]).expect(0);
     assert_eq!(run(&["table", "list"]).expect(0).json()["items"][0]["id"], "orders");
     assert_eq!(run(&["table", "rows", "orders"]).expect(0).json()["items"], json!([]));
+    let unknown = run(&["table", "rows", "ordres"]).expect(2);
+    assert!(unknown.stderr.contains("no table `ordres` with rows; defined are orders"), "{}", unknown.stderr);
 }
 
 fn two_that_wait(bench: &Bench) {
@@ -186,7 +198,8 @@ fn a_backup_is_taken_while_it_runs_and_restored_elsewhere() {
     let list = bench.run(&["execution", "list", "--data-dir", "other", "-o", "json"]).expect(0).json();
     assert_eq!(list["items"][0]["id"], id);
     bench.file("broken.db", "this is no database at all, but long enough to be one");
-    bench.run(&["restore", "broken.db", "third"]).expect(4);
+    let refused = bench.run(&["restore", "broken.db", "third"]).expect(2);
+    assert!(refused.stderr.contains("broken.db is not a backup"), "{}", refused.stderr);
     assert!(!bench.path("third").exists());
 }
 

@@ -1,7 +1,7 @@
 //! `flowmonkey run`, embedded.
 #![expect(clippy::unwrap_used, reason = "test code")]
 
-#[expect(dead_code, unreachable_pub, reason = "shared by several tests")]
+#[expect(unreachable_pub, reason = "shared by several tests")]
 mod bench;
 
 use bench::{Bench, FAILING, HELLO, MONTH, SIGNAL, names};
@@ -273,4 +273,41 @@ fn an_interrupt_cancels_and_cleans_up() {
     let record = done.json();
     assert_eq!(record["status"], "cancelled");
     assert_eq!(record["cancellation"]["reason"], "interrupted");
+}
+
+#[test]
+fn what_is_refused_leaves_nothing_behind() {
+    let bench = Bench::new();
+    let flow = HELLO.replacen("version: 1.0.0\n", "version: 1.0.0\ninputSchema: { required: [name] }\n", 1);
+    assert!(flow.contains("inputSchema"), "{flow}");
+    bench.file("hello.yaml", &flow);
+    let refused = bench.run(&["run", "hello.yaml", "--input", "{}"]).expect(2);
+    assert!(refused.stderr.contains("name") && !refused.stderr.contains("kept in"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_run_that_takes_long_says_once_how_to_look_at_it() {
+    let bench = Bench::new();
+    bench.file("reminder.yaml", MONTH);
+    let run = bench.start(&["run", "reminder.yaml", "--data-dir", "data"]);
+    run.wait_for_line(" goes on; see: flowmonkey execution explain ex_");
+    assert!(run.said().contains("--data-dir data"), "{}", run.said());
+    run.signal("INT");
+    let done = run.end().expect(1);
+    assert_eq!(done.stderr.matches(" goes on; see: ").count(), 1, "{}", done.stderr);
+}
+
+#[test]
+fn a_server_that_goes_away_keeps_what_it_has_begun() {
+    let bench = Bench::new();
+    bench.file("reminder.yaml", MONTH);
+    let dev = bench.start(&["dev", "--data-dir", "data", "--listen", "127.0.0.1:0"]);
+    let base = bench.address("data", &dev);
+    let run = bench.start(&["run", "reminder.yaml", "--server", &base]);
+    run.wait_for_line("started ex_");
+    drop(dev);
+    let done = run.end().expect(4);
+    let look = done.stderr.trim().lines().last().unwrap_or_default().to_owned();
+    assert!(done.stderr.contains(" is not lost: it goes on there"), "{}", done.stderr);
+    assert!(look.contains("execution show ex_") && look.ends_with(&format!("--server {base}")), "{look}");
 }

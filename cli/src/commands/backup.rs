@@ -1,5 +1,6 @@
 //! `flowmonkey backup` and `flowmonkey restore`.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use flowmonkey_engine::store::{SqliteOptions, SqliteStore, verify};
@@ -31,6 +32,7 @@ pub(crate) async fn restore(args: RestoreArgs) -> Result<Exit, CliError> {
     if !file.is_file() {
         return Err(CliError::Usage(format!("{} is no file", file.display())));
     }
+    refuse_other(&file)?;
     let version = verify(&file).await?;
     let dir = match DataDir::take(&data_dir)? {
         Ownership::Ours(dir) => dir,
@@ -70,6 +72,21 @@ async fn copy(from: &Path, to: &Path) -> Result<(), CliError> {
     tokio::fs::copy(from, to).await.map_err(CliError::io(failed()))?;
     let copied = tokio::fs::File::open(to).await.map_err(CliError::io(failed()))?;
     copied.sync_all().await.map_err(CliError::io(failed()))
+}
+
+/// Refuses a file that is no database at all.
+fn refuse_other(path: &Path) -> Result<(), CliError> {
+    /// How every database of this kind begins.
+    const MAGIC: &[u8] = b"SQLite format 3\0";
+    let mut start = Vec::with_capacity(MAGIC.len());
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut start))
+        .map_err(CliError::io(format!("cannot read {}", path.display())))?;
+    if start == MAGIC {
+        return Ok(());
+    }
+    let advice = "give a file that `flowmonkey backup` has made";
+    Err(CliError::Usage(format!("{} is not a backup; {advice}", path.display())))
 }
 
 fn refuse_existing(path: &Path) -> Result<(), CliError> {

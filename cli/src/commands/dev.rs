@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 
 use flowmonkey_core::flow::Flow;
 use flowmonkey_core::flow::definition::StepKind;
-use flowmonkey_core::flow::parse::Format;
 use flowmonkey_core::limits::FLOW_DOCUMENT_BYTES_MAX;
 use flowmonkey_engine::config::UnknownHandler;
 use flowmonkey_engine::store::{PublishOutcome, TableDefinition};
@@ -24,10 +23,9 @@ use crate::source;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long running handlers may take to end.
 const GRACE: Duration = Duration::from_secs(20);
-/// Files of one flows directory.
-const FILES_MAX: usize = 10_000;
 
 pub(crate) async fn dev(args: DevArgs) -> Result<Exit, CliError> {
+    args.api.check()?;
     let listen = |kind| signal(kind).map_err(CliError::io("cannot listen for signals"));
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
@@ -44,7 +42,9 @@ pub(crate) async fn dev(args: DevArgs) -> Result<Exit, CliError> {
     };
     let options = Options {
         durability: args.durability,
-        listen: args.listen,
+        listen: args.api.listen,
+        public_url: args.api.public_url.clone(),
+        allowed_hosts: args.api.hosts(),
         moves: true,
         registry: Some(registry.clone()),
         concurrency: args.handlers.concurrency,
@@ -82,10 +82,11 @@ fn banner(args: &DevArgs, embedded: &Embedded, registry: &Registry) {
     let url = &embedded.url;
     let types: Vec<&str> = registry.manifests().map(|manifest| manifest.handler_type.as_str()).collect();
     tell(&format!(
-        "flowmonkey {version} listens on {url}\n  record    {dir}\n  handlers  {types}\n\n\
+        "flowmonkey {version} listens on http://{address}\n  record    {dir}\n  handlers  {types}\n\n\
          Next:\n  flowmonkey run FLOW --server {url}\n  flowmonkey execution list --data-dir {dir}\n  \
          curl {url}/v1/executions",
         version = env!("CARGO_PKG_VERSION"),
+        address = embedded.address,
         types = types.join(", "),
     ));
 }
@@ -98,7 +99,7 @@ struct FlowFiles {
 impl FlowFiles {
     /// Publishes every file that is new or has changed. What is wrong with one does not keep the others back.
     async fn publish_changes(&mut self, embedded: &Embedded, registry: &Registry, folder: &Path) {
-        let found = match flow_files(folder) {
+        let found = match source::flow_files(folder) {
             Ok(found) => found,
             Err(error) => {
                 if self.seen.insert(folder.to_owned(), (SystemTime::UNIX_EPOCH, 0)).is_none() {
@@ -114,28 +115,6 @@ impl FlowFiles {
             }
         }
     }
-}
-
-/// All flow files below `folder`, with the times of their last change and their sizes.
-fn flow_files(folder: &Path) -> std::io::Result<BTreeMap<PathBuf, (SystemTime, u64)>> {
-    let mut found = BTreeMap::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder)? {
-            let entry = entry?;
-            let path = entry.path();
-            let kind = entry.file_type()?;
-            if kind.is_dir() {
-                folders.push(path);
-            } else if Format::of_path(&path.to_string_lossy()).is_some() && found.len() < FILES_MAX {
-                // A file that vanishes while it is looked at is not there.
-                if let Ok(metadata) = path.metadata() {
-                    found.insert(path, (metadata.modified()?, metadata.len()));
-                }
-            }
-        }
-    }
-    Ok(found)
 }
 
 async fn publish_file(embedded: &Embedded, registry: &Registry, path: &Path) {

@@ -3,21 +3,16 @@
 use std::time::Duration;
 
 use super::tell;
-use crate::args::{DatabaseArgs, EngineArgs};
+use crate::args::{DatabaseArgs, EngineArgs, MigrateArgs};
 use crate::distributed::engine_process::EngineProcess;
 use crate::distributed::{Signals, connect};
 use crate::errors::{CliError, Exit};
+use crate::listen::local_url;
 
 /// Runs an engine until it is told to end.
 pub(crate) async fn engine(args: EngineArgs) -> Result<Exit, CliError> {
     let mut signals = Signals::listen()?;
-    if !args.listen.ip().is_loopback() && !args.insecure {
-        return Err(CliError::Usage(format!(
-            "{} can be reached from other machines, and the HTTP API asks nobody who they are; listen on 127.0.0.1 behind \
-             a proxy that does, or say --insecure",
-            args.listen
-        )));
-    }
+    args.api.check()?;
     if args.heartbeat_ms.saturating_mul(3) > args.lease_ms {
         return Err(CliError::Usage(format!(
             "--lease-ms {} is shorter than three heartbeats of {} ms: two in a row may get lost",
@@ -32,12 +27,15 @@ pub(crate) async fn engine(args: EngineArgs) -> Result<Exit, CliError> {
         [] => "none".to_owned(),
         some => some.join(", "),
     };
+    let public = args.api.public_url.as_ref();
+    let known_as = public.map_or_else(String::new, |url| format!("  public URL  {url}\n"));
     tell(&format!(
-        "flowmonkey {version} engine {name} listens on {url}\n  in process  {in_process}\n\n\
+        "flowmonkey {version} engine {name} listens on http://{address}\n{known_as}  in process  {in_process}\n\n\
          Next:\n  flowmonkey worker --engine {url}\n  flowmonkey run FLOW --server {url}",
         version = env!("CARGO_PKG_VERSION"),
         name = process.engine.config().engine_id,
-        url = process.url,
+        address = process.address,
+        url = public.unwrap_or(&local_url(process.address)),
     ));
     signals.next().await;
     tell("stopping: what was begun is finished; once more to leave at once");
@@ -48,8 +46,10 @@ pub(crate) async fn engine(args: EngineArgs) -> Result<Exit, CliError> {
 }
 
 /// Brings the record's schema up to date.
-pub(crate) async fn migrate(args: DatabaseArgs) -> Result<Exit, CliError> {
-    let options = connect::database_options(&DatabaseArgs { no_migrate: false, ..args });
+pub(crate) async fn migrate(args: MigrateArgs) -> Result<Exit, CliError> {
+    let MigrateArgs { database, pooler } = args;
+    let options = connect::database_options(&DatabaseArgs { database, pooler, no_migrate: false });
+    connect::check_url(&options)?;
     let store = flowmonkey_engine::store::PostgresStore::connect(options).await?;
     store.close().await;
     tell(&format!("the schema is at version {}", flowmonkey_engine::store::POSTGRES_SCHEMA_VERSION));

@@ -1,11 +1,15 @@
 //! `flowmonkey execution …`.
 
+use std::path::Path;
+
+use flowmonkey_core::ids::ExecutionId;
 use serde_json::{Value, json};
 
+use super::explain::{Asked, explain, shell_word};
 use super::place::{Access, Session};
-use super::{print, print_json};
-use crate::args::{ExecutionCommand, Output, Place};
-use crate::client::{query, segment};
+use super::{print, print_json, tell};
+use crate::args::{DEV_DATA_DIR, ExecutionCommand, Output, Place};
+use crate::client::query;
 use crate::errors::{CliError, Exit};
 use crate::{show, source};
 
@@ -38,10 +42,10 @@ pub(crate) async fn execution(command: ExecutionCommand, server: Option<&str>) -
             look(&place, server, &path, list).await
         }
         ExecutionCommand::Show { id, place } => {
-            look(&place, server, &format!("/v1/executions/{}", segment(&id)), show::record).await
+            look(&place, server, &format!("/v1/executions/{}", execution_id(&id)?), show::record).await
         }
         ExecutionCommand::History { id, place } => {
-            let path = format!("/v1/executions/{}", segment(&id));
+            let path = format!("/v1/executions/{}", execution_id(&id)?);
             let session = Session::open(&place, server, Access::Look).await?;
             let record = session.client.get(&path).await;
             session.close(&place).await?;
@@ -53,30 +57,51 @@ pub(crate) async fn execution(command: ExecutionCommand, server: Option<&str>) -
             Ok(Exit::Done)
         }
         ExecutionCommand::Explain { id, place } => {
-            let path = format!("/v1/executions/{}:explain", segment(&id));
-            look(&place, server, &path, explain).await
+            let path = format!("/v1/executions/{}:explain", execution_id(&id)?);
+            let session = Session::open(&place, server, Access::Look).await?;
+            let asked = Asked { place: place_options(&place, server), idle: session.is_opened_here() };
+            let why = session.client.get(&path).await;
+            session.close(&place).await?;
+            match place.output {
+                Output::Json => print_json(&why?)?,
+                Output::Table => print(&explain(&why?, &asked))?,
+            }
+            Ok(Exit::Done)
         }
         ExecutionCommand::Cancel { id, reason, place } => {
-            act(&place, server, &id, "cancel", &json!({ "reason": reason })).await
+            act(&place, server, &id, "cancel", &json!({ "reason": reason })).await?;
+            Ok(Exit::Done)
         }
         ExecutionCommand::Pause { id, reason, place } => {
-            act(&place, server, &id, "pause", &json!({ "reason": reason })).await
+            act(&place, server, &id, "pause", &json!({ "reason": reason })).await?;
+            Ok(Exit::Done)
         }
-        ExecutionCommand::Resume { id, place } => act(&place, server, &id, "resume", &json!({})).await,
-        ExecutionCommand::Retry { id, place } => act(&place, server, &id, "retry", &json!({})).await,
+        ExecutionCommand::Resume { id, place } => {
+            act(&place, server, &id, "resume", &json!({})).await?;
+            Ok(Exit::Done)
+        }
+        ExecutionCommand::Retry { id, place } => {
+            act(&place, server, &id, "retry", &json!({})).await?;
+            Ok(Exit::Done)
+        }
         ExecutionCommand::Signal { id, name, data, place } => {
             let mut body = json!({ "name": name });
             if let Some(data) = data {
                 body["data"] = source::read_json(&data, "--data")?;
             }
-            act(&place, server, &id, "signal", &body).await
+            let told = act(&place, server, &id, "signal", &body).await?;
+            if told["kept"] == true {
+                tell(&format!("kept: nothing waits for `{name}` now"));
+            }
+            Ok(Exit::Done)
         }
         ExecutionCommand::Rerun { id, from, input, place } => {
             let mut body = json!({ "fromStep": from });
             if input.is_some() {
                 body["input"] = source::read_input(input.as_deref())?;
             }
-            act(&place, server, &id, "rerun", &body).await
+            act(&place, server, &id, "rerun", &body).await?;
+            Ok(Exit::Done)
         }
     }
 }
@@ -99,15 +124,15 @@ pub(crate) async fn look(
     Ok(Exit::Done)
 }
 
-/// Tells an execution `verb` and prints how it stands after what followed from that.
+/// Tells an execution `verb`, prints how it stands after what followed from that, and gives that.
 async fn act(
     place: &Place,
     server: Option<&str>,
     id: &str,
     verb: &str,
     body: &Value,
-) -> Result<Exit, CliError> {
-    let path = format!("/v1/executions/{}", segment(id));
+) -> Result<Value, CliError> {
+    let path = format!("/v1/executions/{}", execution_id(id)?);
     let session = Session::open(place, server, Access::Act).await?;
     let told = session.client.post(&format!("{path}:{verb}"), body).await;
     let told = session.close(place).await.and(told)?;
@@ -118,7 +143,23 @@ async fn act(
             print(&show::rows(&rows, &[("id", "id"), ("status", "status"), ("waits for", "waitingReason")]))?;
         }
     }
-    Ok(Exit::Done)
+    Ok(told)
+}
+
+/// `text` as an execution's id.
+fn execution_id(text: &str) -> Result<ExecutionId, CliError> {
+    text.parse().map_err(|_| {
+        CliError::Usage(format!("`{text}` is no execution id: those are `ex_` and 32 hexadecimal digits"))
+    })
+}
+
+/// Options that name the place for another command, each with a space before it.
+fn place_options(place: &Place, server: Option<&str>) -> String {
+    match server {
+        Some(server) => format!(" --server {}", shell_word(server)),
+        None if place.data_dir == Path::new(DEV_DATA_DIR) => String::new(),
+        None => format!(" --data-dir {}", shell_word(&place.data_dir.to_string_lossy())),
+    }
 }
 
 fn list(page: &Value) -> String {
@@ -127,28 +168,4 @@ fn list(page: &Value) -> String {
         text.push_str(&format!("\nmore: --cursor {next}"));
     }
     text
-}
-
-/// An explanation in sentences.
-fn explain(why: &Value) -> String {
-    let mut lines = vec![format!("{}  {}", show::cell(&why["id"]), show::cell(&why["status"]))];
-    if let Some(step) = why["currentStepId"].as_str() {
-        lines.push(format!("at step: {step}"));
-    }
-    if let Some(reason) = why["waitingReason"].as_str() {
-        lines.push(format!("waits for: {reason}"));
-    }
-    if let Some(cause) = why["liveCause"].as_object() {
-        for (key, value) in cause.iter().filter(|(_, value)| !value.is_null()) {
-            lines.push(format!("  {key}: {}", show::cell(value)));
-        }
-    }
-    if let Some(wake) = why["nextWakeAt"].as_str() {
-        lines.push(format!("time moves it at: {wake}"));
-    }
-    if let Some(queue) = why["queue"].as_object() {
-        lines.push("queue:".into());
-        lines.extend(queue.iter().map(|(key, value)| format!("  {key}: {}", show::cell(value))));
-    }
-    lines.join("\n")
 }

@@ -32,11 +32,12 @@ pub(crate) fn flow(command: FlowCommand) -> Result<Exit, CliError> {
 
 fn validate(files: &[String], manifests: &[PathBuf], output: Output) -> Result<Exit, CliError> {
     let schemas = Arc::new(HandlerSchemas::new(manifests)?);
+    let files = source::expanded(files)?;
     let mut reports = Vec::with_capacity(files.len());
     let mut lines = Vec::new();
     let mut all: Vec<Issue> = Vec::new();
     let mut flow_count = 0;
-    for file in files {
+    for file in &files {
         let text = source::read_text(file, FLOW_DOCUMENT_BYTES_MAX)?;
         let (flows, issues) = match source::check_configs(file, &text, Arc::clone(&schemas)) {
             Ok(document) => (document.flows, document.warnings),

@@ -5,6 +5,7 @@ mod dev;
 mod doctor;
 mod engine;
 mod execution;
+mod explain;
 mod flow;
 mod move_record;
 mod place;

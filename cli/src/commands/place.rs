@@ -54,6 +54,8 @@ impl Session {
         let options = Options {
             durability: Durability::Full,
             listen: ANY_PORT,
+            public_url: None,
+            allowed_hosts: Vec::new(),
             moves: access == Access::Act,
             registry: None,
             concurrency: None,
@@ -62,6 +64,11 @@ impl Session {
         let mut embedded = Embedded::open(dir, options).await?;
         embedded.serve()?;
         Ok(Self { client: Client::new(&embedded.url)?, opened: Some(embedded), access })
+    }
+
+    /// Whether no other process works on the record: this one opened it.
+    pub(crate) const fn is_opened_here(&self) -> bool {
+        self.opened.is_some()
     }
 
     /// Lets what was set in motion come to rest, and closes the record, if this process opened it.

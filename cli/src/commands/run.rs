@@ -5,7 +5,7 @@ mod server;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flowmonkey_core::execution::command::Command;
 use flowmonkey_core::execution::state::CancelSource;
@@ -14,7 +14,7 @@ use flowmonkey_core::flow::Flow;
 use flowmonkey_core::ids::ExecutionId;
 use flowmonkey_engine::CommandError;
 use flowmonkey_engine::config::UnknownHandler;
-use flowmonkey_engine::start::{Start, StartFlow};
+use flowmonkey_engine::start::{Start, StartFlow, Started};
 use flowmonkey_engine::store::ExecutionFilter;
 use flowmonkey_engine::view;
 use serde_json::Value;
@@ -23,7 +23,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{print, print_json, tell};
 use crate::args::{Output, RunArgs};
 use crate::client::Client;
-use crate::embedded::data_dir::{DataDir, Ownership, owned};
+use crate::embedded::data_dir::{DataDir, Ownership, address_of, owned};
 use crate::embedded::rest::Next;
 use crate::embedded::{ANY_PORT, Embedded, Options, handlers};
 use crate::errors::{CliError, Exit};
@@ -36,6 +36,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const SKIP_EVERY: Duration = Duration::from_millis(2);
 /// How long handlers may take to end once the execution has ended.
 const GRACE: Duration = Duration::from_secs(1);
+/// How long a run that shows no tree may go on without a word.
+const QUIET_MAX: Duration = Duration::from_secs(2);
 /// Executions that are read at a time.
 const PAGE: usize = 1000;
 
@@ -151,13 +153,16 @@ async fn here(args: &RunArgs, wanted: Wanted, interrupts: &mut Interrupts) -> Re
     let dir = match DataDir::take(place.path())? {
         Ownership::Ours(dir) => dir,
         Ownership::Theirs(owner) => {
-            let advice = "start the flow there with --server URL, or run it elsewhere";
-            return Err(owned(place.path(), &owner, advice));
+            let url = address_of(place.path(), &owner).unwrap_or_else(|| "URL".into());
+            let advice = format!("start the flow there with --server {url}, or run it elsewhere");
+            return Err(owned(place.path(), &owner, &advice));
         }
     };
     let options = Options {
         durability: args.durability,
         listen: ANY_PORT,
+        public_url: None,
+        allowed_hosts: Vec::new(),
         moves: true,
         registry: Some(registry),
         concurrency: args.handlers.concurrency,
@@ -168,7 +173,13 @@ async fn here(args: &RunArgs, wanted: Wanted, interrupts: &mut Interrupts) -> Re
     let tree = Tree::new(&embedded.engine, &flow);
     let flow = StartFlow::Inline { flow, bundle };
     let start = Start { id, idempotency_key: key, ..Start::new(flow, input) };
-    let ended = walk(args, &embedded, start, &tree, interrupts).await;
+    let started = embedded.engine.start(start).await.map_err(CliError::from);
+    // What was refused has left nothing that somebody may want to look at.
+    let is_refused = started.as_ref().is_err_and(CliError::is_usage);
+    let ended = match started {
+        Ok(started) => walk(args, &embedded, place.path(), started, &tree, interrupts).await,
+        Err(error) => Err(error),
+    };
     tree.end().await;
     let result = match ended {
         Ok(Ended::Exit(exit)) => Ok((exit, None)),
@@ -179,7 +190,7 @@ async fn here(args: &RunArgs, wanted: Wanted, interrupts: &mut Interrupts) -> Re
         Err(error) => Err(error),
     };
     embedded.close(GRACE).await;
-    let keep = !matches!(result, Ok((Exit::Done, _)));
+    let keep = !is_refused && !matches!(result, Ok((Exit::Done, _)));
     if let Ok((_, Some(record))) = &result {
         print_record(record, args.output)?;
         if keep {
@@ -201,12 +212,12 @@ enum Ended {
 async fn walk(
     args: &RunArgs,
     embedded: &Embedded,
-    start: Start,
+    data_dir: &Path,
+    started: Started,
     tree: &Tree,
     interrupts: &mut Interrupts,
 ) -> Result<Ended, CliError> {
     let engine = &embedded.engine;
-    let started = engine.start(start).await?;
     let id = started.id;
     if !started.created {
         tell_existing(&id.to_string(), started.input_differs);
@@ -217,10 +228,18 @@ async fn walk(
     let mut end = engine.watchers.end_of(id);
     let mut is_cancelling = false;
     let mut has_told = false;
+    let mut quiet_until = (!std::io::stderr().is_terminal()).then(|| Instant::now() + QUIET_MAX);
     let root = loop {
         let execution = engine.execution(id).await?;
         if execution.is_terminal() {
             break Arc::new(execution);
+        }
+        if quiet_until.is_some_and(|until| Instant::now() >= until) {
+            quiet_until = None;
+            tell(&format!(
+                "{id} goes on; see: flowmonkey execution explain {id} --data-dir {}",
+                data_dir.display()
+            ));
         }
         let next = if args.skip_time { embedded.skip().await? } else { embedded.next().await? };
         if next == Next::Never {

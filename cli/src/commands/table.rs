@@ -17,7 +17,15 @@ pub(crate) async fn table(command: TableCommand, server: Option<&str>) -> Result
             let mut pairs = vec![("limit", limit.to_string())];
             pairs.extend(after.map(|after| ("cursor", after.to_string())));
             let path = format!("/v1/tables/{}/rows{}", segment(&table), query(pairs));
-            look(&place, server, &path, rows).await
+            let session = Session::open(&place, server, Access::Look).await?;
+            let page = rows_of(&session, &table, &path).await;
+            session.close(&place).await?;
+            let page = page?;
+            match place.output {
+                Output::Json => print_json(&page)?,
+                Output::Table => print(&rows(&page))?,
+            }
+            Ok(Exit::Done)
         }
         TableCommand::Define { definition, place } => {
             let definition = source::read_json(&definition, "the definition")?;
@@ -34,6 +42,23 @@ pub(crate) async fn table(command: TableCommand, server: Option<&str>) -> Result
             Ok(Exit::Done)
         }
     }
+}
+
+/// A page of rows. A table without any must at least be defined.
+async fn rows_of(session: &Session, table: &str, path: &str) -> Result<Value, CliError> {
+    let page = session.client.get(path).await?;
+    if page["items"].as_array().is_some_and(|items| !items.is_empty()) {
+        return Ok(page);
+    }
+    let defined = session.client.get("/v1/tables").await?;
+    let defined = defined["items"].as_array().map_or(&[][..], Vec::as_slice);
+    let ids: Vec<&str> = defined.iter().filter_map(|table| table["id"].as_str()).collect();
+    if ids.contains(&table) {
+        return Ok(page);
+    }
+    let known =
+        if ids.is_empty() { "none is defined".into() } else { format!("defined are {}", ids.join(", ")) };
+    Err(CliError::Usage(format!("there is no table `{table}` with rows; {known}")))
 }
 
 fn tables(page: &Value) -> String {

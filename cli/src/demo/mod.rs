@@ -57,6 +57,8 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<Exit, CliError> {
     let options = Options {
         durability: Durability::Full,
         listen: ANY_PORT,
+        public_url: None,
+        allowed_hosts: Vec::new(),
         moves: true,
         registry: Some(registry(args.concurrency)?),
         concurrency: args.concurrency,

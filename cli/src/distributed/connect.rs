@@ -8,7 +8,7 @@ use flowmonkey_plumbing::queue::redis::{Finding, RedisFailure, RedisOptions, Red
 use tokio::time::Instant;
 
 use crate::args::{DatabaseArgs, Pooler, RedisArgs, RedisSettings};
-use crate::errors::CliError;
+use crate::errors::{CliError, chain};
 
 /// How long Redis is tried again at the start.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,7 +30,17 @@ pub(crate) fn database_options(args: &DatabaseArgs) -> PostgresOptions {
 /// # Errors
 /// When it cannot be reached or is not for this program.
 pub(crate) async fn database(args: &DatabaseArgs) -> Result<PostgresStore, CliError> {
-    Ok(PostgresStore::connect(database_options(args)).await?)
+    let options = database_options(args);
+    check_url(&options)?;
+    Ok(PostgresStore::connect(options).await?)
+}
+
+/// Refuses a URL that is none of a database, before anything is tried.
+///
+/// # Errors
+/// Names what is wrong with it.
+pub(crate) fn check_url(options: &PostgresOptions) -> Result<(), CliError> {
+    options.check().map_err(|error| CliError::Usage(error.to_string()))
 }
 
 /// The options of the queues, from the command line.
@@ -55,34 +65,48 @@ pub(crate) fn queue_options(url: String, settings: &RedisSettings) -> RedisOptio
 /// # Errors
 /// At once when the options cannot be used or the user is refused; later when Redis stays unreachable.
 pub(crate) async fn redis(args: &RedisArgs) -> Result<RedisQueue, CliError> {
+    let made = || RedisQueue::new(redis_options(args)).map_err(|error| CliError::Usage(error.to_string()));
+    let mut queue = made()?;
+    check_certificates(&args.settings)?;
     let give_up_at = Instant::now() + PATIENCE;
-    let mut told = false;
+    let mut told = String::new();
     loop {
-        // A new one each time: one that has failed rests before it tries again.
-        let queue =
-            RedisQueue::new(redis_options(args)).map_err(|error| CliError::Usage(error.to_string()))?;
         match queue.reach().await {
             Ok(()) => return Ok(queue),
-            Err(error) if lasts(&error) || Instant::now() >= give_up_at => return Err(error.into()),
+            Err(QueueError::Unavailable(source)) if lasts(&*source) => {
+                return Err(CliError::Usage(format!("Redis does not let this user in: {}", chain(&*source))));
+            }
+            Err(error) if Instant::now() >= give_up_at => return Err(error.into()),
             Err(error) => {
-                if !told {
-                    tracing::warn!(error = %crate::errors::chain(&error), "Redis is not there yet; trying again");
-                    told = true;
+                let reason = chain(&error);
+                if told != reason {
+                    tracing::warn!("Redis is not there yet; trying again for {PATIENCE:?}: {reason}");
+                    told = reason;
                 }
                 tokio::time::sleep(TRY_EVERY).await;
+                // A new one each time: one that has failed rests before it tries again.
+                queue = made()?;
             }
         }
     }
 }
 
-/// Whether trying again is no use.
-fn lasts(error: &QueueError) -> bool {
-    match error {
-        QueueError::Unavailable(source) => {
-            source.downcast_ref::<RedisFailure>().is_some_and(RedisFailure::lasts)
+/// Looks whether the files of certificates hold some: with none of them, nobody could be trusted.
+fn check_certificates(settings: &RedisSettings) -> Result<(), CliError> {
+    const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+    for path in settings.redis_ca_file.iter().chain(&settings.redis_certificate_file) {
+        let bytes = std::fs::read(path)
+            .map_err(|error| CliError::Usage(format!("{} cannot be read: {error}", path.display())))?;
+        if !bytes.windows(BEGIN.len()).any(|part| part == BEGIN) {
+            return Err(CliError::Usage(format!("{} holds no certificate in PEM", path.display())));
         }
-        QueueError::Full { .. } | QueueError::Corrupt { .. } => false,
     }
+    Ok(())
+}
+
+/// Whether trying again is no use.
+fn lasts(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<RedisFailure>().is_some_and(RedisFailure::lasts)
 }
 
 /// Looks whether Redis is set up as engines need it.

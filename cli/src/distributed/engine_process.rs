@@ -2,6 +2,7 @@
 //! for what is to run in process.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,8 +38,8 @@ const IN_FLIGHT: usize = 4;
 /// A running engine.
 pub(crate) struct EngineProcess {
     pub(crate) engine: Arc<Engine>,
-    /// Where the HTTP API is.
-    pub(crate) url: String,
+    /// Where the HTTP API listens.
+    pub(crate) address: SocketAddr,
     /// Handler types that run in process at times.
     pub(crate) in_process: Vec<String>,
     store: PostgresStore,
@@ -58,11 +59,11 @@ impl EngineProcess {
     /// When record or queues cannot be reached or are not fit, or the address cannot be listened on.
     pub(crate) async fn start(args: &EngineArgs) -> Result<Self, CliError> {
         let (in_process, registry) = in_process(args)?;
-        let listener = TcpListener::bind(args.listen)
+        let listener = TcpListener::bind(args.api.listen)
             .await
-            .map_err(CliError::io(format!("cannot listen on {}", args.listen)))?;
+            .map_err(CliError::io(format!("cannot listen on {}", args.api.listen)))?;
         let address = listener.local_addr().map_err(CliError::io("cannot listen"))?;
-        let url = args.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
+        let url = args.api.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
         let store = connect::database(&args.database).await?;
         let queue = Arc::new(connect::redis(&args.redis).await?);
         connect::check_redis(&queue).await?;
@@ -91,7 +92,7 @@ impl EngineProcess {
         let engine = Engine::open(deps, config, Some(&committer)).await?;
         let mut process = Self {
             engine,
-            url,
+            address,
             in_process: registry.manifests().map(|manifest| manifest.handler_type.clone()).collect(),
             store,
             queue,
@@ -152,8 +153,7 @@ impl EngineProcess {
     }
 
     fn serve(&self, listener: TcpListener, args: &EngineArgs) {
-        let options =
-            ApiOptions { shutdown: self.api_end.clone(), allowed_hosts: args.allowed_hosts.clone() };
+        let options = ApiOptions { shutdown: self.api_end.clone(), allowed_hosts: args.api.hosts() };
         let router = api::router(self.engine.clone(), options);
         let end = self.api_end.clone();
         self.api.spawn(async move {

@@ -162,9 +162,14 @@ fn told_address(path: &Path, owner: &Owner) -> Option<String> {
     told.address.filter(|_| told.pid.is_some() && told.pid == owner.pid)
 }
 
+/// Where the owner of `path` can be asked, as far as it has said so.
+pub(crate) fn address_of(path: &Path, owner: &Owner) -> Option<String> {
+    owner.address.clone().or_else(|| told_address(path, owner))
+}
+
 /// Why `path` cannot be used here: another process owns it.
 pub(crate) fn owned(path: &Path, owner: &Owner, advice: &str) -> CliError {
-    let address = owner.address.clone().or_else(|| told_address(path, owner));
+    let address = address_of(path, owner);
     let pid = owner.pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
     let place = address.map_or_else(String::new, |address| format!(", which serves {address}"));
     CliError::Owned(format!("{} is in use by {pid}{place}; {advice}", path.display()))

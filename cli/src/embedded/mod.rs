@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::args::Durability;
 use crate::errors::CliError;
+use crate::listen::local_url;
 use data_dir::DataDir;
 use handlers::Known;
 use rest::Next;
@@ -50,6 +51,10 @@ pub(crate) struct Options {
     pub(crate) durability: Durability,
     /// Address of the HTTP API; port 0 chooses a free one.
     pub(crate) listen: SocketAddr,
+    /// Begins resume URLs; none: the address that is listened on.
+    pub(crate) public_url: Option<String>,
+    /// Hosts that requests may name beside those of the loopback interface.
+    pub(crate) allowed_hosts: Vec<String>,
     /// Whether anything is to move. False: the record is only looked at.
     pub(crate) moves: bool,
     /// The handlers of the worker; none: there is no worker.
@@ -65,8 +70,11 @@ pub(crate) struct Embedded {
     pub(crate) engine: Arc<Engine>,
     /// The engine's clock.
     pub(crate) clock: Arc<SkippingClock>,
-    /// Where the HTTP API is.
+    /// Where this machine reaches the HTTP API.
     pub(crate) url: String,
+    /// Where the HTTP API listens.
+    pub(crate) address: SocketAddr,
+    allowed_hosts: Vec<String>,
     /// Pools that the worker serves.
     served: BTreeSet<String>,
     worker: Option<WorkerHandle>,
@@ -96,7 +104,7 @@ impl Embedded {
             .await
             .map_err(CliError::io(format!("cannot listen on {}", options.listen)))?;
         let address = listener.local_addr().map_err(CliError::io("cannot listen"))?;
-        let url = format!("http://{address}");
+        let url = local_url(address);
         let durability = match options.durability {
             Durability::Full => store::Durability::Full,
             Durability::Relaxed => store::Durability::Relaxed,
@@ -120,7 +128,7 @@ impl Embedded {
         let config = EngineConfig {
             heartbeat: HEARTBEAT,
             lease: LEASE,
-            public_url: url.clone(),
+            public_url: options.public_url.unwrap_or_else(|| format!("http://{address}")),
             unknown_handler: options.unknown_handler,
             ..EngineConfig::default()
         };
@@ -130,6 +138,8 @@ impl Embedded {
             engine,
             clock,
             url,
+            address,
+            allowed_hosts: options.allowed_hosts,
             served: BTreeSet::new(),
             worker: None,
             chores: TaskTracker::new(),
@@ -189,7 +199,8 @@ impl Embedded {
     /// When the address cannot be told.
     pub(crate) fn serve(&mut self) -> Result<(), CliError> {
         let Some(listener) = self.listener.take() else { return Ok(()) };
-        let options = ApiOptions { shutdown: self.api_end.clone(), ..ApiOptions::default() };
+        let options =
+            ApiOptions { shutdown: self.api_end.clone(), allowed_hosts: self.allowed_hosts.clone() };
         let router = api::router(self.engine.clone(), options);
         let end = self.api_end.clone();
         self.api.spawn(async move {

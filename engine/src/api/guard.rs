@@ -50,7 +50,7 @@ impl Guard {
         if !self.is_ours(&host) {
             return refused(
                 "HOST_NOT_ALLOWED",
-                "the request names a host that this server is not; add it to the allowed hosts if it is",
+                "the request names a host that this server is not; if it is, start it with `--allow-host` and that name",
             );
         }
         match single(request.headers(), header::ORIGIN) {

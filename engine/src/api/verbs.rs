@@ -50,7 +50,7 @@ pub(super) async fn verb(
             fields.finish()?;
             Command::Retry { by }
         }
-        "signal" => Command::Signal(signal(body)?),
+        "signal" => return send(&api, id?, signal(body)?).await,
         "rerun" => return rerun(&api, id?, body).await,
         _ => {
             let detail = format!("executions understand {VERBS}, not `{verb}`");
@@ -83,6 +83,15 @@ pub(super) async fn resume(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Sends a signal; the answer says whether it is kept, because nothing waits for it now.
+async fn send(api: &Api, id: ExecutionId, signal: Signal) -> Result<Response, Problem> {
+    let name = signal.name.clone();
+    let execution = carry_out(api, id, Command::Signal(signal)).await??;
+    let Json(mut answer) = answer(&execution);
+    answer["kept"] = json!(execution.signals.iter().any(|kept| kept.name == name));
+    Ok(Json(answer).into_response())
 }
 
 async fn rerun(api: &Api, id: ExecutionId, body: Option<Value>) -> Result<Response, Problem> {

@@ -35,7 +35,7 @@ pub use model::{
 };
 pub use postgres::{
     Causes, Inspection, POSTGRES_SCHEMA_VERSION, PoolFacts, PostgresOptions, PostgresSession, PostgresStore,
-    ServerFacts, TableFacts,
+    PostgresUrlError, ServerFacts, TableFacts,
 };
 pub use sqlite::{Durability, SCHEMA_VERSION, SqliteOptions, SqliteStore, verify};
 pub(crate) use tally::{JoinKey, touched_budgets, touched_joins};

@@ -25,11 +25,11 @@ pub struct HttpPolicy {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Blocked {
     #[error(
-        "`{host}` is {address}, which is not a public address; an operator can allow its network for this worker"
+        "`{host}` is {address}, which is not a public address; an operator can allow its network to this worker with `--allow-net`"
     )]
     Address { host: String, address: IpAddr },
     #[error(
-        "`{0}` names a machine of the cloud or the local network; an operator can allow its network for this worker"
+        "`{0}` names a machine of the cloud or the local network; an operator can allow its network to this worker with `--allow-net`"
     )]
     Name(String),
     #[error("port {0} is not among the ports that this worker may reach")]

@@ -211,10 +211,12 @@ impl HttpPlumbing {
 fn base(text: &str) -> Result<Url, HttpPlumbingError> {
     let wrong =
         |url: &str, reason: &str| HttpPlumbingError::Engine { url: url.into(), reason: reason.into() };
-    // What cannot be read is not shown: it may have a password in it.
-    let mut url = Url::parse(text).map_err(|error| wrong("…", &error.to_string()))?;
+    // What may have a password in it is not shown.
+    let typed = if text.contains('@') { "…" } else { text };
+    let form = "give http://HOST:PORT or https://HOST:PORT";
+    let mut url = Url::parse(text).map_err(|error| wrong(typed, &format!("{error}; {form}")))?;
     if !["http", "https"].contains(&url.scheme()) || url.cannot_be_a_base() {
-        return Err(wrong(url.scheme(), "give http://HOST:PORT or https://HOST:PORT"));
+        return Err(wrong(typed, form));
     }
     let shown = url.host_str().unwrap_or_default().to_owned();
     if !url.username().is_empty() || url.password().is_some() {

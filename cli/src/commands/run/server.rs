@@ -148,7 +148,7 @@ async fn follow(
     loop {
         let wait = format!("{path}?wait=2");
         let record = tokio::select! {
-            record = client.get(&wait) => record?,
+            record = client.get(&wait) => record.map_err(|error| gone(client, &id, error))?,
             () = interrupts.next() => {
                 if is_cancelling {
                     return Ok(Exit::Interrupted);
@@ -157,17 +157,29 @@ async fn follow(
                 tell("cancelling; once more to leave at once");
                 match client.post(&format!("{path}:cancel"), &json!({ "reason": "interrupted" })).await {
                     Ok(_) | Err(CliError::Refused { status: 409, .. }) => continue,
-                    Err(error) => return Err(error),
+                    Err(error) => return Err(gone(client, &id, error)),
                 }
             }
         };
         let status = record["status"].as_str().and_then(Status::parse);
         let has_ended = status.is_some_and(Status::is_terminal);
-        if has_ended || (!asks && only_others_move(client, &path).await?) {
+        if has_ended
+            || (!asks && only_others_move(client, &path).await.map_err(|error| gone(client, &id, error))?)
+        {
             print_record(&record, args.output)?;
             return Ok(exit_of(status.unwrap_or(Status::Failed), !has_ended));
         }
     }
+}
+
+/// What a server that went away means for an execution that it has started.
+fn gone(client: &Client, id: &str, error: CliError) -> CliError {
+    let CliError::Unreachable(reason) = error else { return error };
+    let url = client.base().trim_end_matches('/');
+    CliError::Unreachable(format!(
+        "{reason}\n{id} is not lost: it goes on there, at the latest when the server is back; look with\n  flowmonkey \
+         execution show {id} --server {url}"
+    ))
 }
 
 /// Whether the server says that only somebody else can move the execution.

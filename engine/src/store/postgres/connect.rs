@@ -18,6 +18,9 @@ const OLDEST_SERVER: i32 = 150_000;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest wait between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long a host that nobody knows is asked for: the names of servers that start at the same time appear within
+/// moments, one that is misspelt never does.
+const UNKNOWN_HOST_PATIENCE: Duration = Duration::from_secs(5);
 /// A connection that has rested for longer is tried before it is used: the server may have gone in the meantime.
 const REST: Duration = Duration::from_secs(2);
 /// Connections are replaced after this time, so that the memory of long sessions is given back.
@@ -27,6 +30,8 @@ const LIFETIME: Duration = Duration::from_secs(30 * 60);
 enum Refusal {
     /// It may pass.
     Passing(StoreError),
+    /// Nobody knows the host.
+    UnknownHost(StoreError),
     /// It stays until somebody changes something.
     Lasting(StoreError),
 }
@@ -104,13 +109,17 @@ pub(super) fn place(driver: &PgConnectOptions) -> String {
     }
 }
 
-/// A connection, tried until `patience` is at its end.
+/// A connection, tried until `patience` is at its end; an unknown host for [`UNKNOWN_HOST_PATIENCE`] at most. Each reason
+/// is logged once.
 pub(super) async fn reach(
     driver: &PgConnectOptions,
     place: &str,
     patience: Duration,
 ) -> Result<PgConnection, StoreError> {
-    let end = Instant::now() + patience;
+    let start = Instant::now();
+    let end = start + patience;
+    let unknown_end = start + patience.min(UNKNOWN_HOST_PATIENCE);
+    let mut told = String::new();
     let mut pause = FIRST_PAUSE;
     loop {
         let refusal = match tokio::time::timeout_at(end, PgConnection::connect_with(driver)).await {
@@ -121,14 +130,34 @@ pub(super) async fn reach(
                 source: None,
             }),
         };
-        match refusal {
-            Refusal::Passing(error) if Instant::now() + pause < end => {
-                tracing::warn!(%place, %error, "the record cannot be reached yet");
-            }
-            Refusal::Passing(error) | Refusal::Lasting(error) => return Err(error),
+        let (error, until) = match refusal {
+            Refusal::Passing(error) => (error, end),
+            Refusal::UnknownHost(error) => (error, unknown_end),
+            Refusal::Lasting(error) => return Err(error),
+        };
+        if Instant::now() + pause >= until {
+            return Err(error);
+        }
+        let reason = in_words(&error);
+        if reason != told {
+            let seconds = (until - start).as_secs();
+            tracing::warn!("the record cannot be reached yet; trying again for {seconds} s: {reason}");
+            told = reason;
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Why there is no connection, with the cause.
+fn in_words(error: &StoreError) -> String {
+    match error {
+        StoreError::Unavailable { reason, source: Some(cause) } => format!("{reason}: {cause}"),
+        StoreError::Unavailable { reason, source: None } => reason.clone(),
+        StoreError::Full { .. }
+        | StoreError::Corrupt { .. }
+        | StoreError::Schema { .. }
+        | StoreError::Internal { .. } => error.to_string(),
     }
 }
 
@@ -137,8 +166,10 @@ fn refusal(place: &str, error: sqlx::Error) -> Refusal {
     let lasts =
         matches!(code.as_deref(), Some(error::WRONG_PASSWORD | error::NOT_LET_IN | error::NO_DATABASE))
             || matches!(error, sqlx::Error::Tls(_));
+    let unknown_host = error::is_unknown_host(&error);
     let error = error::classify(place, error);
     match &error {
+        StoreError::Unavailable { .. } if unknown_host => Refusal::UnknownHost(error),
         StoreError::Unavailable { .. } if !lasts => Refusal::Passing(error),
         StoreError::Unavailable { .. }
         | StoreError::Full { .. }

@@ -33,7 +33,21 @@ pub(super) fn classify(place: &str, error: sqlx::Error) -> StoreError {
         sqlx::Error::BeginFailed => format!("{place} began no transaction"),
         other => return StoreError::Internal { reason: other.to_string() },
     };
-    StoreError::Unavailable { reason, source: Some(error.into()) }
+    // The cause itself, not what the driver wraps around it; none where the reason has it already.
+    let source = match error {
+        sqlx::Error::Io(error) => Some(error.into()),
+        sqlx::Error::Database(_) | sqlx::Error::Tls(_) => None,
+        other => Some(other.into()),
+    };
+    StoreError::Unavailable { reason, source }
+}
+
+/// Whether the name of the server is known to nobody, as far as the system can tell.
+pub(super) fn is_unknown_host(error: &sqlx::Error) -> bool {
+    // The system's resolver gives no code, only words.
+    let sqlx::Error::Io(error) = error else { return false };
+    let said = error.to_string();
+    said.contains("failed to lookup address information") && !said.contains("Temporary failure")
 }
 
 /// Why the database is unavailable, or another error.
@@ -82,4 +96,30 @@ fn refusal(code: &str, error: &dyn DatabaseError) -> String {
         reason = format!("{reason}, in {place}");
     }
     reason
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_nobody_knows_is_told_from_a_resolver_that_is_away() {
+        let failed = |said: &str| sqlx::Error::Io(std::io::Error::other(said.to_owned()));
+        let lookup = "failed to lookup address information: ";
+        assert!(is_unknown_host(&failed(&format!("{lookup}Name or service not known"))));
+        assert!(!is_unknown_host(&failed(&format!("{lookup}Temporary failure in name resolution"))));
+        assert!(!is_unknown_host(&sqlx::Error::Io(std::io::ErrorKind::ConnectionRefused.into())));
+    }
+
+    #[test]
+    fn what_the_system_said_is_the_cause() {
+        let error = classify("the database x", sqlx::Error::Io(std::io::Error::other("refused")));
+        let StoreError::Unavailable { reason, source: Some(cause) } = error else { panic!("{error}") };
+        assert_eq!(
+            (reason.as_str(), cause.to_string()),
+            ("the database x cannot be reached", "refused".into())
+        );
+        let error = classify("the database x", sqlx::Error::Tls("no".into()));
+        assert!(matches!(error, StoreError::Unavailable { source: None, .. }), "{error}");
+    }
 }

@@ -33,7 +33,7 @@ use tokio_util::task::TaskTracker;
 use super::StoreError;
 pub(super) use apart::{apart, failed};
 pub use inspect::{Causes, Inspection, PoolFacts, ServerFacts, TableFacts};
-pub use options::{PostgresOptions, PostgresSession};
+pub use options::{PostgresOptions, PostgresSession, PostgresUrlError};
 pub use schema::POSTGRES_SCHEMA_VERSION;
 
 /// The record in Postgres 15 or later.

@@ -112,8 +112,20 @@ impl PostgresOptions {
         }
     }
 
+    /// Looks whether the URL can be used, without connecting.
+    ///
+    /// # Errors
+    /// What is wrong with it, without its values.
+    pub fn check(&self) -> Result<(), PostgresUrlError> {
+        self.parsed().map(|_| ())
+    }
+
     /// What the driver needs, checked.
     pub(super) fn driver(&self) -> Result<PgConnectOptions, StoreError> {
+        self.parsed().map_err(|error| StoreError::Internal { reason: error.to_string() })
+    }
+
+    fn parsed(&self) -> Result<PgConnectOptions, PostgresUrlError> {
         let keys = self.query_keys()?;
         let options: PgConnectOptions =
             self.url.parse().map_err(|error: sqlx::Error| refused(&reason_of(&error)))?;
@@ -137,7 +149,7 @@ impl PostgresOptions {
 
     /// The keys of the URL's query. What is not understood is refused, not passed over: a misspelt `sslmode` must not turn
     /// encryption off.
-    fn query_keys(&self) -> Result<Vec<&str>, StoreError> {
+    fn query_keys(&self) -> Result<Vec<&str>, PostgresUrlError> {
         if !self.url.starts_with("postgres://") && !self.url.starts_with("postgresql://") {
             return Err(refused("it has to begin with postgres://"));
         }
@@ -157,9 +169,15 @@ impl PostgresOptions {
     }
 }
 
-/// The URL is none of ours.
-fn refused(reason: &str) -> StoreError {
-    StoreError::Internal { reason: format!("the URL of the database cannot be used: {reason}") }
+/// Why the URL of a database cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the URL of the database cannot be used: {reason}")]
+pub struct PostgresUrlError {
+    reason: String,
+}
+
+fn refused(reason: &str) -> PostgresUrlError {
+    PostgresUrlError { reason: reason.to_owned() }
 }
 
 /// Why the driver refuses the URL, without its words about values: a value may be a password.

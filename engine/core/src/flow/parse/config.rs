@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
+use super::orchestrated;
 use super::reader::{Object, suggest};
 use crate::flow::schema::{Break, Schema};
 
@@ -12,11 +13,16 @@ use crate::flow::schema::{Break, Schema};
 pub trait ConfigSchemas: fmt::Debug {
     /// The schema of the configuration of a handler type; none: it is not checked.
     fn config_schema(&self, handler_type: &str) -> Option<&Schema>;
+
+    /// The handler types that are known. Another one may exist all the same; one that is written almost as one of these is
+    /// reported.
+    fn handler_types(&self) -> Vec<&str>;
 }
 
 /// Reports what the handler will refuse (an error), and the fields that it does not know (a warning).
 pub(super) fn check(step: &Object<'_>, handler_type: &str) {
     static NOTHING: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
+    check_type(step, handler_type);
     let Some(schema) = step.reader().config_schema(handler_type) else { return };
     // With the engine's fields in it, a missing one is an empty one.
     let config = step.get("config").unwrap_or_else(|| step.reader().entry("config", &NOTHING));
@@ -57,6 +63,21 @@ pub(super) fn check(step: &Object<'_>, handler_type: &str) {
     }
 }
 
+/// Reports a type that looks like a slip of the pen.
+fn check_type(step: &Object<'_>, handler_type: &str) {
+    let known = step.reader().handler_types();
+    if known.is_empty() || known.contains(&handler_type) {
+        return;
+    }
+    let orchestrated = orchestrated::KINDS.iter().map(|kind| kind.name);
+    if let Some(near) = suggest(handler_type, known.into_iter().chain(orchestrated))
+        && let Some(written) = step.get("type")
+    {
+        let text = format!("names `{handler_type}`, a handler that is not known here");
+        written.warning("unknown-handler", &text, Some(near));
+    }
+}
+
 /// What a schema says about the field at `pointer`: its own words, else those of the object or list around it.
 fn described(schema: &Value, pointer: &str) -> Option<String> {
     let mut found = None;
@@ -86,6 +107,10 @@ mod tests {
         fn config_schema(&self, handler_type: &str) -> Option<&Schema> {
             (handler_type == "http-request").then_some(&self.0)
         }
+
+        fn handler_types(&self) -> Vec<&str> {
+            vec!["http-request", "transform"]
+        }
     }
 
     fn issues(text: &str) -> Vec<Issue> {
@@ -106,6 +131,23 @@ mod tests {
 
     fn flow(steps: &str) -> String {
         format!("id: f\nversion: 1.0.0\ninitialStepId: a\nsteps:\n{steps}\n")
+    }
+
+    #[test]
+    fn types_that_look_like_known_ones_are_warned_of() {
+        let of = |handler: &str| issues(&flow(&format!("  a: {{ type: {handler} }}")));
+        for (written, near) in [("tranform", "transform"), ("wiat-signal", "wait-signal")] {
+            let found = of(written);
+            assert_eq!(
+                (found.len(), found[0].code, found[0].severity),
+                (1, "unknown-handler", Severity::Warning)
+            );
+            assert_eq!(found[0].hint.as_deref(), Some(format!("did you mean `{near}`?").as_str()));
+            assert_eq!(found[0].pointer, "/steps/a/type");
+        }
+        for mine in ["transform", "encode-video", "x"] {
+            assert!(of(mine).is_empty(), "{mine}");
+        }
     }
 
     #[test]

@@ -95,6 +95,11 @@ impl<'a> Reader<'a> {
         self.issues.add(Severity::Warning, Part::Key, code, &self.pointer, message, hint);
     }
 
+    /// The handler types that are known; none when configurations are not checked.
+    pub(super) fn handler_types(&self) -> Vec<&'a str> {
+        self.issues.schemas().map_or_else(Vec::new, |schemas| schemas.handler_types())
+    }
+
     /// The schema of the configuration of a handler type, when it is known.
     pub(super) fn config_schema(&self, handler_type: &str) -> Option<&'a Schema> {
         self.issues.schemas()?.config_schema(handler_type)

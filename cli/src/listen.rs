@@ -1,0 +1,109 @@
+//! Where the HTTP API of a process listens, and who may reach it there.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use clap::Args;
+
+use crate::args::DEV_LISTEN;
+use crate::errors::CliError;
+
+/// The HTTP API of a process.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ApiArgs {
+    /// Address of the HTTP API; port 0 chooses a free one
+    #[arg(long, value_name = "ADDRESS", default_value = DEV_LISTEN, env = "FLOWMONKEY_LISTEN")]
+    pub(crate) listen: SocketAddr,
+    /// Listen on an address that other machines can reach, though the API asks nobody who they are
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Where workers and people reach the HTTP API; resume URLs begin with it [default: the address it listens on]
+    #[arg(long, value_name = "URL", env = "FLOWMONKEY_PUBLIC_URL")]
+    pub(crate) public_url: Option<String>,
+    /// Host names by which requests may call this engine, beside those of this machine, separated by commas; `*` for any
+    #[arg(long = "allow-host", value_name = "HOST", env = "FLOWMONKEY_ALLOW_HOST", value_delimiter = ',')]
+    pub(crate) allowed_hosts: Vec<String>,
+}
+
+impl ApiArgs {
+    /// Refuses to listen where other machines get in, unless that was asked for; tells when resume URLs would name an
+    /// address that nobody can call.
+    ///
+    /// # Errors
+    /// When `--insecure` is missing.
+    pub(crate) fn check(&self) -> Result<(), CliError> {
+        let Self { listen, insecure, public_url, .. } = self;
+        if !listen.ip().is_loopback() && !insecure {
+            return Err(CliError::Usage(format!(
+                "{listen} can be reached from other machines, and the HTTP API asks nobody who they are; listen on \
+                 127.0.0.1 behind a proxy that does, or say --insecure"
+            )));
+        }
+        if listen.ip().is_unspecified() && public_url.is_none() {
+            tracing::warn!(
+                "resume URLs begin with http://{listen}, which only this machine can call; name the address that others \
+                 know with --public-url"
+            );
+        }
+        Ok(())
+    }
+
+    /// Hosts that requests may name: those that were allowed, and the address itself when it was given.
+    pub(crate) fn hosts(&self) -> Vec<String> {
+        let mut hosts = self.allowed_hosts.clone();
+        match self.listen.ip() {
+            ip if ip.is_unspecified() => {}
+            IpAddr::V4(ip) => hosts.push(ip.to_string()),
+            IpAddr::V6(ip) => hosts.push(format!("[{ip}]")),
+        }
+        hosts
+    }
+}
+
+/// The URL by which this machine reaches the API at `address`.
+pub(crate) fn local_url(address: SocketAddr) -> String {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+    };
+    format!("http://{}", SocketAddr::new(ip, address.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(listen: &str, insecure: bool) -> ApiArgs {
+        ApiArgs {
+            listen: listen.parse().unwrap(),
+            insecure,
+            public_url: None,
+            allowed_hosts: vec!["e1".into()],
+        }
+    }
+
+    #[test]
+    fn only_loopback_needs_no_word() {
+        for listen in ["127.0.0.1:0", "[::1]:0"] {
+            args(listen, false).check().unwrap();
+        }
+        for listen in ["0.0.0.0:0", "10.1.2.3:0", "[::]:0"] {
+            let error = args(listen, false).check().unwrap_err();
+            assert!(error.exit_code() == 2 && error.to_string().contains("--insecure"), "{error}");
+            args(listen, true).check().unwrap();
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_listened_on_may_be_called() {
+        assert_eq!(args("10.1.2.3:0", true).hosts(), ["e1", "10.1.2.3"]);
+        assert_eq!(args("[fd00::1]:0", true).hosts(), ["e1", "[fd00::1]"]);
+        assert_eq!(args("0.0.0.0:0", true).hosts(), ["e1"]);
+    }
+
+    #[test]
+    fn this_machine_reaches_what_listens_everywhere() {
+        let urls = ["0.0.0.0:1", "[::]:1", "10.1.2.3:1"].map(|listen| local_url(listen.parse().unwrap()));
+        assert_eq!(urls, ["http://127.0.0.1:1", "http://[::1]:1", "http://10.1.2.3:1"]);
+    }
+}
