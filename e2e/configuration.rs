@@ -108,7 +108,7 @@ async fn options_that_cannot_be_meant_are_refused_at_once() {
     )
     .await;
     let typo = format!("{database}?sslmod=require");
-    expect(&["engine", "--database", &typo, "--redis", &redis], NOT_CARRIED_OUT, &["`sslmod`"]).await;
+    expect(&["engine", "--database", &typo, "--redis", &redis], USAGE, &["`sslmod`"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,10 +122,10 @@ async fn those_who_are_not_let_in_are_told_at_once() {
     expect(&["engine", "--database", &nowhere, "--redis", &redis.url()], NOT_CARRIED_OUT, &["nowhere"]).await;
     let wrong = format!("redis://:{SECRET}@127.0.0.1:{}", redis.port());
     let engine = ["engine", "--database", &database.url(), "--redis", &wrong, "--listen", "127.0.0.1:0"];
-    expect(&engine, NOT_CARRIED_OUT, &["Password authentication failed"]).await;
+    expect(&engine, USAGE, &["Password authentication failed"]).await;
     expect(
         &["worker", "--redis", &wrong, "--engine", "http://127.0.0.1:1"],
-        NOT_CARRIED_OUT,
+        USAGE,
         &["Password authentication failed"],
     )
     .await;

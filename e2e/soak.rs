@@ -7,7 +7,7 @@ mod chaos;
 mod load;
 mod report;
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::system::{Options, System, wait_for};
 use crate::workload::FLOWS;
@@ -27,13 +27,13 @@ fn number(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
 }
 
+/// The faults of the test suite; others by FLOWMONKEY_SOAK_SEED.
+const SEED: u64 = 2;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_breaks_everything_ends_once() {
     let seconds = number("FLOWMONKEY_SOAK_SECONDS").unwrap_or(SECONDS);
-    let seed = number("FLOWMONKEY_SOAK_SEED").unwrap_or_else(|| {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        u64::from(now.subsec_nanos())
-    });
+    let seed = number("FLOWMONKEY_SOAK_SEED").unwrap_or(SEED);
     println!("FLOWMONKEY_SOAK_SEED={seed} FLOWMONKEY_SOAK_SECONDS={seconds}");
     let mut choices = Choices::new(seed);
     let options = Options { engines: ENGINES, workers: WORKERS, ..Options::default() };

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
 
 use super::report::Metrics;
 use crate::system::{PATIENCE, System};
@@ -69,10 +70,10 @@ impl Load {
         let shared = Arc::new(Shared::default());
         let client = Client::builder().timeout(ANSWER_WITHIN).build().unwrap();
         let log = system.folder.path().join("work.log");
-        let watching = tokio::spawn(watch(shared.clone(), client.clone(), log));
+        let watching = TaskTracker::new().spawn(watch(shared.clone(), client.clone(), log));
         let load = Self { shared, client, starting: Mutex::default(), watching };
         load.know(system);
-        let starting = tokio::spawn(keep_starting(load.shared.clone(), load.client.clone()));
+        let starting = TaskTracker::new().spawn(keep_starting(load.shared.clone(), load.client.clone()));
         *load.starting.lock().unwrap() = Some(starting);
         load
     }

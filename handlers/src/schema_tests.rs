@@ -6,8 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress};
-use flowmonkey_plumbing::queue::Delivery;
+use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress, TaskAccess};
 use flowmonkey_plumbing::wire::{
     HandlerReference, LogLine, PROTOCOL_VERSION, Priority, TaskMessage, TaskMetadata,
 };
@@ -63,23 +62,23 @@ struct Nothing;
 
 #[async_trait]
 impl Plumbing for Nothing {
-    async fn save_checkpoint(&self, _: &Delivery, data: Value) -> Result<Checkpoint, PlumbingError> {
+    async fn save_checkpoint(&self, _: &TaskAccess, data: Value) -> Result<Checkpoint, PlumbingError> {
         Ok(Checkpoint { id: "c".into(), saved_at: String::new(), data })
     }
 
-    async fn load_checkpoint(&self, _: &Delivery) -> Result<Option<Checkpoint>, PlumbingError> {
+    async fn load_checkpoint(&self, _: &TaskAccess) -> Result<Option<Checkpoint>, PlumbingError> {
         Ok(None)
     }
 
-    async fn clear_checkpoint(&self, _: &Delivery) -> Result<(), PlumbingError> {
+    async fn clear_checkpoint(&self, _: &TaskAccess) -> Result<(), PlumbingError> {
         Ok(())
     }
 
-    fn started(&self, _: &Delivery, _: &str) {}
+    fn started(&self, _: &TaskAccess, _: &str) {}
 
-    fn progress(&self, _: &Delivery, _: Progress) {}
+    fn progress(&self, _: &TaskAccess, _: Progress) {}
 
-    fn log(&self, _: &Delivery, _: &LogLine) {}
+    fn log(&self, _: &TaskAccess, _: &LogLine) {}
 }
 
 /// Configurations that together make each handler read all of its fields. The strictest policy lets none of them act.
@@ -138,6 +137,7 @@ fn task(handler: &str, config: &Value) -> Task {
         v: PROTOCOL_VERSION,
         task_id: "task-1".into(),
         attempt: 1,
+        token: None,
         execution_id: "execution-1".into(),
         flow_id: "flow".into(),
         flow_version: "1.0.0".into(),

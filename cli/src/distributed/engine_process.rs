@@ -153,7 +153,11 @@ impl EngineProcess {
     }
 
     fn serve(&self, listener: TcpListener, args: &EngineArgs) {
-        let options = ApiOptions { shutdown: self.api_end.clone(), allowed_hosts: args.api.hosts() };
+        let options = ApiOptions {
+            shutdown: self.api_end.clone(),
+            work: self.api.clone(),
+            allowed_hosts: args.api.hosts(),
+        };
         let router = api::router(self.engine.clone(), options);
         let end = self.api_end.clone();
         self.api.spawn(async move {

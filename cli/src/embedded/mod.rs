@@ -199,8 +199,11 @@ impl Embedded {
     /// When the address cannot be told.
     pub(crate) fn serve(&mut self) -> Result<(), CliError> {
         let Some(listener) = self.listener.take() else { return Ok(()) };
-        let options =
-            ApiOptions { shutdown: self.api_end.clone(), allowed_hosts: self.allowed_hosts.clone() };
+        let options = ApiOptions {
+            shutdown: self.api_end.clone(),
+            work: self.api.clone(),
+            allowed_hosts: self.allowed_hosts.clone(),
+        };
         let router = api::router(self.engine.clone(), options);
         let end = self.api_end.clone();
         self.api.spawn(async move {

@@ -29,6 +29,7 @@ use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::engine::Engine;
 
@@ -54,6 +55,8 @@ pub struct ApiOptions {
     pub allowed_hosts: Vec<String>,
     /// Ends waiting requests early, so that a shutdown is not held up by them. Give the token that [`serve`] gets.
     pub shutdown: CancellationToken,
+    /// Runs what changes something, so that it goes on when its client hangs up. Wait for it before the engine is closed.
+    pub work: TaskTracker,
 }
 
 /// What the routes share.
@@ -62,11 +65,17 @@ struct Api {
     engine: Arc<Engine>,
     waits: Arc<Semaphore>,
     shutdown: CancellationToken,
+    work: TaskTracker,
 }
 
 /// All routes over `engine`.
 pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
-    let api = Api { engine, waits: Arc::new(Semaphore::new(WAITS_MAX)), shutdown: options.shutdown };
+    let api = Api {
+        engine,
+        waits: Arc::new(Semaphore::new(WAITS_MAX)),
+        shutdown: options.shutdown,
+        work: options.work,
+    };
     let guard = guard::Guard::new(&options.allowed_hosts, api.engine.clone());
     let flows = Router::new()
         .route("/v1/flows", get(flows::list).post(flows::publish))
@@ -101,14 +110,19 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         .with_state(api)
 }
 
-/// Runs what changes something to its end, even when the client hangs up: between a commit and what follows from it, a
-/// request that is dropped leaves the rest to the chores, which find it late.
-async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
-    tokio::spawn(work).await.map_err(|error| match error.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        // Only the end of the whole runtime ends it early.
-        Err(_cancelled) => Problem::new(ErrorClass::Unavailable, "ENGINE_ENDING", "the engine is ending"),
-    })
+impl Api {
+    /// Runs what changes something to its end, even when the client hangs up: between a commit and what follows from it, a
+    /// request that is dropped leaves the rest to the chores, which find it late.
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.work.spawn(work).await.map_err(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only the end of the whole runtime ends it early.
+            Err(_cancelled) => Problem::new(ErrorClass::Unavailable, "ENGINE_ENDING", "the engine is ending"),
+        })
+    }
 }
 
 /// Serves `router` on `listener` until `shutdown`; open requests get [`DRAIN_MAX`] to end.

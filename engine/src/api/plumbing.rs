@@ -24,9 +24,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::Api;
 use super::problem::{Detail, ErrorClass, Problem};
 use super::request::{JsonBody, Parameters, Segment, media_type};
-use super::{Api, to_the_end};
 use crate::services::{EnginePlumbing, SpilledError};
 
 /// Bytes of the body of a checkpoint: some spell the same JSON in more bytes than others.
@@ -280,7 +280,7 @@ async fn result(
         return Err(Problem::new(ErrorClass::Forbidden, "TOKEN_FOREIGN", detail));
     }
     let (engine, pool) = (api.engine.clone(), caller.pool);
-    match to_the_end(async move { engine.apply_spilled(&result, pool).await }).await? {
+    match api.to_the_end(async move { engine.apply_spilled(&result, pool).await }).await? {
         Ok(execution) => Ok(Json(json!({ "id": execution.id(), "status": execution.status() }))),
         Err(SpilledError::Command(error)) => Err(error.into()),
         Err(error @ SpilledError::Invalid(_)) => {

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::fields::Fields;
 use super::problem::{Detail, Problem};
 use super::request::{JsonBody, Parameters, Segment};
-use super::{Api, to_the_end, wait};
+use super::{Api, wait};
 use crate::start::{Start, StartFlow, Started};
 use crate::view;
 
@@ -45,7 +45,7 @@ pub(super) async fn of_flow(
 
 async fn respond(api: &Api, start: Start, headers: &HeaderMap) -> Result<Response, Problem> {
     let engine = api.engine.clone();
-    let started = to_the_end(async move { engine.start(start).await }).await??;
+    let started = api.to_the_end(async move { engine.start(start).await }).await??;
     let location = (header::LOCATION, location(started.id));
     if let Some(wait) = wait::preferred(headers) {
         let execution = api.wait_for_end(started.id, wait).await?;

@@ -12,11 +12,11 @@ use flowmonkey_core::execution::{Execution, Rejection};
 use flowmonkey_core::ids::ExecutionId;
 use serde_json::{Value, json};
 
+use super::Api;
 use super::fields::Fields;
 use super::problem::{ErrorClass, Problem};
 use super::request::{JsonBody, Parameters, Segment, execution_id};
 use super::start::{location, shown};
-use super::{Api, to_the_end};
 use crate::apply::CommandError;
 
 /// What `POST /v1/executions/{id}:{verb}` understands.
@@ -101,7 +101,7 @@ async fn rerun(api: &Api, id: ExecutionId, body: Option<Value>) -> Result<Respon
     fields.finish()?;
     let engine = api.engine.clone();
     let from_step = from_step.unwrap_or_default();
-    let started = to_the_end(async move { engine.rerun(id, &from_step, input).await }).await??;
+    let started = api.to_the_end(async move { engine.rerun(id, &from_step, input).await }).await??;
     let mut answer = shown(&started);
     answer["rerunOf"] = json!(id);
     Ok(([(header::LOCATION, location(started.id))], Json(answer)).into_response())
@@ -114,7 +114,7 @@ async fn carry_out(
     command: Command,
 ) -> Result<Result<Arc<Execution>, CommandError>, Problem> {
     let engine = api.engine.clone();
-    to_the_end(async move { engine.command(id, command).await }).await
+    api.to_the_end(async move { engine.command(id, command).await }).await
 }
 
 /// How the execution stands after a command.
