@@ -41,7 +41,7 @@ async fn a_start_answers_where_the_execution_is_and_what_came_of_it() {
 async fn a_client_that_hangs_up_does_not_stop_what_it_began() {
     let server = Arc::new(Server::with_flows().await);
     server.record.hold();
-    let request = tokio::spawn({
+    let request = tokio_util::task::TaskTracker::new().spawn({
         let server = server.clone();
         async move { server.start("work", json!({})).await }
     });
