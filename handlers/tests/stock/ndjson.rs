@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use flowmonkey_handlers::{CommandPolicy, Programs, StockPolicy};
-use flowmonkey_plumbing::wire::LogLevel;
+use flowmonkey_plumbing::wire::{CheckpointReference, LogLevel};
 use flowmonkey_worker::{Completion, Failure};
 use serde_json::{Value, json};
 
@@ -63,9 +63,11 @@ async fn a_program_that_speaks_the_protocol_says_all_that_a_handler_can_say() {
     assert!(has(LogLevel::Warn, "hello") && has(LogLevel::Info, "on the side"), "{logs:?}");
     assert!(has(LogLevel::Info, "not json at all"), "{logs:?}");
 
-    // The next attempt is given the checkpoint.
+    // The next attempt is given the checkpoint that its message names.
     let mut task = bench.task("command", config, Value::Null);
     task.message.attempt = 2;
+    task.message.checkpoint =
+        Some(CheckpointReference { id: "c".into(), saved_at: "2026-02-03T12:00:00Z".into(), size: 10 });
     let Completion::Success(Some(output)) = bench.run_task(&task).await.unwrap() else { panic!("a success") };
     assert_eq!((&output["before"]["data"], &output["attempt"]), (&json!({ "page": 2 }), &json!("2")));
 }
