@@ -23,7 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const PROBE: &str = "flowmonkey-test-probe";
 const PROBE_WITHIN: Duration = Duration::from_millis(100);
 /// Elections may need a second try, which comes after `FAILOVER_TIMEOUT`.
-const SETTLED_WITHIN: Duration = Duration::from_secs(30);
+const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 
 /// One primary, its replicas, and three sentinels with a quorum of two. A primary that is gone for half a second is replaced.
 #[derive(Debug)]
