@@ -11,6 +11,7 @@ mod listen;
 mod panics;
 mod schemas;
 mod show;
+mod signals;
 mod source;
 mod tree;
 

@@ -10,13 +10,13 @@ use flowmonkey_core::limits::FLOW_DOCUMENT_BYTES_MAX;
 use flowmonkey_engine::config::UnknownHandler;
 use flowmonkey_engine::store::{PublishOutcome, TableDefinition};
 use flowmonkey_worker::Registry;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::tell;
 use crate::args::DevArgs;
 use crate::embedded::data_dir::{DataDir, Ownership, owned};
 use crate::embedded::{Embedded, Options, handlers};
 use crate::errors::{CliError, Exit};
+use crate::signals::Signals;
 use crate::source;
 
 /// How often it is looked whether flow files have changed.
@@ -26,9 +26,7 @@ const GRACE: Duration = Duration::from_secs(20);
 
 pub(crate) async fn dev(args: DevArgs) -> Result<Exit, CliError> {
     args.api.check()?;
-    let listen = |kind| signal(kind).map_err(CliError::io("cannot listen for signals"));
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
+    let mut signals = Signals::listen()?;
     let registry = handlers::registry(&args.handlers)?;
     let dir = match DataDir::take(&args.data_dir)? {
         Ownership::Ours(dir) => dir,
@@ -60,8 +58,7 @@ pub(crate) async fn dev(args: DevArgs) -> Result<Exit, CliError> {
     banner(&args, &embedded, &registry);
     loop {
         tokio::select! {
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
+            () = signals.next() => break,
             () = tokio::time::sleep(LOOK_EVERY) => {
                 if let Some(folder) = &args.flows {
                     files.publish_changes(&embedded, &registry, folder).await;
@@ -72,8 +69,7 @@ pub(crate) async fn dev(args: DevArgs) -> Result<Exit, CliError> {
     tell("stopping: running handlers may end; once more to leave at once");
     tokio::select! {
         () = embedded.close(GRACE) => Ok(Exit::Done),
-        _ = interrupt.recv() => Ok(Exit::Interrupted),
-        _ = terminate.recv() => Ok(Exit::Interrupted),
+        () = signals.next() => Ok(Exit::Interrupted),
     }
 }
 

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::tell;
 use crate::args::{DatabaseArgs, EngineArgs, MigrateArgs};
+use crate::distributed::connect;
 use crate::distributed::engine_process::EngineProcess;
-use crate::distributed::{Signals, connect};
 use crate::errors::{CliError, Exit};
 use crate::listen::local_url;
+use crate::signals::Signals;
 
 /// Runs an engine until it is told to end.
 pub(crate) async fn engine(args: EngineArgs) -> Result<Exit, CliError> {

@@ -18,7 +18,6 @@ use flowmonkey_engine::start::{Start, StartFlow, Started};
 use flowmonkey_engine::store::ExecutionFilter;
 use flowmonkey_engine::view;
 use serde_json::Value;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{print, print_json, tell};
 use crate::args::{Output, RunArgs};
@@ -27,6 +26,7 @@ use crate::embedded::data_dir::{DataDir, Ownership, address_of, owned};
 use crate::embedded::rest::Next;
 use crate::embedded::{ANY_PORT, Embedded, Options, handlers};
 use crate::errors::{CliError, Exit};
+use crate::signals::Signals;
 use crate::tree::Tree;
 use crate::{show, source};
 
@@ -50,7 +50,7 @@ pub(crate) async fn run(args: RunArgs, server: Option<&str>) -> Result<Exit, Cli
             "--fallback is of use with --server only: without, the flow runs here".into(),
         ));
     }
-    let mut interrupts = Interrupts::listen()?;
+    let mut interrupts = Signals::listen()?;
     match server {
         Some(server) => server::run(&args, &Client::new(server)?, &mut interrupts).await,
         None => {
@@ -76,26 +76,6 @@ impl Wanted {
         let (flow, bundle) = flow_of(args)?;
         let input = source::read_input(args.input.as_deref())?;
         Ok(Self { flow, bundle, input, id: None, key: args.idempotency_key.clone() })
-    }
-}
-
-/// Ctrl-C and SIGTERM.
-struct Interrupts {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Interrupts {
-    fn listen() -> Result<Self, CliError> {
-        let listen = |kind| signal(kind).map_err(CliError::io("cannot listen for signals"));
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
     }
 }
 
@@ -140,7 +120,7 @@ impl Place {
     }
 }
 
-async fn here(args: &RunArgs, wanted: Wanted, interrupts: &mut Interrupts) -> Result<Exit, CliError> {
+async fn here(args: &RunArgs, wanted: Wanted, interrupts: &mut Signals) -> Result<Exit, CliError> {
     let Wanted { flow, bundle, input, id, key } = wanted;
     let registry = handlers::registry(&args.handlers)?;
     let place = match &args.data_dir {
@@ -215,7 +195,7 @@ async fn walk(
     data_dir: &Path,
     started: Started,
     tree: &Tree,
-    interrupts: &mut Interrupts,
+    interrupts: &mut Signals,
 ) -> Result<Ended, CliError> {
     let engine = &embedded.engine;
     let id = started.id;

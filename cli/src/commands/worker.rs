@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::tell;
 use crate::args::WorkerArgs;
-use crate::distributed::Signals;
 use crate::distributed::worker_process::WorkerProcess;
 use crate::errors::{CliError, Exit};
+use crate::signals::Signals;
 
 /// Runs a worker until it is told to end.
 pub(crate) async fn worker(args: WorkerArgs) -> Result<Exit, CliError> {

@@ -10,6 +10,7 @@ use flowmonkey_plumbing::clock::SystemClock;
 use flowmonkey_plumbing::http::{HttpPlumbing, HttpPlumbingConfig, ResultSent};
 use flowmonkey_plumbing::ids::{Entropy, SystemEntropy};
 use flowmonkey_plumbing::queue::redis::RedisQueue;
+use flowmonkey_worker::config::CONCURRENCY;
 use flowmonkey_worker::{
     DrainReport, Registry, ResultRoute, RouteError, Routed, UnsentResult, Worker, WorkerConfig, WorkerHandle,
 };
@@ -68,7 +69,7 @@ impl WorkerProcess {
         let host = args.name.clone().unwrap_or_else(|| "worker".into());
         let name = format!("{host}-{}-{:08x}", std::process::id(), entropy.bits() >> 96);
         let config = WorkerConfig {
-            concurrency: args.handlers.concurrency.map_or_else(default_concurrency, |given| given as usize),
+            concurrency: args.handlers.concurrency.map_or(CONCURRENCY, |given| given as usize),
             heartbeat_ms: args.heartbeat_ms,
             spill_dir: args.spill_dir.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -89,10 +90,6 @@ impl WorkerProcess {
         self.queue.close(CLOSE_MAX).await;
         report
     }
-}
-
-fn default_concurrency() -> usize {
-    flowmonkey_worker::config::CONCURRENCY
 }
 
 /// The handlers that were asked for; all that there are, if none was named.

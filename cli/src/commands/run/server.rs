@@ -14,11 +14,12 @@ use flowmonkey_plumbing::clock::SystemClock;
 use flowmonkey_plumbing::ids::{SystemEntropy, new_uuid};
 use serde_json::{Value, json};
 
-use super::{Interrupts, Wanted, exit_of, here, print_record, tell_existing};
+use super::{Wanted, exit_of, here, print_record, tell_existing};
 use crate::args::{Fallback, RunArgs};
 use crate::client::{Client, Failure, Fate};
 use crate::commands::tell;
 use crate::errors::{CliError, Exit};
+use crate::signals::Signals;
 use crate::source;
 
 /// How long a start may take before it counts as lost, where there is a fallback.
@@ -27,11 +28,7 @@ const START_MAX: Duration = Duration::from_secs(15);
 const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
 
 /// Starts the flow on a server and waits for its end; with a fallback, runs it here when the server cannot be reached.
-pub(super) async fn run(
-    args: &RunArgs,
-    client: &Client,
-    interrupts: &mut Interrupts,
-) -> Result<Exit, CliError> {
+pub(super) async fn run(args: &RunArgs, client: &Client, interrupts: &mut Signals) -> Result<Exit, CliError> {
     let is_file = args.file == "-" || Path::new(&args.file).exists() || args.file.contains(['/', '.']);
     if args.skip_time {
         return Err(CliError::Usage("--skip-time is of no use with --server".into()));
@@ -134,7 +131,7 @@ async fn follow(
     args: &RunArgs,
     client: &Client,
     started: &Value,
-    interrupts: &mut Interrupts,
+    interrupts: &mut Signals,
 ) -> Result<Exit, CliError> {
     let id = started["id"].as_str().unwrap_or_default().to_owned();
     let path = format!("/v1/executions/{id}");
