@@ -148,6 +148,8 @@ fn task(handler: &str, config: &Value) -> Task {
         pool: handler.into(),
         input: Some(input),
         context: json!({}),
+        context_url: None,
+        context_bytes: None,
         config: config.clone(),
         idempotency_key: "key-1".into(),
         deadline: String::new(),
