@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 mod acl;
+mod cluster;
 mod crowd;
 mod faults;
 mod garbage;
+mod load;
 mod servers;
 mod support;
 
