@@ -15,6 +15,10 @@ const SLOTS: u16 = 16_384;
 /// A node that is silent for so long is held to be down.
 const NODE_TIMEOUT: Duration = Duration::from_secs(1);
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
+/// A replica that was asked to take over, and gets no votes, gives up after five seconds.
+const FAIL_OVER_WITHIN: Duration = Duration::from_secs(6);
+/// How often one is asked.
+const FAIL_OVERS_MAX: u32 = 10;
 /// Keys of a slot that are moved at a time.
 const MOVED_AT_ONCE: &str = "10";
 /// For each of them to arrive, in milliseconds.
@@ -138,15 +142,27 @@ impl Cluster {
     /// lost. Waits for the new primary.
     pub async fn fail_over(&self, slot: u16) -> Redis {
         let old = self.owner(slot).await;
-        let id = role(&old).await.expect("the primary answers").id;
-        let mut replica = None;
-        for node in &self.nodes {
-            if role(node).await.is_ok_and(|role| role.primary.as_ref() == Some(&id)) {
-                replica = Some(node);
+        for _ in 0..FAIL_OVERS_MAX {
+            // Refused while the replica is not in step.
+            if let Some(replica) = self.replica_of(&old).await {
+                replica.try_command(&["CLUSTER", "FAILOVER"]).await.ok();
+            }
+            let chosen = tokio::time::timeout(FAIL_OVER_WITHIN, self.owner_after(slot, &old)).await;
+            if let Ok(chosen) = chosen {
+                return chosen;
             }
         }
-        replica.expect("the primary has a replica").command(&["CLUSTER", "FAILOVER"]).await;
-        self.owner_after(slot, &old).await
+        panic!("no replica of the node that serves the slot {slot} took over");
+    }
+
+    async fn replica_of(&self, primary: &Redis) -> Option<&Redis> {
+        let id = role(primary).await.expect("the primary answers").id;
+        for node in &self.nodes {
+            if role(node).await.is_ok_and(|role| role.primary.as_ref() == Some(&id)) {
+                return Some(node);
+            }
+        }
+        None
     }
 
     /// Moves a slot to the primary `to` while clients use it, key by key. They are sent on by MOVED when it is done, and by
