@@ -12,7 +12,6 @@ use flowmonkey_core::time::{Moment, Timestamp};
 
 use crate::around::Loaded;
 use crate::config::{COMMIT_BATCH_MAX, CONFLICTS_MAX};
-use crate::datasets::Datasets;
 use crate::effects::Aftermath;
 use crate::engine::{Counters, Engine, EngineError};
 use crate::flows::SubFlows;
@@ -205,9 +204,9 @@ impl Engine {
                 continue;
             };
             let mut decision = self.decide_all(around, &commands, outcomes);
-            // What a decision reads of datasets is known once it is made; then it is made again.
+            // What a decision reads of the record is known once it is made; then it is made again.
             loop {
-                match around.datasets.fetch(self, around.execution.identity.root).await {
+                match around.fetch(self).await {
                     Ok(false) => break,
                     Ok(true) => decision = self.decide_all(around, &commands, outcomes),
                     Err(error) => {
@@ -222,7 +221,7 @@ impl Engine {
                 }
             }
             // Decided: what was read for it is let go, however many others are in the batch.
-            around.datasets = Datasets::default();
+            around.let_go();
             match decision {
                 Some(one) => {
                     repeatable.push(commands);
