@@ -8,7 +8,8 @@ use super::Compensation;
 use crate::context::json_size;
 use crate::ids::ExecutionId;
 
-/// Default most entries of one page of children's stacks.
+/// Default most entries of one page of children's stacks: few, for all of them are written with each commit until they are
+/// undone.
 pub const STACK_PAGE_ENTRIES: usize = 15;
 /// Default most bytes of the contexts in one page of children's stacks: 32 KiB. One entry is taken whatever it weighs.
 pub const STACK_PAGE_BYTES: usize = 32 * 1024;
