@@ -441,15 +441,9 @@ impl Player {
         for slot in self.bench.executions.values() {
             let mut attempts: BTreeMap<u32, u32> = BTreeMap::new();
             for recorded in &slot.history {
-                match &recorded.event {
-                    Event::TaskScheduled { task } => {
-                        let before = attempts.insert(task.run.task, task.run.attempt);
-                        assert!(
-                            before.is_none_or(|before| before < task.run.attempt),
-                            "attempts rise: {task:?}"
-                        );
-                    }
-                    _ => {}
+                if let Event::TaskScheduled { task } = &recorded.event {
+                    let before = attempts.insert(task.run.task, task.run.attempt);
+                    assert!(before.is_none_or(|before| before < task.run.attempt), "attempts rise: {task:?}");
                 }
             }
             self.left_to_undo(slot);

@@ -101,8 +101,8 @@ async fn reads(bench: &Bench, id: ExecutionId) -> usize {
 
 #[tokio::test]
 async fn what_is_nested_in_other_flows_is_undone_by_page() {
-    let mut config = EngineConfig::default();
-    config.stack_page = StackPageLimits { entries: 2, bytes: 1000 };
+    let stack_page = StackPageLimits { entries: 2, bytes: 1000 };
+    let config = EngineConfig { stack_page, ..EngineConfig::default() };
     let bench =
         Bench::with(std::sync::Arc::new(crate::MemoryStore::default()), config, LocalQueueLimits::default())
             .await;
