@@ -233,7 +233,8 @@ impl Engine {
     }
 }
 
-fn opened_joins(records: &[Record]) -> Vec<Arc<JoinSpec>> {
+/// The fan-outs that `records` open.
+pub(crate) fn opened_joins(records: &[Record]) -> Vec<Arc<JoinSpec>> {
     records
         .iter()
         .filter_map(
