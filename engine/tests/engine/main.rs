@@ -11,6 +11,7 @@ mod fans;
 mod fused;
 mod origins;
 mod races;
+mod undoing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
