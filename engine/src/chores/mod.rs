@@ -3,6 +3,7 @@
 
 pub mod collector;
 pub mod events;
+pub mod fall_back;
 pub mod presence;
 pub mod pruner;
 pub mod reaper;
@@ -43,6 +44,7 @@ pub fn spawn_all(engine: &Arc<Engine>, tracker: &TaskTracker, shutdown: &Cancell
     tracker.spawn(chore("reaper").every(config.reap_every, reaper::tick));
     tracker.spawn(reconciler::run(chore("reconciler")));
     tracker.spawn(chore("presence").every(config.presence_every, presence::tick));
+    tracker.spawn(chore("fall-back").every(config.presence_every, fall_back::tick));
     tracker.spawn(chore("sweeper").in_turn().every(config.sweep_every, sweeper::tick));
     tracker.spawn(chore("pruner").in_turn().every(config.prune_every, pruner::tick));
 }

@@ -7,6 +7,7 @@ mod chores;
 mod crashes;
 mod datasets;
 mod emptied;
+mod fall_back;
 mod fans;
 mod fused;
 mod origins;
