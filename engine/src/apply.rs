@@ -74,10 +74,10 @@ impl Engine {
         let _work = self.work();
         let mut aftermath = Aftermath::default();
         let outcomes = self.apply_round(commands, &mut aftermath).await;
-        // What is stored is stored, even if a later commit failed; what follows from it is left to the chores if it
+        // What is stored is stored, even if a later commit failed; what follows from it is tried again if it
         // fails now.
         if let Err(error) = self.settle(aftermath).await {
-            tracing::warn!(%error, "what follows from a commit is left to the chores");
+            tracing::warn!(%error, "what follows from a commit is tried again");
         }
         outcomes
     }
@@ -273,6 +273,7 @@ impl Engine {
                 for one in &decided {
                     self.forget_hot(one.before.id());
                 }
+                self.doubt(&error, decided.iter().map(|one| (&*one.before, &*one.effects)));
                 let commands = decided.iter().zip(repeatable).flat_map(|(one, commands)| {
                     let id = one.before.id();
                     commands.into_iter().map(move |(place, command)| (place, id, command))

@@ -17,6 +17,7 @@ use flowmonkey_plumbing::wire::{CheckpointReference, TaskMessage};
 use crate::apply::CommandOutcome;
 use crate::config::EARLY_EVENTS_MAX;
 use crate::engine::{Engine, EngineError};
+use crate::left::Left;
 use crate::store::{CheckpointNote, JoinState, Spent, StoreError};
 use crate::wire::{dispatched, task_message};
 
@@ -112,7 +113,7 @@ impl Engine {
     /// of any shape needs the same stack. What cannot be followed up for one execution does not stop the others.
     ///
     /// # Errors
-    /// When the record is away; what was not done is left to the chores.
+    /// When the record is away; what was not done is kept to be tried again.
     pub(crate) async fn settle(&self, mut aftermath: Aftermath) -> Result<(), EngineError> {
         while !aftermath.is_empty() {
             let now = std::mem::take(&mut aftermath);
@@ -126,9 +127,16 @@ impl Engine {
                 spent: now.spent,
                 commands: now.commands,
             };
-            if let Err(error) = self.follow_up(rest, &mut next).await {
+            if let Err(error) = self.follow_up(&rest, &mut next).await {
                 // What was stored on the way is published all the same.
-                self.tell_queue(next.publish, next.cancel, next.drop, &mut Aftermath::default()).await;
+                let (publish, cancel, drop) = (
+                    std::mem::take(&mut next.publish),
+                    std::mem::take(&mut next.cancel),
+                    std::mem::take(&mut next.drop),
+                );
+                self.tell_queue(publish, cancel, drop, &mut next).await;
+                self.left_over.add(rest.into());
+                self.left_over.add(next.into());
                 return Err(error);
             }
             aftermath = next;
@@ -136,12 +144,12 @@ impl Engine {
         Ok(())
     }
 
-    async fn follow_up(&self, rest: Rest, next: &mut Aftermath) -> Result<(), EngineError> {
-        for (parent, join) in rest.cancel_children {
+    async fn follow_up(&self, rest: &Rest, next: &mut Aftermath) -> Result<(), EngineError> {
+        for &(parent, join) in &rest.cancel_children {
             bear(self.cancel_children(parent, join, next).await.map(drop))?;
         }
-        let mut states = rest.joins;
-        for (parent, join) in rest.check_joins {
+        let mut states = rest.joins.clone();
+        for &(parent, join) in &rest.check_joins {
             match self.store.join_state(parent, join).await {
                 Ok(state) => states.extend(state),
                 Err(error) => bear(Err(error.into()))?,
@@ -150,13 +158,13 @@ impl Engine {
         for state in latest(states) {
             bear(self.tend_join(&state, next).await)?;
         }
-        for (execution, since, event) in rest.subscribe {
-            bear(self.offer_early_events(execution, since, &event, next).await.map(drop))?;
+        for (execution, since, event) in &rest.subscribe {
+            bear(self.offer_early_events(*execution, *since, event, next).await.map(drop))?;
         }
-        for spent in rest.spent {
-            bear(self.check_budget(spent, next).await)?;
+        for spent in &rest.spent {
+            bear(self.check_budget(*spent, next).await)?;
         }
-        let mut commands = rest.commands;
+        let mut commands = rest.commands.clone();
         commands.append(&mut next.commands);
         if !commands.is_empty() {
             // Refusals are answers: the execution has moved on by itself.
@@ -349,6 +357,44 @@ struct Rest {
     subscribe: Vec<(ExecutionId, Timestamp, String)>,
     spent: Vec<Spent>,
     commands: Vec<(ExecutionId, Command)>,
+}
+
+impl From<Rest> for Left {
+    fn from(rest: Rest) -> Self {
+        let Rest { cancel_children, mut check_joins, joins, subscribe, spent, commands } = rest;
+        // Not the counters: they are old by the time.
+        check_joins.extend(joins.into_iter().map(|state| (state.parent, state.join)));
+        Self { cancel_children, check_joins, subscribe, spent, commands }
+    }
+}
+
+impl From<Aftermath> for Left {
+    fn from(aftermath: Aftermath) -> Self {
+        let Aftermath {
+            // The reconciler finds out.
+            publish: _,
+            cancel: _,
+            drop: _,
+            mut commands,
+            spawn,
+            cancel_children,
+            mut check_joins,
+            subscribe,
+            joins,
+            spent,
+        } = aftermath;
+        check_joins.extend(spawn);
+        // They follow from the counters again, and carry results.
+        commands.retain(|(_, one)| !matches!(one, Command::JoinEnded(_) | Command::JoinDecided { .. }));
+        Rest { cancel_children, check_joins, joins, subscribe, spent, commands }.into()
+    }
+}
+
+impl From<Left> for Aftermath {
+    fn from(left: Left) -> Self {
+        let Left { cancel_children, check_joins, subscribe, spent, commands } = left;
+        Self { cancel_children, check_joins, subscribe, spent, commands, ..Self::default() }
+    }
 }
 
 /// What concerns one execution only is logged, and left to the chores.

@@ -29,6 +29,7 @@ use crate::config::{
 use crate::evidence::Evidence;
 use crate::flows::FlowCache;
 use crate::handlers::AnnouncedHandlers;
+use crate::left::LeftOver;
 use crate::pools::Pools;
 use crate::store::{Store, StoreError};
 use crate::tokens::{RESUME_KEY, ResumeTokens, SIGNING_KEY_BYTES, TASK_KEY};
@@ -135,6 +136,8 @@ pub struct Engine {
     pub(crate) event_bell: Notify,
     /// What was due and did not move.
     pub(crate) stuck: Mutex<Stuck>,
+    /// What follows from commits and could not be done.
+    pub(crate) left_over: LeftOver,
     /// What the sweeper remembers.
     pub(crate) sweep: Mutex<Sweep>,
     /// Pools that were met.
@@ -215,6 +218,7 @@ impl Engine {
             counters: Counters::default(),
             evidence: Evidence::default(),
             stuck: Mutex::default(),
+            left_over: LeftOver::default(),
             sweep: Mutex::default(),
             queue_full: AtomicBool::new(false),
             timer_bell: Notify::new(),

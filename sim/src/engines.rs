@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use flowmonkey_core::execution::Handlers;
 use flowmonkey_engine::chores::collector::Collector;
-use flowmonkey_engine::chores::{events, presence, pruner, reaper, reconciler, sweeper, timer};
+use flowmonkey_engine::chores::{events, leftovers, presence, pruner, reaper, reconciler, sweeper, timer};
 use flowmonkey_engine::engine::{EngineDeps, EngineError};
 use flowmonkey_engine::{Engine, EngineConfig};
 
@@ -38,6 +38,8 @@ pub enum Chore {
     Reconciler,
     /// Fan-outs.
     Sweeper,
+    /// What follows from commits and could not be done.
+    Leftovers,
     /// What has passed its retention.
     Pruner,
     /// Signs of life, and results of engines that have died.
@@ -53,6 +55,7 @@ impl Chore {
         Self::Reaper,
         Self::Reconciler,
         Self::Sweeper,
+        Self::Leftovers,
         Self::Pruner,
         Self::Presence,
     ];
@@ -230,6 +233,13 @@ async fn tick(
             format!("{looked:?}")
         }
         Chore::Sweeper => format!("{:?}", sweeper::tick(engine).await?),
+        Chore::Leftovers => {
+            let finished = leftovers::tick(engine).await?;
+            if finished.done > 0 {
+                boundary.sometimes.hit("what could not be done after a commit was done later");
+            }
+            format!("{finished:?}")
+        }
         Chore::Pruner => format!("{:?}", pruner::tick(engine).await?),
         Chore::Presence => format!("{:?}", presence::tick(engine).await?),
     })

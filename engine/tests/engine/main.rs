@@ -10,6 +10,7 @@ mod emptied;
 mod fall_back;
 mod fans;
 mod fused;
+mod leftovers;
 mod origins;
 mod races;
 
