@@ -97,8 +97,12 @@ pub struct Counters {
     pub results_adopted: AtomicU64,
     /// Tasks that were missing from the queue.
     pub republished: AtomicU64,
-    /// Fan-outs, waits and children that nobody had looked after: the goal is none.
-    pub repairs: AtomicU64,
+    /// Fan-outs that nobody had looked after for a while.
+    pub late_joins: AtomicU64,
+    /// Children that had not been told of the end of their parents.
+    pub late_children: AtomicU64,
+    /// Waits that had not been told of an earlier event.
+    pub late_events: AtomicU64,
     /// Decisions that were stored.
     pub decisions: AtomicU64,
 }

@@ -197,7 +197,7 @@ impl Node {
         for (path, counter) in [
             ("result refused as stale", &counters.results_refused),
             ("task republished", &counters.republished),
-            ("fan-out repaired by the sweeper", &counters.repairs),
+            ("fan-out repaired by the sweeper", &counters.late_joins),
             ("results of a dead engine adopted", &counters.results_adopted),
         ] {
             match counter.swap(0, Ordering::SeqCst) {
