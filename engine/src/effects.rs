@@ -17,7 +17,6 @@ use flowmonkey_plumbing::wire::{CheckpointReference, TaskMessage};
 use crate::apply::CommandOutcome;
 use crate::config::EARLY_EVENTS_MAX;
 use crate::engine::{Engine, EngineError};
-use crate::left::Left;
 use crate::store::{CheckpointNote, JoinState, Spent, StoreError};
 use crate::wire::{dispatched, task_message};
 
@@ -29,14 +28,14 @@ const EARLY_EVENTS_PAGE: usize = 500;
 /// What is left to be done after commits.
 #[derive(Default)]
 pub(crate) struct Aftermath {
-    publish: Vec<TaskMessage>,
-    cancel: Vec<(TaskId, u32, String)>,
-    drop: Vec<Dispatched>,
+    pub(crate) publish: Vec<TaskMessage>,
+    pub(crate) cancel: Vec<(TaskId, u32, String)>,
+    pub(crate) drop: Vec<Dispatched>,
     pub(crate) commands: Vec<(ExecutionId, Command)>,
-    spawn: BTreeSet<(ExecutionId, u32)>,
-    cancel_children: BTreeSet<(ExecutionId, u32)>,
-    check_joins: BTreeSet<(ExecutionId, u32)>,
-    subscribe: Vec<(ExecutionId, Timestamp, String)>,
+    pub(crate) spawn: BTreeSet<(ExecutionId, u32)>,
+    pub(crate) cancel_children: BTreeSet<(ExecutionId, u32)>,
+    pub(crate) check_joins: BTreeSet<(ExecutionId, u32)>,
+    pub(crate) subscribe: Vec<(ExecutionId, Timestamp, String)>,
     pub(crate) joins: Vec<JoinState>,
     pub(crate) spent: Vec<Spent>,
 }
@@ -350,51 +349,13 @@ impl Engine {
 }
 
 /// What is to be followed up in the record.
-struct Rest {
-    cancel_children: BTreeSet<(ExecutionId, u32)>,
-    check_joins: BTreeSet<(ExecutionId, u32)>,
-    joins: Vec<JoinState>,
-    subscribe: Vec<(ExecutionId, Timestamp, String)>,
-    spent: Vec<Spent>,
-    commands: Vec<(ExecutionId, Command)>,
-}
-
-impl From<Rest> for Left {
-    fn from(rest: Rest) -> Self {
-        let Rest { cancel_children, mut check_joins, joins, subscribe, spent, commands } = rest;
-        // Not the counters: they are old by the time.
-        check_joins.extend(joins.into_iter().map(|state| (state.parent, state.join)));
-        Self { cancel_children, check_joins, subscribe, spent, commands }
-    }
-}
-
-impl From<Aftermath> for Left {
-    fn from(aftermath: Aftermath) -> Self {
-        let Aftermath {
-            // The reconciler finds out.
-            publish: _,
-            cancel: _,
-            drop: _,
-            mut commands,
-            spawn,
-            cancel_children,
-            mut check_joins,
-            subscribe,
-            joins,
-            spent,
-        } = aftermath;
-        check_joins.extend(spawn);
-        // They follow from the counters again, and carry results.
-        commands.retain(|(_, one)| !matches!(one, Command::JoinEnded(_) | Command::JoinDecided { .. }));
-        Rest { cancel_children, check_joins, joins, subscribe, spent, commands }.into()
-    }
-}
-
-impl From<Left> for Aftermath {
-    fn from(left: Left) -> Self {
-        let Left { cancel_children, check_joins, subscribe, spent, commands } = left;
-        Self { cancel_children, check_joins, subscribe, spent, commands, ..Self::default() }
-    }
+pub(crate) struct Rest {
+    pub(crate) cancel_children: BTreeSet<(ExecutionId, u32)>,
+    pub(crate) check_joins: BTreeSet<(ExecutionId, u32)>,
+    pub(crate) joins: Vec<JoinState>,
+    pub(crate) subscribe: Vec<(ExecutionId, Timestamp, String)>,
+    pub(crate) spent: Vec<Spent>,
+    pub(crate) commands: Vec<(ExecutionId, Command)>,
 }
 
 /// What concerns one execution only is logged, and left to the chores.

@@ -9,8 +9,8 @@ use flowmonkey_core::execution::{Effect, Execution};
 use flowmonkey_core::ids::ExecutionId;
 use flowmonkey_core::time::Timestamp;
 
-use crate::effects::Aftermath;
-use crate::engine::Engine;
+use crate::effects::{Aftermath, Rest};
+use crate::engine::{Engine, EngineError};
 use crate::store::{Spent, StoreError};
 
 /// What is kept at most; the sweeper finds the rest.
@@ -41,6 +41,44 @@ impl Left {
         self.subscribe.append(&mut other.subscribe);
         self.spent.append(&mut other.spent);
         self.commands.append(&mut other.commands);
+    }
+}
+
+impl From<Rest> for Left {
+    fn from(rest: Rest) -> Self {
+        let Rest { cancel_children, mut check_joins, joins, subscribe, spent, commands } = rest;
+        // Not the counters: they are old by the time.
+        check_joins.extend(joins.into_iter().map(|state| (state.parent, state.join)));
+        Self { cancel_children, check_joins, subscribe, spent, commands }
+    }
+}
+
+impl From<Aftermath> for Left {
+    fn from(aftermath: Aftermath) -> Self {
+        let Aftermath {
+            // The reconciler finds out.
+            publish: _,
+            cancel: _,
+            drop: _,
+            mut commands,
+            spawn,
+            cancel_children,
+            mut check_joins,
+            subscribe,
+            joins,
+            spent,
+        } = aftermath;
+        check_joins.extend(spawn);
+        // They follow from the counters again, and carry results.
+        commands.retain(|(_, one)| !matches!(one, Command::JoinEnded(_) | Command::JoinDecided { .. }));
+        Rest { cancel_children, check_joins, joins, subscribe, spent, commands }.into()
+    }
+}
+
+impl From<Left> for Aftermath {
+    fn from(left: Left) -> Self {
+        let Left { cancel_children, check_joins, subscribe, spent, commands } = left;
+        Self { cancel_children, check_joins, subscribe, spent, commands, ..Self::default() }
     }
 }
 
@@ -110,7 +148,7 @@ impl Engine {
     ///
     /// # Errors
     /// When the record is still away: then it is left again.
-    pub(crate) async fn do_what_was_left(&self) -> Result<usize, crate::engine::EngineError> {
+    pub(crate) async fn do_what_was_left(&self) -> Result<usize, EngineError> {
         let left = self.left_over.take();
         let count = left.len();
         if count > 0 {
