@@ -2,11 +2,9 @@
 
 use flowmonkey_plumbing::mac;
 use flowmonkey_plumbing::token::TaskToken;
-use flowmonkey_plumbing::wire::{
-    Metrics, Outcome, PROTOCOL_VERSION, ResultMessage, TaskMessage, decode_task, encode_result,
-};
+use flowmonkey_plumbing::wire::{Outcome, ResultMessage, TaskMessage, decode_task, encode_result};
 use redis::aio::MultiplexedConnection;
-use serde_json::{Map, json};
+use serde_json::json;
 
 use super::load::{Load, noted};
 use crate::system::{Options, System, wait_for};
@@ -51,27 +49,10 @@ fn delivery(execution: &str, attempt: u32) -> String {
 /// A result that nobody has worked for.
 fn forged(task: &TaskMessage) -> ResultMessage {
     ResultMessage {
-        v: PROTOCOL_VERSION,
-        task_id: task.task_id.clone(),
-        attempt: task.attempt,
         execution_id: task.execution_id.clone(),
         step_id: task.step_id.clone(),
-        outcome: Outcome::Success,
         output: Some(json!({ "forged": true })),
-        error: None,
-        context_updates: None,
-        next_step_override: None,
-        resume_token: None,
-        wait_until: None,
-        wait_reason: None,
-        retry_after_ms: None,
-        cost: None,
-        events: Vec::new(),
-        rows: Vec::new(),
-        logs: Vec::new(),
-        metrics: Metrics::default(),
-        metadata: Map::new(),
-        mac: None,
+        ..ResultMessage::new(task.task_id.clone(), task.attempt, Outcome::Success)
     }
 }
 

@@ -45,6 +45,8 @@ pub(crate) fn task_message(
         pool: draft.pool,
         input: draft.input,
         context: draft.context,
+        context_url: None,
+        context_bytes: None,
         config: draft.config,
         idempotency_key: draft.idempotency_key,
         deadline: now.plus(draft.timeout_ms).to_rfc3339(),

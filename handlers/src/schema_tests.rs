@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress, TaskAccess};
+use flowmonkey_plumbing::api::{Checkpoint, CheckpointApi, PlumbingError, Progress, ProgressApi, TaskAccess};
 use flowmonkey_plumbing::wire::{
     HandlerReference, LogLine, PROTOCOL_VERSION, Priority, TaskMessage, TaskMetadata,
 };
@@ -61,7 +61,7 @@ const HANDLER_ONLY: [(&str, &str); 27] = [
 struct Nothing;
 
 #[async_trait]
-impl Plumbing for Nothing {
+impl CheckpointApi for Nothing {
     async fn save_checkpoint(&self, _: &TaskAccess, data: Value) -> Result<Checkpoint, PlumbingError> {
         Ok(Checkpoint { id: "c".into(), saved_at: String::new(), data })
     }
@@ -73,7 +73,9 @@ impl Plumbing for Nothing {
     async fn clear_checkpoint(&self, _: &TaskAccess) -> Result<(), PlumbingError> {
         Ok(())
     }
+}
 
+impl ProgressApi for Nothing {
     fn started(&self, _: &TaskAccess, _: &str) {}
 
     fn progress(&self, _: &TaskAccess, _: Progress) {}
@@ -146,6 +148,8 @@ fn task(handler: &str, config: &Value) -> Task {
         pool: handler.into(),
         input: Some(input),
         context: json!({}),
+        context_url: None,
+        context_bytes: None,
         config: config.clone(),
         idempotency_key: "key-1".into(),
         deadline: String::new(),

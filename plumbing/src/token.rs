@@ -73,8 +73,19 @@ impl Scopes {
     pub const LOGS: Self = Self(1 << 2);
     /// Hand in the result.
     pub const RESULT: Self = Self(1 << 3);
+    /// Read the context, and stage changes of it.
+    pub const CONTEXT: Self = Self(1 << 4);
+    /// Publish events.
+    pub const EVENTS: Self = Self(1 << 5);
     /// What every worker gets with a task.
-    pub const WORKER: Self = Self(Self::CHECKPOINT.0 | Self::PROGRESS.0 | Self::LOGS.0 | Self::RESULT.0);
+    pub const WORKER: Self = Self(
+        Self::CHECKPOINT.0
+            | Self::PROGRESS.0
+            | Self::LOGS.0
+            | Self::RESULT.0
+            | Self::CONTEXT.0
+            | Self::EVENTS.0,
+    );
     /// Nothing.
     pub const NONE: Self = Self(0);
 
@@ -98,6 +109,8 @@ impl Scopes {
             (Self::PROGRESS, "progress"),
             (Self::LOGS, "logs"),
             (Self::RESULT, "result"),
+            (Self::CONTEXT, "context"),
+            (Self::EVENTS, "events"),
         ];
         let names: Vec<&str> =
             all.into_iter().filter(|(scope, _)| self.allows(*scope)).map(|(_, name)| name).collect();

@@ -13,7 +13,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::Response;
 use flowmonkey_plumbing::api::{
-    CHECKPOINT_BYTES_MAX, Checkpoint, Plumbing, PlumbingError, Progress, TaskAccess,
+    CHECKPOINT_BYTES_MAX, Checkpoint, CheckpointApi, PlumbingError, Progress, ProgressApi, TaskAccess,
 };
 use flowmonkey_plumbing::http::{HttpPlumbing, HttpPlumbingConfig, ResultSent};
 use flowmonkey_plumbing::queue::Delivery;
@@ -121,7 +121,7 @@ async fn nobody() -> SocketAddr {
 }
 
 fn line(message: &str) -> LogLine {
-    LogLine { level: LogLevel::Info, message: message.into(), timestamp: String::new() }
+    LogLine { line: 0, level: LogLevel::Info, message: message.into(), timestamp: String::new() }
 }
 
 fn result() -> ResultMessage {

@@ -2,7 +2,7 @@
 
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_plumbing::wire::{
-    Cost, Metrics, Outcome, PROTOCOL_VERSION, ResultMessage, TableRow, TaskError, TaskEvent, TaskMessage,
+    Cost, Metrics, Outcome, ResultMessage, TableRow, TaskError, TaskEvent, TaskMessage,
 };
 use serde_json::json;
 
@@ -42,27 +42,10 @@ pub(crate) fn of(
     let handler = task.handler.handler_type.as_str();
     let marker = format!("{}:{}:{worker}", task.task_id, task.attempt);
     let mut result = ResultMessage {
-        v: PROTOCOL_VERSION,
-        task_id: task.task_id.clone(),
-        attempt: task.attempt,
         execution_id: task.execution_id.clone(),
         step_id: task.step_id.clone(),
-        outcome: Outcome::Success,
-        output: None,
-        error: None,
-        context_updates: None,
-        next_step_override: None,
-        resume_token: None,
-        wait_until: None,
-        wait_reason: None,
-        retry_after_ms: None,
-        cost: None,
-        events: Vec::new(),
-        rows: Vec::new(),
-        logs: Vec::new(),
         metrics: Metrics { started_at, worker_id: worker.into(), ..Metrics::default() },
-        metadata: serde_json::Map::new(),
-        mac: None,
+        ..ResultMessage::new(task.task_id.clone(), task.attempt, Outcome::Success)
     };
     if handler == "costly" {
         result.cost = Some(Cost { usd: 0.5, tokens: 10 });
@@ -94,7 +77,7 @@ pub(crate) fn of(
         result.output = Some(json!({ "marker": marker }));
         if random.happens(100) {
             let data = json!({ "score": random.below(8) });
-            result.events.push(TaskEvent { event: "scored".into(), data });
+            result.events.push(TaskEvent { id: None, event: "scored".into(), data });
         }
     } else {
         result.outcome = Outcome::Failure;

@@ -96,11 +96,8 @@ impl Task {
 
     /// Reports progress, 0 to 100. Never waits.
     pub fn progress(&self, percent: f64, message: impl Into<Option<String>>) {
-        let progress = Progress {
-            percent: percent.clamp(0.0, 100.0),
-            message: message.into(),
-            estimated_completion: None,
-        };
+        let progress =
+            Progress { percent: percent.clamp(0.0, 100.0), message: message.into(), ..Progress::default() };
         self.plumbing.progress(&self.access, progress);
     }
 
@@ -113,7 +110,7 @@ impl Task {
 
     /// Emits a custom event; it is published when the result is accepted.
     pub fn emit(&self, event: impl Into<String>, data: Value) {
-        self.journal.emit(TaskEvent { event: event.into(), data });
+        self.journal.emit(TaskEvent { id: None, event: event.into(), data });
     }
 
     /// Changes the context; merged when the result is accepted, in the order of the calls.

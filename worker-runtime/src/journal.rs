@@ -59,7 +59,12 @@ impl Journal {
             entries.logs_dropped += 1;
             return None;
         }
-        let line = LogLine { level, message: cut_off(message), timestamp: rfc3339(self.clock.now_ms()) };
+        let line = LogLine {
+            line: u32::try_from(entries.logs.len() + 1).unwrap_or(u32::MAX),
+            level,
+            message: cut_off(message),
+            timestamp: rfc3339(self.clock.now_ms()),
+        };
         entries.logs.push(line.clone());
         Some(line)
     }
@@ -153,7 +158,7 @@ mod tests {
     fn events_past_the_limit_are_an_overflow() {
         let journal = Journal::new(Arc::new(SystemClock), 1);
         for number in 0..=EVENTS_MAX {
-            journal.emit(TaskEvent { event: "e".into(), data: json!(number) });
+            journal.emit(TaskEvent { id: None, event: "e".into(), data: json!(number) });
         }
         let entries = journal.take();
         assert_eq!((entries.events.len(), entries.overflow), (EVENTS_MAX, Some(("events", EVENTS_MAX))));

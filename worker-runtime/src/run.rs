@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use flowmonkey_plumbing::api::TaskAccess;
 use flowmonkey_plumbing::crash;
 use flowmonkey_plumbing::mac;
+use flowmonkey_plumbing::queue::Delivery;
 use flowmonkey_plumbing::wire::{
-    ContextUpdates, LogLevel, Metrics, Outcome, PROTOCOL_VERSION, ResultMessage, TaskMessage, WireError,
-    check_result,
+    ContextUpdates, LogLevel, Metrics, Outcome, ResultMessage, TaskMessage, WireError, check_result,
 };
 use semver::VersionReq;
 use tokio::sync::{mpsc, watch};
@@ -265,27 +265,15 @@ fn make_result(
         && let Some(last) = logs.last().cloned()
     {
         let message = format!("{logs_dropped} more log lines were dropped");
-        logs.push(flowmonkey_plumbing::wire::LogLine { level: LogLevel::Warn, message, ..last });
+        let line = last.line.saturating_add(1);
+        logs.push(flowmonkey_plumbing::wire::LogLine { line, level: LogLevel::Warn, message, ..last });
     }
     let now_ms = shared.clock.now_ms();
+    let Delivery { task_id, attempt } = identity.access.delivery;
     let mut result = ResultMessage {
-        v: PROTOCOL_VERSION,
-        task_id: identity.access.delivery.task_id,
-        attempt: identity.access.delivery.attempt,
         execution_id: identity.execution_id,
         step_id: identity.step_id,
-        outcome: Outcome::Released,
-        output: None,
-        error: None,
-        context_updates: None,
-        next_step_override: None,
-        resume_token: None,
-        wait_until: None,
-        wait_reason: None,
-        retry_after_ms: None,
         cost,
-        events: Vec::new(),
-        rows: Vec::new(),
         logs,
         metrics: Metrics {
             started_at: rfc3339(started_ms),
@@ -293,8 +281,7 @@ fn make_result(
             duration: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             worker_id: shared.config.worker_id.clone(),
         },
-        metadata: serde_json::Map::new(),
-        mac: None,
+        ..ResultMessage::new(task_id, attempt, Outcome::Released)
     };
     match ended {
         Ended::Completed(completion) => {
@@ -325,20 +312,12 @@ fn make_result(
 fn refuse(result: &mut ResultMessage, error: &WireError) {
     let failure = Failure::terminal(RESULT_UNWRITABLE, error.to_string());
     *result = ResultMessage {
-        outcome: Outcome::Failure,
-        output: None,
+        execution_id: std::mem::take(&mut result.execution_id),
+        step_id: std::mem::take(&mut result.step_id),
         error: Some(failure.error),
-        context_updates: None,
-        next_step_override: None,
-        resume_token: None,
-        wait_until: None,
-        wait_reason: None,
-        retry_after_ms: None,
-        events: Vec::new(),
-        rows: Vec::new(),
-        logs: Vec::new(),
-        metadata: serde_json::Map::new(),
-        ..result.clone()
+        cost: result.cost,
+        metrics: std::mem::take(&mut result.metrics),
+        ..ResultMessage::new(std::mem::take(&mut result.task_id), result.attempt, Outcome::Failure)
     };
 }
 

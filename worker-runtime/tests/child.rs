@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress, TaskAccess};
+use flowmonkey_plumbing::api::{Checkpoint, CheckpointApi, Plumbing, PlumbingError, Progress, ProgressApi, TaskAccess};
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::queue::DispatchQueue;
 use flowmonkey_plumbing::wire::{
@@ -212,7 +212,7 @@ async fn a_child_that_is_told_to_stop_may_still_answer() {
 struct Stale;
 
 #[async_trait::async_trait]
-impl Plumbing for Stale {
+impl CheckpointApi for Stale {
     async fn save_checkpoint(&self, access: &TaskAccess, _: Value) -> Result<Checkpoint, PlumbingError> {
         let delivery = &access.delivery;
         Err(PlumbingError::Stale { task: delivery.task_id.clone(), attempt: delivery.attempt })
@@ -225,7 +225,9 @@ impl Plumbing for Stale {
     async fn clear_checkpoint(&self, _: &TaskAccess) -> Result<(), PlumbingError> {
         Ok(())
     }
+}
 
+impl ProgressApi for Stale {
     fn started(&self, _: &TaskAccess, _: &str) {}
 
     fn progress(&self, _: &TaskAccess, _: Progress) {}

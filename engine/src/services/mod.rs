@@ -1,6 +1,8 @@
 //! The server side of the plumbing APIs.
 
+mod checkpoint;
 mod plumbing;
+mod progress;
 mod results;
 
 pub use plumbing::EnginePlumbing;

@@ -198,7 +198,7 @@ async fn a_full_queue_uses_up_no_attempts() {
 #[tokio::test]
 async fn a_later_delivery_names_the_checkpoint() {
     use flowmonkey_engine::services::EnginePlumbing;
-    use flowmonkey_plumbing::api::{Plumbing, TaskAccess};
+    use flowmonkey_plumbing::api::{CheckpointApi, TaskAccess};
 
     let bench = Bench::new().await;
     bench.publish(work()).await;

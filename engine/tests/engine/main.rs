@@ -31,9 +31,7 @@ use flowmonkey_engine::{Engine, EngineConfig, EngineDeps};
 use flowmonkey_plumbing::clock::Clock;
 use flowmonkey_plumbing::ids::SystemEntropy;
 use flowmonkey_plumbing::queue::{Claim, DispatchQueue, LocalQueue, LocalQueueLimits, TaskQueue};
-use flowmonkey_plumbing::wire::{
-    Metrics, Outcome, PROTOCOL_VERSION, ResultMessage, TableRow, TaskError, TaskMessage,
-};
+use flowmonkey_plumbing::wire::{Outcome, ResultMessage, TableRow, TaskError, TaskMessage};
 use serde_json::{Value, json};
 
 /// Rounds after which a bench that should come to rest is taken to be going in circles.
@@ -255,27 +253,9 @@ pub(crate) fn work_step() -> Value {
 /// A result with nothing in it.
 pub(crate) fn result(task: &TaskMessage, outcome: Outcome) -> ResultMessage {
     ResultMessage {
-        v: PROTOCOL_VERSION,
-        task_id: task.task_id.clone(),
-        attempt: task.attempt,
         execution_id: task.execution_id.clone(),
         step_id: task.step_id.clone(),
-        outcome,
-        output: None,
-        error: None,
-        context_updates: None,
-        next_step_override: None,
-        resume_token: None,
-        wait_until: None,
-        wait_reason: None,
-        retry_after_ms: None,
-        cost: None,
-        events: Vec::new(),
-        rows: Vec::new(),
-        logs: Vec::new(),
-        metrics: Metrics::default(),
-        metadata: serde_json::Map::new(),
-        mac: None,
+        ..ResultMessage::new(task.task_id.clone(), task.attempt, outcome)
     }
 }
 

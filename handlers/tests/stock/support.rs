@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use flowmonkey_handlers::StockPolicy;
 use flowmonkey_handlers::jq::JqPolicy;
-use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress, TaskAccess};
+use flowmonkey_plumbing::api::{
+    Checkpoint, CheckpointApi, Plumbing, PlumbingError, Progress, ProgressApi, TaskAccess,
+};
 use flowmonkey_plumbing::wire::{
     HandlerReference, LogLine, PROTOCOL_VERSION, Priority, TaskMessage, TaskMetadata,
 };
@@ -23,7 +25,7 @@ pub(crate) struct Memory {
 }
 
 #[async_trait]
-impl Plumbing for Memory {
+impl CheckpointApi for Memory {
     async fn save_checkpoint(&self, access: &TaskAccess, data: Value) -> Result<Checkpoint, PlumbingError> {
         let checkpoint = Checkpoint { id: "c".into(), saved_at: String::new(), data: data.clone() };
         self.saved.lock().unwrap().push(data);
@@ -39,7 +41,9 @@ impl Plumbing for Memory {
         self.checkpoints.lock().unwrap().remove(&access.delivery.task_id);
         Ok(())
     }
+}
 
+impl ProgressApi for Memory {
     fn started(&self, _: &TaskAccess, _: &str) {}
 
     fn progress(&self, _: &TaskAccess, progress: Progress) {
@@ -85,6 +89,8 @@ impl Bench {
             pool: handler_type.into(),
             input: Some(input),
             context: json!({ "rate": 2 }),
+            context_url: None,
+            context_bytes: None,
             config,
             idempotency_key: "key-1".into(),
             deadline: String::new(),

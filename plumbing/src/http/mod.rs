@@ -17,7 +17,9 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{CHECKPOINT_BYTES_MAX, Checkpoint, Plumbing, PlumbingError, Progress, TaskAccess};
+use crate::api::{
+    CHECKPOINT_BYTES_MAX, Checkpoint, CheckpointApi, PlumbingError, Progress, ProgressApi, TaskAccess,
+};
 use crate::ids::SystemEntropy;
 use crate::wire::{LogLine, ResultMessage, WireError, encode_result};
 
@@ -228,7 +230,7 @@ fn base(text: &str) -> Result<Url, HttpPlumbingError> {
 }
 
 #[async_trait]
-impl Plumbing for HttpPlumbing {
+impl CheckpointApi for HttpPlumbing {
     async fn save_checkpoint(&self, access: &TaskAccess, data: Value) -> Result<Checkpoint, PlumbingError> {
         let bytes = serde_json::to_vec(&data).map_err(|error| PlumbingError::Refused {
             code: "INVALID_REQUEST".into(),
@@ -256,7 +258,9 @@ impl Plumbing for HttpPlumbing {
     async fn clear_checkpoint(&self, access: &TaskAccess) -> Result<(), PlumbingError> {
         self.client.call(access, Method::DELETE, Endpoint::Checkpoint, Body::None).await.map(drop)
     }
+}
 
+impl ProgressApi for HttpPlumbing {
     fn started(&self, access: &TaskAccess, worker: &str) {
         self.outbox.started(access, worker);
     }

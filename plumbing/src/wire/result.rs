@@ -28,6 +28,9 @@ pub struct ResultMessage {
     /// Changes of the context, merged in the commit of the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context_updates: Option<ContextUpdates>,
+    /// How many patches of the context the attempt has staged; they are merged before `context_updates`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub context_patches: u32,
     /// Replaces the transition: a step's id, or null for the end. None: the transitions decide.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "present_null_text")]
     pub next_step_override: Option<Option<String>>,
@@ -40,6 +43,12 @@ pub struct ResultMessage {
     /// For waits: shown to people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_reason: Option<String>,
+    /// For waits: ends with an event, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_for_event: Option<EventWait>,
+    /// For waits: afterwards the same step runs again, from its checkpoint, instead of going on to the next one.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub run_again: bool,
     /// For failures: milliseconds before the next attempt, at least (rate limits).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
@@ -64,6 +73,57 @@ pub struct ResultMessage {
     /// Proves the pool: made with the task's token over the other fields ([`crate::mac`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
+}
+
+impl ResultMessage {
+    /// A result of this program's version that says nothing but its outcome.
+    #[must_use]
+    pub fn new(task_id: String, attempt: u32, outcome: Outcome) -> Self {
+        Self {
+            v: super::PROTOCOL_VERSION,
+            task_id,
+            attempt,
+            execution_id: String::new(),
+            step_id: String::new(),
+            outcome,
+            output: None,
+            error: None,
+            context_updates: None,
+            context_patches: 0,
+            next_step_override: None,
+            resume_token: None,
+            wait_until: None,
+            wait_reason: None,
+            wait_for_event: None,
+            run_again: false,
+            retry_after_ms: None,
+            cost: None,
+            events: Vec::new(),
+            rows: Vec::new(),
+            logs: Vec::new(),
+            metrics: Metrics::default(),
+            metadata: Map::new(),
+            mac: None,
+        }
+    }
+}
+
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+const fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
+/// An event that ends a wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventWait {
+    /// The event's name.
+    pub event: String,
+    /// CEL over `event` (`{id, name, data}`); none: any event of that name.
+    #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
 }
 
 /// How an attempt ended.
@@ -146,6 +206,9 @@ pub struct Cost {
 /// A custom event of a handler.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskEvent {
+    /// Names it: publishing it twice counts once. None: the engine makes one of the task and the place in the list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     /// The event's name.
     pub event: String,
     /// The event's data.
@@ -183,6 +246,9 @@ pub enum LogLevel {
 /// A log line of a task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LogLine {
+    /// Which line of the attempt, from 1; the same line may come live and with the result. 0: the sender does not count.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub line: u32,
     /// How serious.
     #[serde(default)]
     pub level: LogLevel,

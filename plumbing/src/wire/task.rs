@@ -35,6 +35,13 @@ pub struct TaskMessage {
     /// The part of the context that the step declared.
     #[serde(default)]
     pub context: Value,
+    /// Set when the declared part of the context is too large to travel: then `context` is empty, and what it would hold is
+    /// read there with the task's token, as a whole or by path. A path on the engine's server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_url: Option<String>,
+    /// With `context_url`: bytes of what is read there, as JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_bytes: Option<u64>,
     /// The step's own configuration; the seed's `timeout`, `retries`, `backoff` are filled in where absent.
     #[serde(default)]
     pub config: Value,

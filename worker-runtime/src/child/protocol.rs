@@ -126,7 +126,7 @@ pub(crate) fn parse(line: &[u8], task_id: &str) -> Result<Said, Malformed> {
             let Progress { percent, message, .. } = Progress {
                 percent: fields.required("percent")?,
                 message: fields.take("message")?,
-                estimated_completion: None,
+                ..Progress::default()
             };
             Ok(Said::Progress(percent, message))
         }
@@ -139,7 +139,7 @@ pub(crate) fn parse(line: &[u8], task_id: &str) -> Result<Said, Malformed> {
             let event = fields.required("event")?;
             let data = fields.fields.remove("data").unwrap_or_default();
             check_depth(&data)?;
-            Ok(Said::Event(TaskEvent { event, data }))
+            Ok(Said::Event(TaskEvent { id: None, event, data }))
         }
         _unknown => Ok(Said::Nothing),
     }

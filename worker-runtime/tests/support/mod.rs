@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress, TaskAccess};
+use flowmonkey_plumbing::api::{Checkpoint, CheckpointApi, PlumbingError, Progress, ProgressApi, TaskAccess};
 use flowmonkey_plumbing::clock::SystemClock;
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::queue::{
@@ -245,7 +245,7 @@ pub(crate) struct Memory {
 }
 
 #[async_trait]
-impl Plumbing for Memory {
+impl CheckpointApi for Memory {
     async fn save_checkpoint(&self, _access: &TaskAccess, data: Value) -> Result<Checkpoint, PlumbingError> {
         *self.checkpoint.lock().unwrap() = Some(data.clone());
         Ok(Checkpoint { id: "c1".into(), saved_at: "2030-01-01T00:00:00Z".into(), data })
@@ -263,7 +263,9 @@ impl Plumbing for Memory {
         *self.checkpoint.lock().unwrap() = None;
         Ok(())
     }
+}
 
+impl ProgressApi for Memory {
     fn started(&self, access: &TaskAccess, _worker: &str) {
         self.started.lock().unwrap().push(access.delivery.clone());
     }

@@ -14,9 +14,7 @@ use super::keys::PoolKeys;
 use super::shared::{Shared, holder};
 use super::values::{Answer, read_generation, read_id, write_id};
 use crate::queue::{Claim, ClaimedTask, Delivery, Extended, Lease, QueueError, TaskQueue, WorkerPresence};
-use crate::wire::{
-    Metrics, Outcome, PROTOCOL_VERSION, ResultMessage, TaskError, TaskMessage, decode_task, encode_result,
-};
+use crate::wire::{Outcome, ResultMessage, TaskError, TaskMessage, decode_task, encode_result};
 
 /// Tasks of one call; more are claimed by the next.
 const CLAIM_MAX: usize = 1_000;
@@ -367,29 +365,10 @@ impl Shared {
 }
 
 fn failure_of(delivery: &Delivery, code: &str, message: String, retryable: Option<bool>) -> ResultMessage {
+    // Without a MAC: the token is in the message that could not be read.
     ResultMessage {
-        v: PROTOCOL_VERSION,
-        task_id: delivery.task_id.clone(),
-        attempt: delivery.attempt,
-        execution_id: String::new(),
-        step_id: String::new(),
-        outcome: Outcome::Failure,
-        output: None,
         error: Some(TaskError { code: code.to_owned(), message, retryable, details: None }),
-        context_updates: None,
-        next_step_override: None,
-        resume_token: None,
-        wait_until: None,
-        wait_reason: None,
-        retry_after_ms: None,
-        cost: None,
-        events: Vec::new(),
-        rows: Vec::new(),
-        logs: Vec::new(),
-        metrics: Metrics::default(),
-        // The token is in the message that could not be read.
-        mac: None,
-        metadata: serde_json::Map::new(),
+        ..ResultMessage::new(delivery.task_id.clone(), delivery.attempt, Outcome::Failure)
     }
 }
 

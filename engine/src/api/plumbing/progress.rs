@@ -1,0 +1,90 @@
+//! The Progress API and task logs over HTTP.
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::StatusCode;
+use axum::routing::post;
+use flowmonkey_plumbing::api::{
+    LOG_LINES_MAX, Progress, ProgressApi, VOLATILE_BODY_BYTES_MAX, WORKER_BYTES_MAX,
+};
+use flowmonkey_plumbing::token::Scopes;
+use flowmonkey_plumbing::wire::LogLine;
+use serde::Deserialize;
+
+use super::super::Api;
+use super::super::problem::Problem;
+use super::super::request::{Parameters, Segment};
+use super::{Caller, invalid, read};
+
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/v1/plumbing/tasks/{task}/started", post(started))
+        .route("/v1/plumbing/tasks/{task}/progress", post(progress))
+        .route("/v1/plumbing/tasks/{task}/logs", post(logs))
+        .layer(DefaultBodyLimit::max(VOLATILE_BODY_BYTES_MAX))
+}
+
+#[derive(Deserialize)]
+struct StartedBody {
+    worker: String,
+}
+
+/// `POST …/started`: `{worker}`.
+async fn started(
+    State(api): State<Api>,
+    Segment(task): Segment,
+    parameters: Parameters,
+    request: Request,
+) -> Result<StatusCode, Problem> {
+    let caller = Caller::of(&api, &task, request.headers(), Scopes::PROGRESS)?;
+    parameters.finish()?;
+    let StartedBody { worker } = read(request, &api).await?;
+    if worker.len() > WORKER_BYTES_MAX {
+        return Err(invalid(format!("`worker` has more than {WORKER_BYTES_MAX} bytes")));
+    }
+    caller.is_current(true).await?;
+    caller.plumbing().started(&caller.access, &worker);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST …/progress`: `{percent, message?, estimatedCompletion?}`; the latest counts.
+async fn progress(
+    State(api): State<Api>,
+    Segment(task): Segment,
+    parameters: Parameters,
+    request: Request,
+) -> Result<StatusCode, Problem> {
+    let caller = Caller::of(&api, &task, request.headers(), Scopes::PROGRESS)?;
+    parameters.finish()?;
+    let progress: Progress = read(request, &api).await?;
+    caller.is_current(true).await?;
+    let percent = progress.percent.clamp(0.0, 100.0);
+    caller.plumbing().progress(&caller.access, Progress { percent, ..progress });
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Deserialize)]
+struct LogsBody {
+    lines: Vec<LogLine>,
+}
+
+/// `POST …/logs`: `{lines: [{level?, message, timestamp?}]}`.
+async fn logs(
+    State(api): State<Api>,
+    Segment(task): Segment,
+    parameters: Parameters,
+    request: Request,
+) -> Result<StatusCode, Problem> {
+    let caller = Caller::of(&api, &task, request.headers(), Scopes::LOGS)?;
+    parameters.finish()?;
+    let LogsBody { lines } = read(request, &api).await?;
+    if lines.len() > LOG_LINES_MAX {
+        return Err(invalid(format!("`lines` has more than {LOG_LINES_MAX} items")));
+    }
+    caller.is_current(true).await?;
+    let plumbing = caller.plumbing();
+    for line in &lines {
+        plumbing.log(&caller.access, line);
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
