@@ -25,4 +25,11 @@ async fn everything_ends_when_nothing_goes_wrong() {
     }
     let report = load.check(&system).await;
     assert_eq!(report.audit.redelivered, report.rounds, "only the failures that were asked for");
+    for engine in &system.engines {
+        let url = format!("{}/metrics", engine.url.as_ref().unwrap());
+        let metrics = reqwest::get(url).await.unwrap().text().await.unwrap();
+        let mut late = metrics.lines().filter(|line| line.starts_with("flowmonkey_invariant_repairs_total{"));
+        assert!(late.all(|line| line.ends_with(" 0")), "each engine does what follows at once: {metrics}");
+        assert!(metrics.contains("flowmonkey_invariant_repairs_total{"), "{metrics}");
+    }
 }

@@ -96,6 +96,40 @@ async fn an_engine_runs_what_no_worker_is_there_for() {
     .await;
 }
 
+/// Also what was waiting for the last of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_workers_that_are_gone_runs_in_an_engine() {
+    let mut system = system(1, &["--fall-back", "work", "--handlers", "handlers.json"]).await;
+    system.options.concurrency = 1;
+    system.add_worker(&[]).await;
+    // The engine learns of it by and by; until then it would run the tasks itself.
+    let mut number = 0;
+    wait_for("the worker gets the tasks", async || {
+        number += 1;
+        let id = system.begin("slow", json!({}), &format!("first-{number}")).await;
+        let history = wait_for("its first task has ended", async || {
+            let history = system.get(&format!("/v1/executions/{id}/history?limit=500")).await;
+            let events = history["items"].as_array()?.iter().map(|recorded| &recorded["event"]);
+            events
+                .filter(|event| event["type"] == "attemptEnded")
+                .map(|event| event["workerId"].clone())
+                .next()
+        })
+        .await;
+        history.as_str()?.starts_with("worker-").then_some(())
+    })
+    .await;
+    let mut all = Vec::new();
+    for number in 0..3 {
+        all.push(system.begin("slow", json!({}), &format!("{number}")).await);
+    }
+    // It ends what it runs, and goes.
+    system.workers.remove(0).stop().await;
+    for id in all {
+        assert_eq!(system.ended(&id).await["status"], "completed");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn another_engine_finishes_what_a_dead_one_ran() {
     let mut system = system(1, &["--queue-percent", "work=0", "--handlers", "handlers.json"]).await;

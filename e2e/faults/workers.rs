@@ -17,6 +17,8 @@ const REAPED_WITHIN: Duration = Duration::from_secs(8);
 const LOST_MAX: u64 = 3;
 /// Tasks that run to their ends around a poisoned one.
 const INNOCENT: usize = 6;
+/// Tasks of which some are claimed together with a poisoned one each time.
+const BYSTANDERS: usize = 20;
 
 /// Another worker runs the task, soon after the lease has ended, and no retry is used: the flow has none.
 #[tokio::test(flavor = "multi_thread")]
@@ -142,6 +144,43 @@ async fn a_task_that_kills_its_workers_is_parked() {
     assert!(status < 300, "{status} {answer}");
     load.books.started(poison.clone(), Expected { status: "cancelled", tasks: Some(1) });
     load.check(&system).await;
+}
+
+/// Those that die with it are not taken for its like.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_task_that_kills_its_workers_is_parked() {
+    let options = Options { engines: 1, workers: 0, concurrency: 8, ..Options::default() };
+    let mut system = System::start(options).await;
+    let mut load = Load::new(&system).await;
+    let poison = system.begin("poison", json!({}), "poison").await;
+    for _ in 0..BYSTANDERS {
+        load.start(&system, "short", json!({}), 1).await;
+    }
+    system.add_worker(&[]).await;
+    system.add_worker(&[]).await;
+    let live = "/v1/executions?status=pending,waiting_for_worker,waiting&limit=500";
+    loop {
+        // As an orchestrator does.
+        if let Some(dead) = system.workers.iter().position(Process::has_died) {
+            system.workers.remove(dead);
+            system.add_worker(&[]).await;
+        }
+        if system.get(live).await["items"].as_array().unwrap().is_empty() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let parked = system.get("/v1/executions?status=incident&limit=500").await;
+    let parked: Vec<&str> =
+        parked["items"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
+    assert_eq!(parked, [poison.as_str()]);
+    assert_eq!(events_of(&system, &poison, "leaseLost").await.len() as u64, LOST_MAX);
+    let (status, answer) =
+        system.call(Method::POST, &format!("/v1/executions/{poison}:cancel"), Some(&json!({}))).await;
+    assert!(status < 300, "{status} {answer}");
+    load.books.started(poison, Expected { status: "cancelled", tasks: Some(1) });
+    let report = load.check(&system).await;
+    assert!(report.audit.redelivered > LOST_MAX as usize, "some died with it: {:?}", report.audit);
 }
 
 /// What no worker finishes in its grace is handed back at once: no lease has to end, no retry is used.

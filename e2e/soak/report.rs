@@ -17,7 +17,7 @@ pub(super) struct Metrics {
     forged: u64,
     invalid: u64,
     unusable: u64,
-    repairs: u64,
+    late: u64,
     republished: u64,
     leases_expired: u64,
     results_adopted: u64,
@@ -31,12 +31,13 @@ impl Metrics {
             line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
         };
         let rejected = |reason| value(&format!("flowmonkey_results_rejected_total{{reason=\"{reason}\"}}"));
+        let late = |kind| value(&format!("flowmonkey_invariant_repairs_total{{kind=\"{kind}\"}}"));
         Self {
             stale: rejected("stale") + rejected("finished"),
             forged: rejected("forged"),
             invalid: rejected("invalid"),
             unusable: rejected("unusable") + rejected("other") + rejected("unknown_execution"),
-            repairs: value("flowmonkey_invariant_repairs_total"),
+            late: late("fan_out") + late("child") + late("event"),
             republished: value("flowmonkey_tasks_republished_total"),
             leases_expired: value("flowmonkey_leases_expired_total"),
             results_adopted: value("flowmonkey_results_adopted_total"),
@@ -49,7 +50,7 @@ impl Metrics {
             forged: self.forged + other.forged,
             invalid: self.invalid + other.invalid,
             unusable: self.unusable + other.unusable,
-            repairs: self.repairs + other.repairs,
+            late: self.late + other.late,
             republished: self.republished + other.republished,
             leases_expired: self.leases_expired + other.leases_expired,
             results_adopted: self.results_adopted + other.results_adopted,
@@ -64,6 +65,7 @@ pub(super) struct Report {
     wrong: Vec<String>,
     doubled: Vec<String>,
     metrics: Metrics,
+    told: Vec<String>,
 }
 
 /// How long it took after one fault.
@@ -121,17 +123,29 @@ impl Report {
             "tasks": tasks.len(), "redelivered": deliveries.len() - tasks.len(),
             "refused": { "stale": metrics.stale, "forged": metrics.forged, "invalid": metrics.invalid,
                 "unusable": metrics.unusable },
-            "repairs": metrics.repairs, "republished": metrics.republished,
+            "lateEffects": metrics.late, "lateEffectsTold": late_effects(system), "republished": metrics.republished,
             "leasesExpired": metrics.leases_expired, "resultsAdopted": metrics.results_adopted,
             "recoveryByFault": by_fault(&recoveries),
         });
-        Self { json, lost, wrong, doubled, metrics }
+        let mut told = Vec::new();
+        for entry in std::fs::read_dir(system.folder.path()).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            if name.starts_with("engine-") {
+                let text = std::fs::read_to_string(entry.path()).unwrap();
+                told.extend(text.lines().filter(|l| l.contains("SWEEP")).map(|l| format!("{name} {l}")));
+            }
+        }
+        Self { json, lost, wrong, doubled, metrics, told }
     }
 
     /// Prints it, and writes it where it is wanted.
     pub(super) fn tell(&self) {
         let text = serde_json::to_string_pretty(&self.json).unwrap();
         println!("{text}");
+        for line in &self.told {
+            println!("{line}");
+        }
         if let Ok(file) = std::env::var("FLOWMONKEY_SOAK_REPORT") {
             std::fs::write(file, text).unwrap();
         }
@@ -144,6 +158,20 @@ impl Report {
         let Metrics { forged, invalid, unusable, .. } = self.metrics;
         assert_eq!((forged, invalid, unusable), (0, 0, 0), "results that nobody can have sent");
     }
+}
+
+/// What sweepers said of late effects.
+fn late_effects(system: &System) -> Vec<String> {
+    let mut told = Vec::new();
+    for entry in std::fs::read_dir(system.folder.path()).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name().to_string_lossy().starts_with("engine-") {
+            let text = std::fs::read_to_string(entry.path()).unwrap();
+            told.extend(text.lines().filter(|line| line.contains("chores::sweeper")).map(str::to_owned));
+        }
+    }
+    told.sort_unstable();
+    told
 }
 
 fn ms(time: Duration) -> u64 {

@@ -62,10 +62,10 @@ impl Engine {
         let _work = self.work();
         let mut aftermath = Aftermath::default();
         let outcomes = self.apply_round(commands, &mut aftermath).await;
-        // What is stored is stored, even if a later commit failed; what follows from it is left to the chores if it
+        // What is stored is stored, even if a later commit failed; what follows from it is tried again if it
         // fails now.
         if let Err(error) = self.settle(aftermath).await {
-            tracing::warn!(%error, "what follows from a commit is left to the chores");
+            tracing::warn!(%error, "what follows from a commit is tried again");
         }
         outcomes
     }

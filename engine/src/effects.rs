@@ -28,14 +28,14 @@ const EARLY_EVENTS_PAGE: usize = 500;
 /// What is left to be done after commits.
 #[derive(Default)]
 pub(crate) struct Aftermath {
-    publish: Vec<TaskMessage>,
-    cancel: Vec<(TaskId, u32, String)>,
-    drop: Vec<Dispatched>,
+    pub(crate) publish: Vec<TaskMessage>,
+    pub(crate) cancel: Vec<(TaskId, u32, String)>,
+    pub(crate) drop: Vec<Dispatched>,
     pub(crate) commands: Vec<(ExecutionId, Command)>,
-    spawn: BTreeSet<(ExecutionId, u32)>,
-    cancel_children: BTreeSet<(ExecutionId, u32)>,
-    check_joins: BTreeSet<(ExecutionId, u32)>,
-    subscribe: Vec<(ExecutionId, Timestamp, String)>,
+    pub(crate) spawn: BTreeSet<(ExecutionId, u32)>,
+    pub(crate) cancel_children: BTreeSet<(ExecutionId, u32)>,
+    pub(crate) check_joins: BTreeSet<(ExecutionId, u32)>,
+    pub(crate) subscribe: Vec<(ExecutionId, Timestamp, String)>,
     pub(crate) joins: Vec<JoinState>,
     pub(crate) spent: Vec<Spent>,
 }
@@ -112,7 +112,7 @@ impl Engine {
     /// of any shape needs the same stack. What cannot be followed up for one execution does not stop the others.
     ///
     /// # Errors
-    /// When the record is away; what was not done is left to the chores.
+    /// When the record is away; what was not done is kept to be tried again.
     pub(crate) async fn settle(&self, mut aftermath: Aftermath) -> Result<(), EngineError> {
         while !aftermath.is_empty() {
             let now = std::mem::take(&mut aftermath);
@@ -126,9 +126,16 @@ impl Engine {
                 spent: now.spent,
                 commands: now.commands,
             };
-            if let Err(error) = self.follow_up(rest, &mut next).await {
+            if let Err(error) = self.follow_up(&rest, &mut next).await {
                 // What was stored on the way is published all the same.
-                self.tell_queue(next.publish, next.cancel, next.drop, &mut Aftermath::default()).await;
+                let (publish, cancel, drop) = (
+                    std::mem::take(&mut next.publish),
+                    std::mem::take(&mut next.cancel),
+                    std::mem::take(&mut next.drop),
+                );
+                self.tell_queue(publish, cancel, drop, &mut next).await;
+                self.left_over.add(rest.into());
+                self.left_over.add(next.into());
                 return Err(error);
             }
             aftermath = next;
@@ -136,12 +143,12 @@ impl Engine {
         Ok(())
     }
 
-    async fn follow_up(&self, rest: Rest, next: &mut Aftermath) -> Result<(), EngineError> {
-        for (parent, join) in rest.cancel_children {
+    async fn follow_up(&self, rest: &Rest, next: &mut Aftermath) -> Result<(), EngineError> {
+        for &(parent, join) in &rest.cancel_children {
             bear(self.cancel_children(parent, join, next).await.map(drop))?;
         }
-        let mut states = rest.joins;
-        for (parent, join) in rest.check_joins {
+        let mut states = rest.joins.clone();
+        for &(parent, join) in &rest.check_joins {
             match self.store.join_state(parent, join).await {
                 Ok(state) => states.extend(state),
                 Err(error) => bear(Err(error.into()))?,
@@ -150,13 +157,13 @@ impl Engine {
         for state in latest(states) {
             bear(self.tend_join(&state, next).await)?;
         }
-        for (execution, since, event) in rest.subscribe {
-            bear(self.offer_early_events(execution, since, &event, next).await.map(drop))?;
+        for (execution, since, event) in &rest.subscribe {
+            bear(self.offer_early_events(*execution, *since, event, next).await.map(drop))?;
         }
-        for spent in rest.spent {
-            bear(self.check_budget(spent, next).await)?;
+        for spent in &rest.spent {
+            bear(self.check_budget(*spent, next).await)?;
         }
-        let mut commands = rest.commands;
+        let mut commands = rest.commands.clone();
         commands.append(&mut next.commands);
         if !commands.is_empty() {
             // Refusals are answers: the execution has moved on by itself.
@@ -342,13 +349,13 @@ impl Engine {
 }
 
 /// What is to be followed up in the record.
-struct Rest {
-    cancel_children: BTreeSet<(ExecutionId, u32)>,
-    check_joins: BTreeSet<(ExecutionId, u32)>,
-    joins: Vec<JoinState>,
-    subscribe: Vec<(ExecutionId, Timestamp, String)>,
-    spent: Vec<Spent>,
-    commands: Vec<(ExecutionId, Command)>,
+pub(crate) struct Rest {
+    pub(crate) cancel_children: BTreeSet<(ExecutionId, u32)>,
+    pub(crate) check_joins: BTreeSet<(ExecutionId, u32)>,
+    pub(crate) joins: Vec<JoinState>,
+    pub(crate) subscribe: Vec<(ExecutionId, Timestamp, String)>,
+    pub(crate) spent: Vec<Spent>,
+    pub(crate) commands: Vec<(ExecutionId, Command)>,
 }
 
 /// What concerns one execution only is logged, and left to the chores.

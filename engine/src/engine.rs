@@ -29,6 +29,7 @@ use crate::config::{
 use crate::evidence::Evidence;
 use crate::flows::FlowCache;
 use crate::handlers::AnnouncedHandlers;
+use crate::left::LeftOver;
 use crate::pools::Pools;
 use crate::store::{Store, StoreError};
 use crate::tokens::{RESUME_KEY, ResumeTokens, SIGNING_KEY_BYTES, TASK_KEY};
@@ -96,8 +97,12 @@ pub struct Counters {
     pub results_adopted: AtomicU64,
     /// Tasks that were missing from the queue.
     pub republished: AtomicU64,
-    /// Fan-outs, waits and children that nobody had looked after: the goal is none.
-    pub repairs: AtomicU64,
+    /// Fan-outs that nobody had looked after for a while.
+    pub late_joins: AtomicU64,
+    /// Children that had not been told of the end of their parents.
+    pub late_children: AtomicU64,
+    /// Waits that had not been told of an earlier event.
+    pub late_events: AtomicU64,
     /// Decisions that were stored.
     pub decisions: AtomicU64,
 }
@@ -135,6 +140,8 @@ pub struct Engine {
     pub(crate) event_bell: Notify,
     /// What was due and did not move.
     pub(crate) stuck: Mutex<Stuck>,
+    /// What follows from commits and could not be done.
+    pub(crate) left_over: LeftOver,
     /// What the sweeper remembers.
     pub(crate) sweep: Mutex<Sweep>,
     /// Pools that were met.
@@ -215,6 +222,7 @@ impl Engine {
             counters: Counters::default(),
             evidence: Evidence::default(),
             stuck: Mutex::default(),
+            left_over: LeftOver::default(),
             sweep: Mutex::default(),
             queue_full: AtomicBool::new(false),
             timer_bell: Notify::new(),

@@ -16,6 +16,10 @@ use crate::config::UnknownHandler;
 /// Put before handler types to name the pools of embedded workers.
 pub const EMBEDDED_POOLS: &str = "embedded/";
 
+/// Looks at the workers without one that serves a pool, after which what waits there is moved. Looks are 3 s apart, and a
+/// worker that the queue has forgotten is back within 10 s: a backlog is not to move because of a rollout.
+const ABANDONED_LOOKS: u32 = 5;
+
 /// Handlers that an engine's own process group runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InProcess {
@@ -40,6 +44,8 @@ struct Announced {
     known: BTreeMap<String, Option<u64>>,
     /// Pools that a worker serves now.
     served: BTreeSet<String>,
+    /// For handler types that fall back: in how many looks in a row no worker served them.
+    unserved_looks: BTreeMap<String, u32>,
     /// Whether anything has been heard of workers yet.
     heard: bool,
 }
@@ -64,6 +70,20 @@ impl AnnouncedHandlers {
                 announced.served.extend(worker.pools.iter().cloned());
             }
         }
+        for handler_type in &self.in_process.fall_back {
+            let is_served = announced.served.contains(handler_type);
+            let looks = announced.unserved_looks.entry(handler_type.clone()).or_default();
+            *looks = if is_served { 0 } else { looks.saturating_add(1) };
+        }
+    }
+
+    /// Pools whose tasks run in process because no worker has been there for them for a while: what is ready there waits
+    /// for nobody.
+    #[must_use]
+    pub fn abandoned(&self) -> BTreeSet<String> {
+        let announced = self.announced.read().unwrap_or_else(PoisonError::into_inner);
+        let unserved = announced.unserved_looks.iter().filter(|(_, looks)| **looks >= ABANDONED_LOOKS);
+        unserved.map(|(handler_type, _)| handler_type.clone()).collect()
     }
 
     fn runs_in_process(&self, handler_type: &str, execution: ExecutionId) -> bool {
@@ -157,6 +177,23 @@ mod tests {
         assert!(!route("transform"));
         handlers.learn(&[worker("transform", true)]);
         assert!(route("transform"));
+    }
+
+    #[test]
+    fn a_pool_is_abandoned_when_nobody_has_served_it_for_some_looks() {
+        let fall_back = BTreeSet::from(["transform".to_owned()]);
+        let in_process = InProcess { fall_back, ..InProcess::default() };
+        let handlers = AnnouncedHandlers::new(UnknownHandler::Wait, in_process);
+        for _ in 1..ABANDONED_LOOKS {
+            handlers.learn(&[worker("email", false)]);
+        }
+        assert!(handlers.abandoned().is_empty());
+        handlers.learn(&[]);
+        assert_eq!(handlers.abandoned(), BTreeSet::from(["transform".to_owned()]));
+        handlers.learn(&[worker("transform", false)]);
+        assert!(handlers.abandoned().is_empty());
+        handlers.learn(&[]);
+        assert!(handlers.abandoned().is_empty(), "it is counted anew");
     }
 
     #[test]

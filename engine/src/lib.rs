@@ -15,6 +15,7 @@ pub mod evidence;
 mod flows;
 mod handlers;
 mod joins;
+mod left;
 mod outcome;
 mod pools;
 pub mod services;

@@ -211,7 +211,8 @@ impl Engine {
         let execution = Arc::new(create.execution.clone());
         let events = create.events.clone();
         let batch = Batch { now, creates: vec![Create { input_hash, ..create }], ..Batch::default() };
-        let committed = self.committer.commit(&*self.store, batch).await?;
+        let committed = self.committer.commit(&*self.store, batch).await;
+        let committed = committed.inspect_err(|error| self.doubt(error, [(&*execution, &*effects)]))?;
         crash::point("engine/start-stored");
         match committed.creates.first() {
             Some(CreateOutcome::Created) => {}
@@ -230,9 +231,9 @@ impl Engine {
         self.note_commit(&execution, events);
         aftermath.add_effects(self, &execution, effects, now);
         self.note_shared(&committed, &mut aftermath);
-        // What follows is done by the chores if it fails now: the start itself is stored.
+        // What follows is tried again if it fails now: the start itself is stored.
         if let Err(error) = self.settle(aftermath).await {
-            tracing::warn!(%error, execution = %id, "what follows from a start is left to the chores");
+            tracing::warn!(%error, execution = %id, "what follows from a start is tried again");
         }
         Ok(Started { id, status: execution.status(), created: true, input_differs: false })
     }

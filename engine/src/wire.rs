@@ -58,6 +58,7 @@ pub(crate) fn task_message(
             Priority::Normal => wire::Priority::Normal,
             Priority::Low => wire::Priority::Low,
         },
+        isolate: is_to_isolate(&draft.task, execution, config),
         checkpoint: None,
         token,
         traceparent: identity.traceparent.clone(),
@@ -67,6 +68,13 @@ pub(crate) fn task_message(
             ..TaskMetadata::default()
         },
     }
+}
+
+/// Whether one more lost worker parks the task. Earlier nothing is isolated: the tasks of a worker that died once would
+/// run one after the other.
+fn is_to_isolate(task: &TaskId, execution: &Execution, config: &EngineConfig) -> bool {
+    let run = execution.task().map(|out| &out.run).filter(|run| run.task == task.number);
+    run.is_some_and(|run| run.lost > 0 && run.lost.saturating_add(1) >= config.limits.max_lost)
 }
 
 fn millis(duration: std::time::Duration) -> u64 {

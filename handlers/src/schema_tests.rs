@@ -157,6 +157,7 @@ fn task(handler: &str, config: &Value) -> Task {
         heartbeat_interval_ms: 15_000,
         lease_ms: 60_000,
         priority: Priority::Normal,
+        isolate: false,
         checkpoint: None,
         traceparent: None,
         metadata: TaskMetadata::default(),

@@ -75,6 +75,11 @@ fn tasks_with_tokens_are_written_and_read_as_ever() {
 }
 
 #[test]
+fn suspected_tasks_are_written_and_read_as_ever() {
+    check::<TaskMessage>("task_to_isolate", encode_task, decode_task);
+}
+
+#[test]
 fn results_with_macs_are_written_and_read_as_ever() {
     check::<ResultMessage>("success_with_mac", encode_result, decode_result);
 }

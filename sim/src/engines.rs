@@ -9,7 +9,7 @@ use std::time::Duration;
 use flowmonkey_core::execution::Handlers;
 use flowmonkey_core::execution::state::StackPageLimits;
 use flowmonkey_engine::chores::collector::Collector;
-use flowmonkey_engine::chores::{events, presence, pruner, reaper, reconciler, sweeper, timer};
+use flowmonkey_engine::chores::{events, leftovers, presence, pruner, reaper, reconciler, sweeper, timer};
 use flowmonkey_engine::engine::{EngineDeps, EngineError};
 use flowmonkey_engine::{Engine, EngineConfig};
 
@@ -42,6 +42,8 @@ pub enum Chore {
     Reconciler,
     /// Fan-outs.
     Sweeper,
+    /// What follows from commits and could not be done.
+    Leftovers,
     /// What has passed its retention.
     Pruner,
     /// Signs of life, and results of engines that have died.
@@ -57,6 +59,7 @@ impl Chore {
         Self::Reaper,
         Self::Reconciler,
         Self::Sweeper,
+        Self::Leftovers,
         Self::Pruner,
         Self::Presence,
     ];
@@ -199,7 +202,7 @@ impl Node {
         for (path, counter) in [
             ("result refused as stale", &counters.results_refused),
             ("task republished", &counters.republished),
-            ("fan-out repaired by the sweeper", &counters.repairs),
+            ("fan-out repaired by the sweeper", &counters.late_joins),
             ("results of a dead engine adopted", &counters.results_adopted),
         ] {
             match counter.swap(0, Ordering::SeqCst) {
@@ -235,6 +238,13 @@ async fn tick(
             format!("{looked:?}")
         }
         Chore::Sweeper => format!("{:?}", sweeper::tick(engine).await?),
+        Chore::Leftovers => {
+            let finished = leftovers::tick(engine).await?;
+            if finished.done > 0 {
+                boundary.sometimes.hit("what could not be done after a commit was done later");
+            }
+            format!("{finished:?}")
+        }
         Chore::Pruner => format!("{:?}", pruner::tick(engine).await?),
         Chore::Presence => format!("{:?}", presence::tick(engine).await?),
     })

@@ -33,6 +33,7 @@ pub const RARE_PATHS: &[&str] = &[
     "comparison left to the engine whose turn it is",
     "task republished",
     "fan-out repaired by the sweeper",
+    "what could not be done after a commit was done later",
     "crash before a commit",
     "crash after a commit and before its publication",
     "crash after a publication and before the acknowledgement",

@@ -17,6 +17,9 @@ use crate::runtime::Shared;
 const CLAIM_MAX: usize = 100;
 /// Every so many claims of a pool, one looks at the low list first.
 const LOW_FIRST_EVERY: u64 = 10;
+/// How long nothing is claimed beside a suspected task, and then between two claims beside it. Those that kill their workers
+/// mostly do so soon; the slots of a worker are not to be idle for as long as a suspect takes that does not.
+const ALONE_FOR: Duration = Duration::from_secs(60);
 /// How often handing back is tried; after that the leases end by themselves.
 const RELEASE_TRIES: u32 = 6;
 
@@ -64,6 +67,8 @@ pub(crate) struct Claimer {
     slots: Arc<Semaphore>,
     freed: Arc<Notify>,
     pools: Vec<Pool>,
+    /// While a suspected task is in hand, nothing is claimed before.
+    alone_until: Instant,
     entropy: SystemEntropy,
 }
 
@@ -79,7 +84,15 @@ impl Claimer {
         });
         let pools = pools.collect();
         let slots = Arc::new(Semaphore::new(shared.config.concurrency));
-        Self { shared, reports, slots, freed: Arc::default(), pools, entropy: SystemEntropy::new() }
+        Self {
+            shared,
+            reports,
+            slots,
+            freed: Arc::default(),
+            pools,
+            alone_until: Instant::now(),
+            entropy: SystemEntropy::new(),
+        }
     }
 
     pub(crate) async fn run(mut self) {
@@ -97,6 +110,14 @@ impl Claimer {
                     Ok(room) => drop(room),
                     Err(_closed) => return,
                 },
+            }
+            if let Some(rest) = self.left_alone() {
+                tokio::select! {
+                    () = self.shared.draining.cancelled() => {}
+                    () = self.shared.running.suspect_left.notified() => {}
+                    () = tokio::time::sleep(rest) => {}
+                }
+                continue;
             }
             match self.claim_round().await {
                 Ok(true) => backoff.reset(),
@@ -119,7 +140,11 @@ impl Claimer {
     async fn claim_round(&mut self) -> Result<bool, ()> {
         let mut claimed_any = false;
         let mut failed = false;
+        let beside_suspect = self.shared.running.holds_suspect();
         for index in 0..self.pools.len() {
+            if self.left_alone().is_some() {
+                break;
+            }
             let mut slots = self.reserve(&self.pools[index]);
             if slots.is_empty() || self.shared.draining.is_cancelled() {
                 continue;
@@ -150,6 +175,9 @@ impl Claimer {
                 }
             }
         }
+        if beside_suspect {
+            self.alone_until = Instant::now() + ALONE_FOR;
+        }
         // Another pool is first in the next round, so that no pool takes all slots for ever.
         if !self.pools.is_empty() {
             self.pools.rotate_left(1);
@@ -157,14 +185,40 @@ impl Claimer {
         if failed && !claimed_any { Err(()) } else { Ok(claimed_any) }
     }
 
+    /// How long nothing is to be claimed beside a suspected task; none: claims are welcome.
+    fn left_alone(&self) -> Option<Duration> {
+        let left = self.alone_until.checked_duration_since(Instant::now())?;
+        self.shared.running.holds_suspect().then_some(left)
+    }
+
+    /// Of what was claimed, what may run here. A suspected task that is to run has been claimed together with nothing else
+    /// when it begins: the rest goes back first, so that it does not lose its lease with this worker.
+    async fn sift(&mut self, pool: &Arc<str>, claimed: Vec<ClaimedTask>) -> Vec<ClaimedTask> {
+        let Some(first) = claimed.iter().position(|claimed| claimed.task.isolate) else { return claimed };
+        let has_one = self.shared.running.holds_suspect();
+        let (kept, back): (Vec<_>, Vec<_>) = claimed
+            .into_iter()
+            .enumerate()
+            .partition(|(place, claimed)| if has_one { !claimed.task.isolate } else { *place == first });
+        if !has_one {
+            self.alone_until = Instant::now() + ALONE_FOR;
+        }
+        let back: Vec<Delivery> = back.into_iter().map(|(_, claimed)| claimed.task.delivery()).collect();
+        if !back.is_empty() {
+            self.release(pool, &back).await;
+        }
+        kept.into_iter().map(|(_, claimed)| claimed).collect()
+    }
+
     async fn start(
-        &self,
+        &mut self,
         pool: &Arc<str>,
         claimed: Vec<ClaimedTask>,
         slots: &mut Vec<Slot>,
         claimed_at: Instant,
     ) {
         self.shared.metrics.claimed.add(claimed.len());
+        let claimed = self.sift(pool, claimed).await;
         let mut untouched = Vec::new();
         for ClaimedTask { task: message, generation } in claimed {
             let slot = if self.shared.draining.is_cancelled() { None } else { slots.pop() };

@@ -54,6 +54,8 @@ struct Entry {
     spilled: bool,
     /// The lease is gone for good.
     lost: bool,
+    /// The task is suspected of killing workers.
+    isolate: bool,
 }
 
 impl Entry {
@@ -76,6 +78,8 @@ pub(crate) struct Running {
     state: Mutex<State>,
     /// Rung when an attempt needs a heartbeat earlier than the next one planned.
     pub(crate) sooner: Notify,
+    /// Rung when an attempt of a suspected task has left this worker's hands.
+    pub(crate) suspect_left: Notify,
     /// A claim has shown a new generation: all pools are to be looked at now.
     look_now: AtomicBool,
     planned: Mutex<Option<Instant>>,
@@ -124,6 +128,7 @@ impl Running {
             reporting: false,
             spilled: false,
             lost: false,
+            isolate: message.isolate,
         };
         let changed = {
             let mut state = self.state();
@@ -165,7 +170,15 @@ impl Running {
     }
 
     pub(crate) fn remove(&self, delivery: &Delivery) {
-        self.state().entries.remove(delivery);
+        let removed = self.state().entries.remove(delivery);
+        if removed.is_some_and(|entry| entry.isolate) {
+            self.suspect_left.notify_one();
+        }
+    }
+
+    /// Whether a suspected task is in this worker's hands.
+    pub(crate) fn holds_suspect(&self) -> bool {
+        self.state().entries.values().any(|entry| entry.isolate)
     }
 
     pub(crate) fn len(&self) -> usize {

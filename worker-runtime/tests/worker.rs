@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use flowmonkey_plumbing::queue::{Delivery, DispatchQueue, Dispatched};
-use flowmonkey_plumbing::wire::{ContextOperation, ContextUpdates, Cost, LogLevel, Outcome, Priority};
+use flowmonkey_plumbing::wire::{
+    ContextOperation, ContextUpdates, Cost, LogLevel, Outcome, Priority, TaskMessage,
+};
 use flowmonkey_worker::{Completion, DrainReport, Failure, Handler, Wait, WorkerConfig};
 use serde_json::{Value, json};
 use support::{Memory, Probe, config, handler, soon, start, task};
@@ -99,6 +101,52 @@ async fn waits_and_overrides_are_reported_as_such() {
     assert_eq!((results[1].outcome, &results[1].next_step_override), (Outcome::Success, &Some(None)));
     assert_eq!((results[2].outcome, &results[2].output), (Outcome::Wait, &None));
     assert_eq!(results[2].wait_reason.as_deref(), Some("approval"));
+}
+
+/// Such a task may kill this worker: what was claimed with it is back in the queue before it begins, and nothing begins
+/// before it has ended.
+#[tokio::test]
+async fn a_suspected_task_is_in_hand_alone() {
+    let queue = Probe::new();
+    let gate = Arc::new(Semaphore::new(0));
+    let seen = watch::Sender::new(Vec::new());
+    let handlers = ["one", "other"].map(|handler_type| {
+        let (gate, seen) = (Arc::clone(&gate), seen.clone());
+        handler(handler_type, None, move |task| {
+            let (gate, seen) = (Arc::clone(&gate), seen.clone());
+            Box::pin(async move {
+                let id = &task.message.task_id;
+                seen.send_modify(|seen| seen.push(format!("{id} begins")));
+                gate.acquire().await.unwrap().forget();
+                seen.send_modify(|seen| seen.push(format!("{id} ends")));
+                Ok(Completion::Success(None))
+            })
+        })
+    });
+    let suspect = |id| TaskMessage { isolate: true, ..task(id, "one") };
+    let tasks = vec![task("before", "one"), suspect("s1"), suspect("s2"), task("after", "one")];
+    queue.queue.push(tasks).await.unwrap();
+    // Of whatever pool.
+    queue.queue.push(vec![task("elsewhere", "other")]).await.unwrap();
+    let worker = start(WorkerConfig { concurrency: 8, ..config() }, &queue, Arc::default(), handlers);
+    let wait_for = async |what: &str| {
+        soon(seen.subscribe().wait_for(|seen| seen.iter().any(|one| one == what))).await.map(drop).unwrap();
+    };
+    wait_for("s1 begins").await;
+    let depths = queue.queue.depths().await.unwrap();
+    let (_, depth) = depths.iter().find(|(pool, _)| pool == "one").unwrap();
+    assert_eq!((depth.normal, depth.in_flight), (3, 1), "{depths:?}");
+    gate.add_permits(1);
+    wait_for("s2 begins").await;
+    gate.add_permits(4);
+    assert_eq!(queue.results(5).await.len(), 5);
+    let seen = seen.borrow().clone();
+    for suspect in ["s1", "s2"] {
+        let place = |what: &str| seen.iter().position(|one| *one == format!("{suspect} {what}")).unwrap();
+        let beside = &seen[place("begins") + 1..place("ends")];
+        assert!(beside.iter().all(|one| one.ends_with("ends")), "{seen:?}");
+    }
+    assert_eq!(worker.metrics().started.get(), 5);
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ fn exposition(
     depths: Option<&[(String, Depth)]>,
 ) -> String {
     let mut text = Exposition::default();
-    let counted: [(&str, &str, &AtomicU64); 6] = [
+    let counted: [(&str, &str, &AtomicU64); 5] = [
         ("flowmonkey_decisions_total", "Decisions that were stored.", &counters.decisions),
         (
             "flowmonkey_commit_conflicts_total",
@@ -64,15 +64,23 @@ fn exposition(
             "Results taken over from engines that had died.",
             &counters.results_adopted,
         ),
-        (
-            "flowmonkey_invariant_repairs_total",
-            "Executions that nothing would have moved any more; the goal is none.",
-            &counters.repairs,
-        ),
     ];
     for (name, help, counter) in counted {
         text.family(name, "counter", help);
         text.sample(name, &[], counter.load(Ordering::Relaxed));
+    }
+    let name = "flowmonkey_invariant_repairs_total";
+    text.family(
+        name,
+        "counter",
+        "What followed from a commit and was done late: an engine died, or stood still.",
+    );
+    for (kind, counter) in [
+        ("fan_out", &counters.late_joins),
+        ("child", &counters.late_children),
+        ("event", &counters.late_events),
+    ] {
+        text.sample(name, &[("kind", kind)], counter.load(Ordering::Relaxed));
     }
     let name = "flowmonkey_results_rejected_total";
     text.family(name, "counter", "Results that did not count.");
@@ -136,13 +144,13 @@ mod tests {
     #[test]
     fn each_family_is_told_with_its_type_and_labels_are_escaped() {
         let counters = Counters::default();
-        Counters::add(&counters.repairs, 3);
+        Counters::add(&counters.late_joins, 3);
         let refused = BTreeMap::from([(RefusedFor::Stale, 2)]);
         let depth = Depth { normal: 4, in_flight: 1, oldest_age_ms: 1500, ..Depth::default() };
         let text = exposition(&counters, &refused, Some(&[("odd\"\\\n".to_owned(), depth)]));
         for line in [
             "# TYPE flowmonkey_invariant_repairs_total counter",
-            "flowmonkey_invariant_repairs_total 3",
+            r#"flowmonkey_invariant_repairs_total{kind="fan_out"} 3"#,
             "flowmonkey_results_rejected_total{reason=\"stale\"} 2",
             "flowmonkey_results_rejected_total{reason=\"forged\"} 0",
             "flowmonkey_queue_up 1",

@@ -138,6 +138,7 @@ impl Engine {
                 for one in &decided {
                     self.forget_hot(one.before.id());
                 }
+                self.doubt(&error, decided.iter().map(|one| (&*one.before, &*one.effects)));
                 let commands = decided.iter().zip(repeatable).flat_map(|(one, commands)| {
                     let id = one.before.id();
                     commands.into_iter().map(move |(place, command)| (place, id, command))

@@ -3,6 +3,8 @@
 
 pub mod collector;
 pub mod events;
+pub mod fall_back;
+pub mod leftovers;
 pub mod presence;
 pub mod pruner;
 pub mod reaper;
@@ -22,6 +24,9 @@ use crate::engine::{Engine, EngineError};
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Longest pause after failures.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// Time between looks at what could not be done: connections to the record are made anew within that time.
+const LEFTOVERS_EVERY: Duration = Duration::from_millis(250);
 
 /// A turn outlives so many pauses of its holder.
 const TURN_PAUSES: u32 = 2;
@@ -43,6 +48,8 @@ pub fn spawn_all(engine: &Arc<Engine>, tracker: &TaskTracker, shutdown: &Cancell
     tracker.spawn(chore("reaper").every(config.reap_every, reaper::tick));
     tracker.spawn(reconciler::run(chore("reconciler")));
     tracker.spawn(chore("presence").every(config.presence_every, presence::tick));
+    tracker.spawn(chore("leftovers").every(LEFTOVERS_EVERY, leftovers::tick));
+    tracker.spawn(chore("fall-back").every(config.presence_every, fall_back::tick));
     tracker.spawn(chore("sweeper").in_turn().every(config.sweep_every, sweeper::tick));
     tracker.spawn(chore("pruner").in_turn().every(config.prune_every, pruner::tick));
 }

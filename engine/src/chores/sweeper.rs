@@ -1,6 +1,7 @@
 //! The sweeper: every execution that has not ended has a live cause. What follows from a commit is lost when an engine
 //! dies between the two; tasks are found by the reconciler, and the rest is found here: fan-outs that nobody looks after,
-//! children whose parents have ended, waits that were not told of earlier events. Each repair is counted; the goal is none.
+//! children whose parents have ended, waits that were not told of earlier events. Each is counted and logged as a late effect: what an
+//! engine that lives could not do it tries again itself, so that without a death or a standstill there are none.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::PoisonError;
@@ -28,9 +29,12 @@ const ORPHAN_AFTER_MS: u64 = 10_000;
 pub struct Swept {
     /// Fan-outs that were looked after.
     pub joins: usize,
-    /// What had been lost: fan-outs that stood still since the tick before, orphans that were cancelled, waits that took
-    /// an earlier event.
-    pub repaired: usize,
+    /// Of them, those that had stood still since the tick before.
+    pub late_joins: usize,
+    /// Children that were told of the end of their parents.
+    pub late_children: usize,
+    /// Waits that took an earlier event.
+    pub late_events: usize,
 }
 
 impl HasMore for Swept {
@@ -65,8 +69,11 @@ struct Walk {
 pub async fn tick(engine: &Engine) -> Result<Swept, EngineError> {
     let _work = engine.work();
     let mut swept = sweep_joins(engine).await?;
-    swept.repaired += walk(engine).await?;
-    Counters::add(&engine.counters.repairs, swept.repaired);
+    let counters = &engine.counters;
+    Counters::add(&counters.late_joins, swept.late_joins);
+    (swept.late_children, swept.late_events) = walk(engine).await?;
+    Counters::add(&counters.late_children, swept.late_children);
+    Counters::add(&counters.late_events, swept.late_events);
     Ok(swept)
 }
 
@@ -89,10 +96,10 @@ async fn sweep_joins(engine: &Engine) -> Result<Swept, EngineError> {
                 seen.insert(key, state);
             }
         }
-        let tended = tend(engine, still).await?;
+        let tended = tend(engine, still, before.is_some()).await?;
         swept.joins += tended;
         if before.is_some() {
-            swept.repaired += tended;
+            swept.late_joins += tended;
         }
     }
     engine.sweep.lock().unwrap_or_else(PoisonError::into_inner).joins = Some(seen);
@@ -100,7 +107,7 @@ async fn sweep_joins(engine: &Engine) -> Result<Swept, EngineError> {
 }
 
 /// Looks after fan-outs that somebody could look after now; how many those were.
-async fn tend(engine: &Engine, joins: Vec<JoinState>) -> Result<usize, EngineError> {
+async fn tend(engine: &Engine, joins: Vec<JoinState>, are_late: bool) -> Result<usize, EngineError> {
     let mut ids: Vec<ExecutionId> = joins.iter().map(|state| state.parent).collect();
     ids.dedup();
     if ids.is_empty() {
@@ -116,9 +123,18 @@ async fn tend(engine: &Engine, joins: Vec<JoinState>) -> Result<usize, EngineErr
             // Children that are ending already refuse: then there was nothing to repair.
             let told = engine.cancel_children(state.parent, state.join, &mut aftermath).await?;
             tended += usize::from(told > 0);
+            if told > 0 && are_late {
+                tracing::warn!(execution = %state.parent, told, "children had not been told to end");
+            }
         } else if waits_for(parent, state.join) && !(state.is_complete() && parent.pause.is_some()) {
             // A paused parent takes the result when it goes on.
             tended += 1;
+            if are_late {
+                let JoinState { join, total, spawned, .. } = state;
+                let since = parent.updated_at.to_rfc3339();
+                let ended = state.ended();
+                tracing::warn!(execution = %state.parent, join, total, spawned, ended, since, "a fan-out had stood still");
+            }
             aftermath.joins.push(state);
         }
     }
@@ -150,8 +166,8 @@ fn waits_for(parent: &Execution, join: u32) -> bool {
     }
 }
 
-/// One page of all executions that have not ended; how many had lost their cause.
-async fn walk(engine: &Engine) -> Result<usize, EngineError> {
+/// One page of all executions that have not ended; how many children and waits had not been told.
+async fn walk(engine: &Engine) -> Result<(usize, usize), EngineError> {
     let now = engine.now();
     let mut walk = engine.sweep.lock().unwrap_or_else(PoisonError::into_inner).walk;
     let began_at = *walk.began_at.get_or_insert(now);
@@ -178,7 +194,7 @@ async fn walk(engine: &Engine) -> Result<usize, EngineError> {
     let mut parents: Vec<ExecutionId> = page.items.iter().filter_map(|one| one.parent_execution_id).collect();
     parents.sort_unstable();
     parents.dedup();
-    let mut repaired = 0;
+    let (mut children, mut events) = (0, 0);
     if !wanted.is_empty() {
         let executions = load_sound(engine, &wanted).await?;
         let ended: BTreeMap<ExecutionId, Timestamp> = if parents.is_empty() {
@@ -187,15 +203,15 @@ async fn walk(engine: &Engine) -> Result<usize, EngineError> {
             let parents = load_sound(engine, &parents).await?.into_iter();
             parents.filter(Execution::is_terminal).map(|one| (one.id(), one.updated_at)).collect()
         };
-        repaired += cancel_orphans(engine, &executions, &ended, now).await?;
-        repaired += offer_again(engine, &executions, walk.last_began_at).await?;
+        children = cancel_orphans(engine, &executions, &ended, now).await?;
+        events = offer_again(engine, &executions, walk.last_began_at).await?;
     }
     walk.before = page.next;
     if walk.before.is_none() {
         walk = Walk { before: None, began_at: None, last_began_at: Some(began_at) };
     }
     engine.sweep.lock().unwrap_or_else(PoisonError::into_inner).walk = walk;
-    Ok(repaired)
+    Ok((children, events))
 }
 
 /// Children that should have ended with their parents.
@@ -220,7 +236,11 @@ async fn cancel_orphans(
     if commands.is_empty() {
         return Ok(0);
     }
+    let ids: Vec<ExecutionId> = commands.iter().map(|(id, _)| *id).collect();
     let outcomes = engine.apply(commands).await?;
+    for (id, _) in ids.iter().zip(&outcomes).filter(|(_, one)| matches!(one, CommandOutcome::Applied(_))) {
+        tracing::warn!(execution = %id, "a child had not been told of the end of its parent");
+    }
     Ok(outcomes.iter().filter(|outcome| matches!(outcome, CommandOutcome::Applied(_))).count())
 }
 
@@ -230,7 +250,7 @@ async fn offer_again(
     executions: &[Execution],
     since: Option<Timestamp>,
 ) -> Result<usize, EngineError> {
-    let mut repaired = 0;
+    let mut late = 0;
     let mut aftermath = Aftermath::default();
     for execution in executions {
         let is_new = since.is_none_or(|since| execution.updated_at >= since);
@@ -239,9 +259,12 @@ async fn offer_again(
         };
         let (id, created_at) = (execution.id(), execution.identity.created_at);
         let offered = engine.offer_early_events(id, created_at, event, &mut aftermath).await;
-        repaired += usize::from(*offered.as_ref().unwrap_or(&false));
+        if *offered.as_ref().unwrap_or(&false) {
+            late += 1;
+            tracing::warn!(execution = %id, event, "a wait had not been told of an earlier event");
+        }
         bear(offered.map(drop))?;
     }
     engine.settle(aftermath).await?;
-    Ok(repaired)
+    Ok(late)
 }

@@ -63,7 +63,7 @@ async fn metrics_tell_what_was_done_and_what_waits() {
     for line in [
         r#"flowmonkey_queue_depth{pool="toil",priority="normal"} 1"#,
         "flowmonkey_queue_up 1",
-        "flowmonkey_invariant_repairs_total 0",
+        "flowmonkey_invariant_repairs_total{kind=\"fan_out\"} 0",
         r#"flowmonkey_results_rejected_total{reason="stale"} 0"#,
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

@@ -317,7 +317,7 @@ async fn group_commit_keeps_what_was_accepted_and_ends() {
         reconciler::reconcile(&bench.engine, reconciler::Patience::NONE).await.unwrap().republished;
     assert_eq!(republished, 0);
     assert_eq!(sweeper::tick(&bench.engine).await.unwrap(), sweeper::Swept::default());
-    assert_eq!(bench.engine.counters.repairs.load(Ordering::Relaxed), 0);
+    assert_eq!(bench.engine.counters.late_joins.load(Ordering::Relaxed), 0);
 }
 
 /// Makes the state of every execution unreadable.

@@ -36,7 +36,7 @@ async fn maps(bench: &Bench, items: usize, max_concurrency: u32) {
     let rows = bench.rows().await;
     assert_eq!(rows.len(), items);
     assert!(rows.values().all(|count| *count == 1));
-    assert_eq!(bench.engine.counters.repairs.load(std::sync::atomic::Ordering::Relaxed), 0);
+    assert_eq!(bench.engine.counters.late_joins.load(std::sync::atomic::Ordering::Relaxed), 0);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! A record that dies: after a number of commits every call fails, as for a process that was killed.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -33,16 +33,33 @@ pub(crate) struct Fused {
     sizes: Mutex<Sizes>,
     /// Batches with such an execution are refused.
     cursed: Mutex<BTreeSet<ExecutionId>>,
+    /// Whether the next commit takes effect and is not answered.
+    mute: AtomicBool,
 }
 
 impl Fused {
     pub(crate) fn new(inner: Arc<dyn Store>, commits: i64) -> Self {
         let (missing, cursed, sizes) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { inner, left: AtomicI64::new(commits), missing, cursed, sizes }
+        Self { inner, left: AtomicI64::new(commits), missing, cursed, sizes, mute: AtomicBool::new(false) }
     }
 
     pub(crate) fn is_dead(&self) -> bool {
         self.left.load(Ordering::SeqCst) < 0
+    }
+
+    /// Sets the fuse anew.
+    pub(crate) fn die_after(&self, commits: i64) {
+        self.left.store(commits, Ordering::SeqCst);
+    }
+
+    /// Lets it live again, for good.
+    pub(crate) fn revive(&self) {
+        self.left.store(i64::MAX, Ordering::SeqCst);
+    }
+
+    /// The answer of the next commit gets lost.
+    pub(crate) fn lose_an_answer(&self) {
+        self.mute.store(true, Ordering::SeqCst);
     }
 
     /// What was asked for since the last look.
@@ -114,7 +131,11 @@ impl Store for Fused {
         if self.left.fetch_sub(1, Ordering::SeqCst) <= 0 {
             self.alive()?;
         }
-        self.inner.commit(batch).await
+        let committed = self.inner.commit(batch).await;
+        if self.mute.swap(false, Ordering::SeqCst) {
+            return Err(StoreError::Unavailable { reason: "the connection was lost".into(), source: None });
+        }
+        committed
     }
 
     async fn list(&self, filter: &ExecutionFilter) -> Result<ListPage, StoreError> {

@@ -98,6 +98,7 @@ impl Bench {
             heartbeat_interval_ms: 15_000,
             lease_ms: 60_000,
             priority: Priority::Normal,
+            isolate: false,
             checkpoint: None,
             token: None,
             traceparent: None,

@@ -58,6 +58,10 @@ pub struct TaskMessage {
     /// Which of the queue's lists.
     #[serde(default)]
     pub priority: Priority,
+    /// Whether one more lost worker parks the task: a worker runs no two such tasks at a time, so that one of them that
+    /// kills its worker takes no other with it. Workers may ignore it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub isolate: bool,
     /// The last checkpoint of this task, when there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointReference>,
@@ -70,6 +74,11 @@ pub struct TaskMessage {
     /// Where the task came from.
     #[serde(default)]
     pub metadata: TaskMetadata,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Which handler carries out a task.
