@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::command::{EmittedEvent, TableRow};
 use super::error::ExecutionError;
 use super::event::Event;
-use super::state::{Cost, Execution, FlowReference, Identity, ParentLink, StepRun};
+use super::state::{Cost, Execution, FlowReference, Identity, ParentLink, ResumedBy, StepRun};
 use crate::flow::dataset::{Dataset, DatasetReference};
 use crate::flow::definition::{Flow, Priority, StepId};
 use crate::flow::scope::Snapshot;
@@ -337,4 +337,18 @@ pub struct TaskDraft {
     pub timeout_ms: u64,
     /// Milliseconds without a heartbeat; none: the engine's setting.
     pub heartbeat_timeout_ms: Option<u64>,
+    /// What ended the last pause of this visit.
+    pub resumed: Option<Resumed>,
+}
+
+/// What ended a pause, and what it brought.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resumed {
+    /// By what.
+    #[serde(flatten)]
+    pub by: ResumedBy,
+    /// The event's data, or the resume's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<Value>,
 }

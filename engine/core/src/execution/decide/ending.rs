@@ -102,6 +102,7 @@ impl Turn<'_> {
             lost: 0,
             began_at: self.now(),
             compensates: self.execution.undoing.is_some(),
+            resumed: None,
         }
     }
 
@@ -216,6 +217,7 @@ impl Turn<'_> {
             lost: 0,
             began_at: self.now(),
             compensates: true,
+            resumed: None,
         };
         match self.undoing_step() {
             Some(step) => self.attempt_if_wanted(&step, run),
