@@ -9,7 +9,7 @@ use std::time::Duration;
 use flowmonkey_core::execution::state::Status;
 use flowmonkey_core::execution::{Dataset, DatasetReference, Execution, Handlers, JoinSpec, StartError};
 use flowmonkey_core::flow::scope::Snapshot;
-use flowmonkey_core::ids::ExecutionId;
+use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_core::time::{Moment, Timestamp};
 use flowmonkey_plumbing::clock::Clock;
 use flowmonkey_plumbing::ids::Entropy;
@@ -29,6 +29,7 @@ use crate::config::{
 use crate::evidence::Evidence;
 use crate::flows::FlowCache;
 use crate::handlers::AnnouncedHandlers;
+use crate::jobs::AbsentJobs;
 use crate::pools::Pools;
 use crate::store::{Store, StoreError};
 use crate::tokens::{RESUME_KEY, ResumeTokens, SIGNING_KEY_BYTES, TASK_KEY};
@@ -135,6 +136,10 @@ pub struct Engine {
     pub(crate) event_bell: Notify,
     /// What was due and did not move.
     pub(crate) stuck: Mutex<Stuck>,
+    /// The open job that was looked after last; none: the next one is the first.
+    pub(crate) jobs_walked: Mutex<Option<TaskId>>,
+    /// Jobs whose workers have the time to put their leases back.
+    pub(crate) absent_jobs: AbsentJobs,
     /// What the sweeper remembers.
     pub(crate) sweep: Mutex<Sweep>,
     /// Pools that were met.
@@ -215,6 +220,8 @@ impl Engine {
             counters: Counters::default(),
             evidence: Evidence::default(),
             stuck: Mutex::default(),
+            jobs_walked: Mutex::default(),
+            absent_jobs: AbsentJobs::default(),
             sweep: Mutex::default(),
             queue_full: AtomicBool::new(false),
             timer_bell: Notify::new(),

@@ -85,11 +85,13 @@ fn waiting(wait: &Wait) -> Value {
             "assignees": assignees,
             "escalateAt": escalate_at.map(Timestamp::to_rfc3339),
         }),
-        WaitOn::Handler { until, token, again } => json!({
+        WaitOn::Handler { until, token, again, event } => json!({
             "sameTaskGoesOn": again,
             "kind": "resume",
             "until": until.map(Timestamp::to_rfc3339),
             "byToken": token.is_some(),
+            "event": event.as_ref().map(|event| &event.name),
+            "match": event.as_ref().and_then(|event| event.condition.as_ref()),
         }),
     };
     shown["stepId"] = json!(wait.run.step);

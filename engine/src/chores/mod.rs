@@ -3,6 +3,7 @@
 
 pub mod collector;
 pub mod events;
+pub mod jobs;
 pub mod presence;
 pub mod pruner;
 pub mod reaper;
@@ -44,6 +45,7 @@ pub fn spawn_all(engine: &Arc<Engine>, tracker: &TaskTracker, shutdown: &Cancell
     tracker.spawn(reconciler::run(chore("reconciler")));
     tracker.spawn(chore("presence").every(config.presence_every, presence::tick));
     tracker.spawn(chore("sweeper").in_turn().every(config.sweep_every, sweeper::tick));
+    tracker.spawn(chore("jobs").in_turn().every(config.jobs_every, jobs::tick));
     tracker.spawn(chore("pruner").in_turn().every(config.prune_every, pruner::tick));
 }
 

@@ -44,6 +44,17 @@ pub trait Handlers: Send + Sync {
     /// Milliseconds: the manifest's default limit of one attempt.
     fn timeout_ms(&self, handler_type: &str) -> Option<u64>;
 
+    /// Whether tasks of this type are jobs: long-running, with checkpoints, and a row of their own in the record.
+    fn is_stateful(&self, handler_type: &str) -> bool {
+        let _ = handler_type;
+        false
+    }
+
+    /// Whether any type is stateful: the cheap question before the one for each task.
+    fn any_stateful(&self) -> bool {
+        false
+    }
+
     /// Where tasks of this type of `execution` go: what is put before the handler type to name the pool. None: nothing.
     fn route(&self, handler_type: &str, execution: ExecutionId) -> Option<Arc<str>> {
         let _ = (handler_type, execution);
@@ -337,6 +348,8 @@ pub struct TaskDraft {
     pub timeout_ms: u64,
     /// Milliseconds without a heartbeat; none: the engine's setting.
     pub heartbeat_timeout_ms: Option<u64>,
+    /// Retries that the step may use.
+    pub max_retries: u32,
     /// What ended the last pause of this visit.
     pub resumed: Option<Resumed>,
 }

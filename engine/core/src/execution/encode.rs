@@ -111,6 +111,7 @@ pub(super) fn draft(
         idempotency_key: key,
         timeout_ms,
         heartbeat_timeout_ms: task.heartbeat_timeout_ms,
+        max_retries: step.retry.as_ref().map_or(0, |retry| retry.max_attempts),
         resumed: run.resumed.clone().map(|by| resumed(execution, by)),
     })
 }
