@@ -19,11 +19,11 @@ fn the_document_says_what_the_code_does() {
         let opening = format!("\n```{language}\n");
         document.split(opening.as_str()).skip(1).map(|rest| rest.split("\n```").next().unwrap()).collect()
     };
-    // The functions that move messages are spelled as in the worker.
-    let wire = file("e2e/python/wire.py");
+    // The proof of a result is spelled as in the worker.
+    let worker = file("e2e/python/worker.py");
     let [python] = blocks("python")[..] else { panic!("one block of Python") };
     for line in python.lines().filter(|line| !line.starts_with("import")) {
-        assert!(wire.contains(line), "{line}");
+        assert!(worker.contains(line), "{line}");
     }
     // The examples are messages, and name no field that is none.
     let whole: Vec<Value> =

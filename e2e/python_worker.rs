@@ -111,14 +111,14 @@ impl World {
         self.folder.path().join(name)
     }
 
-    /// Starts a worker for `handlers`.
-    fn worker(&self, handlers: &[&str], slots: usize, prefetch: usize) -> Process {
+    /// Starts a worker for a handler.
+    fn worker(&self, handler: &str, slots: usize, prefetch: usize) -> Process {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../e2e/python/cases.py");
         let mut command = Command::new(PYTHON);
-        let login = if handlers == [CONFINED] { format!("{CONFINED}:secret@") } else { String::new() };
+        let login = if handler == CONFINED { format!("{CONFINED}:secret@") } else { String::new() };
         let redis = format!("redis://{login}127.0.0.1:{}", self.redis.port());
         command.arg("-B").arg(script).arg(redis).arg(self.folder.path());
-        command.args([slots.to_string(), prefetch.to_string()]).args(handlers);
+        command.args([slots.to_string(), prefetch.to_string()]).arg(handler);
         let log = fs::File::options().create(true).append(true).open(self.path("worker.log")).unwrap();
         Process(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
     }
@@ -233,7 +233,7 @@ async fn a_worker_in_python_does_the_work_of_flows() {
     assert_eq!((payload[0], payload.len() < text.len() / 2), (ZSTD, true));
 
     fs::write(world.path("lose"), "").unwrap();
-    let _worker = world.worker(&["greet", "flaky", "mirror", "unwritable"], 8, 8);
+    let _workers = ["greet", "flaky", "mirror", "unwritable"].map(|handler| world.worker(handler, 8, 8));
     let names: Vec<Value> = (0..50).map(|number| json!({ "name": format!("guest {number}") })).collect();
     let body = json!({ "type": "greet", "input": { "type": "key", "key": "item" } });
     let items = json!({ "type": "key", "key": "input" });
@@ -269,12 +269,12 @@ async fn a_worker_in_python_does_the_work_of_flows() {
 #[tokio::test]
 async fn a_task_of_a_killed_worker_is_finished_by_another() {
     let world = World::start(SHORT_LEASE_MS).await;
-    let doomed = world.worker(&["hold"], 1, 0);
+    let doomed = world.worker("hold", 1, 0);
     let id = world.start_step("held", &json!({ "type": "hold" }), &json!("a"));
     world.noted("begun", 1).await;
     doomed.signal(Signal::KILL);
     doomed.code().await;
-    let _other = world.worker(&["hold"], 1, 0);
+    let _other = world.worker("hold", 1, 0);
     let begun = world.noted("begun", 2).await;
     assert!(begun[1].starts_with("a 2 "), "{begun:?}");
     world.open_gate();
@@ -285,7 +285,7 @@ async fn a_task_of_a_killed_worker_is_finished_by_another() {
 #[tokio::test]
 async fn a_task_outlives_the_loss_of_the_queue_and_is_not_run_twice() {
     let world = World::start(LONG_LEASE_MS).await;
-    let _worker = world.worker(&["hold"], 2, 0);
+    let _worker = world.worker("hold", 2, 0);
     let id = world.start_step("held", &json!({ "type": "hold" }), &json!("a"));
     world.noted("begun", 1).await;
     let generation = ["GET", "flowmonkey:generation:{hold}"];
@@ -306,7 +306,7 @@ async fn a_task_outlives_the_loss_of_the_queue_and_is_not_run_twice() {
 #[tokio::test]
 async fn a_forged_result_is_refused_and_the_task_is_delivered_anew() {
     let world = World::start(LONG_LEASE_MS).await;
-    let _worker = world.worker(&[CONFINED], 1, 0);
+    let _worker = world.worker(CONFINED, 1, 0);
     let id = world.start_step("forged", &json!({ "type": "forge" }), &Value::Null);
     let record = world.ends(&id, "completed");
     assert_eq!(record["output"], "honest");
@@ -320,7 +320,7 @@ async fn a_forged_result_is_refused_and_the_task_is_delivered_anew() {
 #[tokio::test]
 async fn a_terminated_worker_gives_back_what_it_has_not_begun() {
     let world = World::start(LONG_LEASE_MS).await;
-    let first = world.worker(&["hold"], 1, 5);
+    let first = world.worker("hold", 1, 5);
     let body = json!({ "type": "hold", "input": { "type": "key", "key": "item" } });
     let items = json!({ "type": "key", "key": "input" });
     let map = json!({ "type": "map", "config": { "items": items, "body": body } });
@@ -335,7 +335,7 @@ async fn a_terminated_worker_gives_back_what_it_has_not_begun() {
     assert_eq!(first.code().await, Some(0));
     assert_eq!((world.notes("begun").len(), world.notes("ended").len()), (1, 1));
     assert_eq!(world.redis(&["HLEN", "flowmonkey:workers:{hold}"]).await, redis::Value::Int(0));
-    let _second = world.worker(&["hold"], 4, 0);
+    let _second = world.worker("hold", 4, 0);
     // The same attempts: giving back uses none up.
     assert_eq!(world.ends(&id, "completed")["output"], json!([1, 1, 1, 1]));
     assert_eq!(world.notes("begun").len(), 4);
@@ -344,7 +344,7 @@ async fn a_terminated_worker_gives_back_what_it_has_not_begun() {
 #[tokio::test]
 async fn handlers_stop_when_they_are_cancelled_or_their_leases_end() {
     let world = World::start(SHORT_LEASE_MS).await;
-    let _worker = world.worker(&["hold"], 1, 0);
+    let _worker = world.worker("hold", 1, 0);
     let cancelled = world.start_step("cancelled", &json!({ "type": "hold" }), &json!("a"));
     world.noted("begun", 1).await;
     world.call("POST", &format!("/v1/executions/{cancelled}:cancel"), Some(&json!({})));

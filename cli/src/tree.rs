@@ -268,6 +268,8 @@ impl Drawing {
             | Event::TaskFenced { .. }
             | Event::IncidentResolved { .. }
             | Event::CompensationAdded(_)
+            | Event::ChildStacksAdded(_)
+            | Event::ChildStacksRead { .. }
             | Event::CompensationBegan
             | Event::CompensationEnded
             | Event::StageReached { .. }

@@ -1,11 +1,10 @@
 //! Commands that need no record: flows, completions, help.
 #![expect(clippy::unwrap_used, reason = "test code")]
 
-#[expect(dead_code, unreachable_pub, reason = "shared by several tests")]
-mod bench;
+mod support;
 
-use bench::{Bench, HELLO};
 use serde_json::Value;
+use support::{Bench, HELLO};
 
 /// The subcommands that the help of `args` lists.
 fn listed(args: &[&str]) -> Vec<String> {

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::json;
-use support::{Ended, flowmonkey};
+use support::{Done, flowmonkey};
 
 fn write(root: &Path, path: &str, content: &str) {
     let path = root.join(path);
@@ -48,8 +48,8 @@ fn project() -> tempfile::TempDir {
     project
 }
 
-fn demo(project: &Path, report: &Path, change: impl FnOnce(&mut std::process::Command)) -> Ended {
-    let mut command = flowmonkey();
+fn demo(project: &Path, report: &Path, change: impl FnOnce(&mut std::process::Command)) -> Done {
+    let mut command = flowmonkey(&[]);
     command.args(["demo", "--output", "json", "--project"]).arg(project).arg("--report").arg(report);
     change(&mut command);
     command.output().unwrap().into()
@@ -154,7 +154,7 @@ fn packages_that_were_never_downloaded_are_named() {
     assert!(html.contains("<li>absent 1.2.3</li>"));
 }
 
-fn assert_fails(ended: &Ended, words: &[&str]) {
+fn assert_fails(ended: &Done, words: &[&str]) {
     assert_eq!(ended.code, 1, "{}", ended.stderr);
     for word in words {
         assert!(ended.stderr.contains(word), "{word} in {}", ended.stderr);
@@ -181,9 +181,9 @@ fn what_is_missing_is_said_clearly() {
 #[test]
 fn the_summary_for_people_names_the_report() {
     let (project, report) = (project(), tempfile::tempdir().unwrap());
-    let mut command = flowmonkey();
+    let mut command = flowmonkey(&[]);
     command.arg("demo").arg("--project").arg(project.path()).arg("--report").arg(report.path());
-    let ended: Ended = command.output().unwrap().into();
+    let ended: Done = command.output().unwrap().into();
     for word in [
         "2 packages",
         "8 lines",

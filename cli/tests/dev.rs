@@ -1,11 +1,10 @@
 //! `flowmonkey dev`, and commands on data directories with and without an owner.
 #![expect(clippy::unwrap_used, reason = "test code")]
 
-#[expect(dead_code, unreachable_pub, reason = "shared by several tests")]
-mod bench;
+mod support;
 
-use bench::{Bench, HELLO, MONTH, Running, SIGNAL, http, names, wait_for};
 use serde_json::{Value, json};
+use support::{Bench, HELLO, MONTH, Running, SIGNAL, http, names, wait_for};
 
 fn dev(bench: &Bench, more: &[&str]) -> (Running, String) {
     let args = ["dev", "--data-dir", "data", "--listen", "127.0.0.1:0"];

@@ -2,9 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 #[expect(dead_code, unreachable_pub, reason = "shared by several tests")]
-mod bench;
-#[expect(dead_code, unreachable_pub, reason = "shared by several tests")]
 mod servers;
+mod support;
 
 use flowmonkey_plumbing::queue::redis::RedisQueue;
 use flowmonkey_plumbing::queue::{TaskQueue, WorkerPresence};
@@ -103,7 +102,7 @@ async fn settings_that_lose_data_are_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_cannot_get_in_is_told_why() {
-    let bench = bench::Bench::new();
+    let bench = support::Bench::new();
     let redis = Redis::start(RedisOptions { password: Some("right".into()), ..good_redis() }).await;
     let wrong = redis.url().replace("right", "wrong");
     let report = |args: &[&str]| {
@@ -149,7 +148,7 @@ async fn what_nothing_moves_is_found() {
     until(&url, &sleeper, "the wait", |record| record["status"] == "waiting");
     until(&url, &busy, "the task", |record| record["status"] == "waiting_for_worker");
     // No worker is there, and the task is in the queue.
-    let report = bench::wait_for("the task to be old enough to be missed", || {
+    let report = support::wait_for("the task to be old enough to be missed", || {
         let (_, report) = servers.doctor(&[]);
         findings(&report, "tasks").iter().any(|(_, text)| text.starts_with("1 are out")).then_some(report)
     });

@@ -112,7 +112,7 @@ impl Order {
 
     /// How often each action was asked for, and what happened.
     fn log(&self) -> (Vec<(String, usize)>, Vec<Value>) {
-        let (_, log) = http("GET", &format!("{}/log", self.service.url), None);
+        let (_, log) = http(&self.service.url, "GET", "/log", "");
         let requests = log["requests"].as_array().unwrap();
         let asked = |path: &str| {
             let requests: Vec<_> = requests.iter().filter(|request| request["path"] == path).collect();

@@ -1,15 +1,14 @@
 //! `run --server --fallback embedded`: a server that is away, that dies with the request in its hands, that answers 503.
 #![expect(clippy::unwrap_used, reason = "test code")]
 
-#[expect(dead_code, unreachable_pub, reason = "shared by several tests")]
-mod bench;
+mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use bench::{Bench, Done, HELLO};
 use serde_json::Value;
+use support::{Bench, Done, HELLO};
 
 /// A server that hears requests and answers each with `answer`: nothing, if that is empty.
 struct Deaf {

@@ -2,13 +2,12 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "test code")]
 
-#[expect(dead_code, unreachable_pub, reason = "shared by several tests")]
-mod bench;
+mod support;
 
 use std::fs;
 
-use bench::{Bench, http, wait_for};
 use serde_json::{Value, json};
+use support::{Bench, http, wait_for};
 
 /// What the process may take at most: its own, and a few times what a task may print.
 const MEMORY_BYTES_MAX: u64 = 400 << 20;

@@ -3,16 +3,15 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "test code")]
 
-#[expect(dead_code, unreachable_pub, reason = "shared by several tests")]
-mod bench;
+mod support;
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use bench::{Bench, Running, SIGNAL, http, wait_for};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
+use support::{Bench, Running, SIGNAL, http, wait_for};
 
 /// Less than a record has: no file of it can grow.
 const FULL_BYTES: u64 = 4096;

@@ -2,14 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 #[expect(dead_code, unreachable_pub, reason = "shared by several tests")]
-mod bench;
-#[expect(dead_code, unreachable_pub, reason = "shared by several tests")]
 mod servers;
+mod support;
 
-use bench::{http, wait_for};
 use flowmonkey_test_support::PostgresOptions;
 use serde_json::{Value, json};
 use servers::{Servers, ends, good_redis, start, until};
+use support::{http, wait_for};
 
 /// A flow of one task.
 fn works() -> Value {

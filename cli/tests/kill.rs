@@ -5,16 +5,15 @@
 
 #![expect(clippy::unwrap_used, reason = "test code")]
 
+mod support;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
 
 use flowmonkey_core::flow::parse::{Format, parse_document};
 use serde_json::{Value, json};
+use support::{Bench, Running, http, try_http, wait_for};
 
 /// Kills before the last process is left alone.
 const KILLS: usize = 8;
@@ -22,84 +21,40 @@ const KILLS: usize = 8;
 const EXECUTIONS: usize = 12;
 /// Items of each execution's map.
 const ITEMS: usize = 6;
-/// How long anything may take before the test gives up.
-const DEADLINE: Duration = Duration::from_secs(120);
 
-fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(began.elapsed() < DEADLINE, "gave up waiting until {what}");
-        std::thread::yield_now();
-        std::thread::park_timeout(Duration::from_millis(2));
-    }
-}
-
+/// `dev` in `bench`, ready to serve.
 struct Server {
-    child: Child,
-    address: String,
+    running: Running,
+    url: String,
 }
 
 impl Server {
-    fn start(folder: &Path) -> Self {
-        let data = folder.join("data");
-        // What a killed owner left must not be taken for the new one's.
-        fs::remove_file(data.join("address")).unwrap_or_default();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_flowmonkey"))
-            .args(["dev", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(&data)
-            .arg("--handlers")
-            .arg(folder.join("handlers.json"))
-            .stdout(Stdio::null())
-            .stderr(fs::File::options().create(true).append(true).open(folder.join("stderr.log")).unwrap())
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        let address = wait_until("the server tells its address", || {
-            if let Some(status) = child.try_wait().unwrap() {
-                panic!(
-                    "the server ended ({status}): {}",
-                    fs::read_to_string(folder.join("stderr.log")).unwrap()
-                );
-            }
-            let text = fs::read_to_string(data.join("address")).ok()?;
-            let (_, rest) = text.split_once("http://")?;
-            let address: String =
-                rest.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect();
-            (request(&address, "GET", "/readyz", None)?.0 == 200).then_some(address)
+    fn start(bench: &Bench) -> Self {
+        let running = bench.start(&[
+            "dev",
+            "--listen",
+            "127.0.0.1:0",
+            "--data-dir",
+            "data",
+            "--handlers",
+            "handlers.json",
+        ]);
+        let url = bench.address("data", &running);
+        wait_for("the server to be ready", || {
+            try_http(&url, "GET", "/readyz", "").filter(|(status, _)| *status == 200)
         });
-        Self { child, address }
+        Self { running, url }
     }
 
     fn call(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
-        request(&self.address, method, path, body).unwrap()
+        http(&self.url, method, path, &body.map(Value::to_string).unwrap_or_default())
     }
 
     fn kill(mut self) {
         // SIGKILL: nothing of it runs any more.
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.running.child.kill().unwrap();
+        self.running.child.wait().unwrap();
     }
-}
-
-/// One request over a connection of its own; none when the server is not there.
-fn request(address: &str, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
-    let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(DEADLINE)).ok()?;
-    let body = body.map(Value::to_string).unwrap_or_default();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-        body.len()
-    )
-    .ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let status = answer.split(' ').nth(1)?.parse().ok()?;
-    let (_, text) = answer.split_once("\r\n\r\n")?;
-    Some((status, serde_json::from_str(text).unwrap_or(Value::Null)))
 }
 
 /// SplitMix64: <https://prng.di.unimi.it/splitmix64.c>.
@@ -136,23 +91,23 @@ fn work_done(folder: &Path) -> usize {
 
 #[test]
 fn nothing_is_lost_or_doubled_when_the_process_is_killed_at_random_moments() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder: PathBuf = folder.path().to_path_buf();
-    prepare(&folder);
+    let bench = Bench::new();
+    let folder = bench.dir.path();
+    prepare(folder);
     let seed = std::env::var("KILL_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_260_203);
     println!("KILL_SEED={seed}");
     let mut chance = Chance(seed);
     let flow: String =
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kill/flow.yaml")).unwrap();
 
-    let server = Server::start(&folder);
+    let server = Server::start(&bench);
     let (status, answer) = server.call("POST", "/v1/flows", Some(&as_json(&flow)));
     assert_eq!(status, 201, "{answer}");
     server.kill();
 
     let mut started = BTreeMap::new();
     for round in 0..KILLS {
-        let server = Server::start(&folder);
+        let server = Server::start(&bench);
         // Starts go on while the process is killed; the key makes a start whose answer was lost repeatable.
         for place in (0..EXECUTIONS).filter(|place| place % KILLS <= round) {
             let input = json!({ "items": (0..ITEMS).collect::<Vec<_>>() });
@@ -164,19 +119,19 @@ fn nothing_is_lost_or_doubled_when_the_process_is_killed_at_random_moments() {
             let before = started.entry(place).or_insert_with(|| id.clone());
             assert_eq!(*before, id, "one key, one execution");
         }
-        let enough = work_done(&folder) + usize::try_from(chance.below(25)).unwrap();
-        wait_until("some work is done, or all", || {
+        let enough = work_done(folder) + usize::try_from(chance.below(25)).unwrap();
+        wait_for("some work to be done, or all", || {
             let unfinished =
                 server.call("GET", "/v1/executions?status=waiting_for_worker&status=waiting", None);
             let all_done = unfinished.1["items"].as_array().is_some_and(Vec::is_empty);
-            (work_done(&folder) >= enough || all_done).then_some(())
+            (work_done(folder) >= enough || all_done).then_some(())
         });
         server.kill();
     }
 
-    let server = Server::start(&folder);
+    let server = Server::start(&bench);
     for id in started.values() {
-        let record = wait_until("every execution has ended", || {
+        let record = wait_for("every execution to end", || {
             let (_, record) = server.call("GET", &format!("/v1/executions/{id}"), None);
             ["completed", "failed", "cancelled"].contains(&record["status"].as_str()?).then_some(record)
         });
@@ -186,7 +141,7 @@ fn nothing_is_lost_or_doubled_when_the_process_is_killed_at_random_moments() {
     }
     assert_eq!(started.len(), EXECUTIONS);
     server.kill();
-    check_work(&folder);
+    check_work(folder);
 }
 
 fn as_json(yaml: &str) -> Value {

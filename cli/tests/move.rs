@@ -2,19 +2,18 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 #[expect(dead_code, unreachable_pub, reason = "shared by several tests")]
-mod bench;
-#[expect(dead_code, unreachable_pub, reason = "shared by several tests")]
 mod servers;
+mod support;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use bench::{Bench, http, wait_for};
 use flowmonkey_test_support::PostgresOptions;
 use serde_json::{Value, json};
 use servers::{Servers, ends, good_redis, start, text, until};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, PgConnection, SqliteConnection};
+use support::{Bench, http, wait_for};
 use uuid::Uuid;
 
 /// A handler that waits for a file before it succeeds (`wait`), fails until the file is there (`fail`), or gives what it got.
@@ -255,7 +254,7 @@ async fn executions_in_every_state_go_on_in_postgres() {
 async fn a_backup_is_moved_and_stays() {
     let servers = Servers::with(PostgresOptions::default(), good_redis()).await;
     let (bench, to) = (&servers.bench, servers.database.url());
-    bench.file("signal.yaml", bench::SIGNAL);
+    bench.file("signal.yaml", support::SIGNAL);
     bench.run(&["run", "signal.yaml", "--data-dir", "data"]).expect(3);
     bench.run(&["backup", "data", "backup.db"]).expect(0);
     bench.run(&["move", "--from", "sqlite:backup.db", "--to", &to]).expect(0);

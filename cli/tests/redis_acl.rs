@@ -2,14 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 #[expect(dead_code, unreachable_pub, reason = "shared by several tests")]
-mod bench;
-#[expect(dead_code, unreachable_pub, reason = "shared by several tests")]
 mod servers;
+mod support;
 
-use bench::Bench;
 use flowmonkey_test_support::{PostgresOptions, RedisOptions};
 use serde_json::json;
 use servers::{Servers, ends, good_redis, listening, start};
+use support::Bench;
 
 fn rules(args: &[&str]) -> String {
     Bench::new().run(&[&["redis-acl"], args].concat()).expect(0).stdout.trim().to_owned()

@@ -1,11 +1,10 @@
 //! `flowmonkey run`, embedded.
 #![expect(clippy::unwrap_used, reason = "test code")]
 
-#[expect(unreachable_pub, reason = "shared by several tests")]
-mod bench;
+mod support;
 
-use bench::{Bench, FAILING, HELLO, MONTH, SIGNAL, names};
 use serde_json::{Value, json};
+use support::{Bench, FAILING, HELLO, MONTH, SIGNAL, names};
 
 #[test]
 fn a_flow_runs_to_its_end_and_leaves_nothing_behind() {
@@ -151,7 +150,7 @@ fn input_comes_as_text_file_or_standard_input() {
     let bench = Bench::new();
     bench.file("hello.yaml", HELLO);
     bench.file("ada.json", r#"{"name":"Ada"}"#);
-    let said = |done: bench::Done| done.expect(0).json()["output"]["text"].clone();
+    let said = |done: support::Done| done.expect(0).json()["output"]["text"].clone();
     assert_eq!(said(bench.run(&["run", "hello.yaml", "-i", "@ada.json", "-o", "json"])), "Hello Ada");
     let piped = bench.run_with_stdin(&["run", "hello.yaml", "-i", "-", "-o", "json"], br#"{"name":"Bob"}"#);
     assert_eq!(said(piped), "Hello Bob");
@@ -251,7 +250,7 @@ steps:
     bench.run(&["run", "family.yaml", "--data-dir", "data"]).expect(0);
     let list = "/v1/executions?children=true";
     let dev = bench.start(&["dev", "--data-dir", "data", "--listen", "127.0.0.1:0"]);
-    let (_, page) = bench::http(&bench.address("data", &dev), "GET", list, "");
+    let (_, page) = support::http(&bench.address("data", &dev), "GET", list, "");
     let statuses: Vec<&Value> =
         page["items"].as_array().unwrap().iter().map(|item| &item["status"]).collect();
     assert_eq!(statuses, ["completed", "completed"]);
@@ -264,8 +263,8 @@ fn an_interrupt_cancels_and_cleans_up() {
     bench.file("reminder.yaml", MONTH);
     let run = bench.start(&["run", "reminder.yaml", "--data-dir", "data", "-o", "json"]);
     let base = bench.address("data", &run);
-    bench::wait_for("the execution", || {
-        let (_, page) = bench::http(&base, "GET", "/v1/executions", "");
+    support::wait_for("the execution", || {
+        let (_, page) = support::http(&base, "GET", "/v1/executions", "");
         (page["items"][0]["status"] == "waiting").then_some(())
     });
     run.signal("INT");

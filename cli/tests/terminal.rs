@@ -1,14 +1,13 @@
 //! What a person sees in a terminal while a flow runs: a real pseudo terminal, read by a terminal emulator.
 #![expect(clippy::unwrap_used, reason = "test code")]
 
-#[expect(dead_code, unreachable_pub, reason = "shared by several tests")]
-mod bench;
+mod support;
 
 use std::fs::File;
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 
-use bench::Bench;
+use support::Bench;
 
 const ROWS: u16 = 24;
 const COLUMNS: u16 = 100;

@@ -1,14 +1,14 @@
-"""The handlers of the tests, and workers that misbehave. `cases.py URL FOLDER SLOTS PREFETCH HANDLER...`
+"""The handlers of the tests, and workers that misbehave. `cases.py URL FOLDER SLOTS PREFETCH HANDLER`
 
 What happens is written to FOLDER/notes; `hold` ends when FOLDER/gate is there; when FOLDER/lose is there, the answer of one
 claim is lost."""
 import os
 import pathlib
 import sys
+import time
 
 import redis
 
-import wire
 import worker
 
 FOLDER = pathlib.Path(sys.argv[2])
@@ -22,7 +22,7 @@ def note(*words):
 def flaky(task):
     attempt = task.message["attempt"]
     if attempt < 3:
-        raise worker.Failure("NOT_YET", f"attempt {attempt} of 3")
+        raise worker.failure("NOT_YET", f"attempt {attempt} of 3")
     return {"attempt": attempt, "half": 0.5}
 
 
@@ -31,9 +31,11 @@ def hold(task):
     note("begun", *place, os.getpid())
     try:
         while not (FOLDER / "gate").exists():
-            task.pause(0.01)
-    except worker.Stopped:
-        note("stopped", *place, task.told or "fenced")
+            task.check()
+            time.sleep(0.01)
+    except worker.Ended:
+        lost = "lost" if task.fence_at == float("-inf") else "fenced"
+        note("stopped", *place, "cancel" if task.told else lost)
         raise
     note("ended", *place)
     return task.message["attempt"]
@@ -52,23 +54,23 @@ def unwritable(task):
 
 
 class Cases(worker.Worker):
-    def call(self, client, function, pool, *arguments):
-        answer = super().call(client, function, pool, *arguments)
-        if function == "claim" and pool == "mirror" and answer[2] and (FOLDER / "lose").exists():
+    def call(self, function, *arguments):
+        answer = super().call(function, *arguments)
+        if function == "claim" and answer[2] and self.pool == "mirror" and (FOLDER / "lose").exists():
             (FOLDER / "lose").unlink()
             raise redis.ConnectionError("the answer was lost")
         return answer
 
-    def seal(self, task, result):
-        body = super().seal(task, result)
+    def seal(self, task, fields):
+        body = super().seal(task, fields)
         note("format", task.message["stepId"], body[0])
-        if self.pools[task.pool] == "forge" and task.message["attempt"] == 1:
-            return wire.encode({**wire.decode(body), "output": "forged"})
+        if self.pool == "forge" and task.message["attempt"] == 1:
+            return worker.encode({**worker.decode(body), "output": "forged"})
         return body
 
 
 if __name__ == "__main__":
-    url, slots, prefetch, names = sys.argv[1], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:]
-    known = {"greet": worker.greet, "flaky": flaky, "hold": hold, "mirror": mirror, "forge": forge,
-             "unwritable": unwritable}
-    Cases(url, {name: known[name] for name in names}, slots, prefetch).run()
+    url, slots, prefetch, name = sys.argv[1], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+    known = {"greet": worker.greet, "flaky": flaky, "hold": hold, "mirror": mirror, "forge": forge}
+    known["unwritable"] = unwritable
+    Cases(url, name, known[name], slots, prefetch).run()

@@ -1,324 +1,264 @@
 #!/usr/bin/env python3
-"""A FlowMonkey worker in Python, written from docs/protocol.md alone: a pattern for workers in other languages.
+"""A FlowMonkey worker in Python, written from docs/protocol.md alone: a pattern for other languages.
 
     /usr/bin/python3 worker.py redis://127.0.0.1:6379
 
-runs tasks of the handler `greet`. For handlers of your own: `Worker(url, {"type": function}).run()`. A function gets the
-`Task`, returns its output, raises `Failure`, and calls `task.pause(0)` now and then when it takes long. Needs redis, msgpack
-and zstandard (Debian: python3-redis, python3-msgpack, python3-zstandard).
+runs the handler `greet`; for another, `Worker(url, "type", function).run()`. The function gets a `Task`,
+returns its output or raises a `failure`, and calls `task.check()` now and then. Needs redis, msgpack, zstandard.
 """
-import datetime
-import json
-import os
-import signal
-import socket
-import sys
-import threading
-import time
-import uuid
-from concurrent.futures import ThreadPoolExecutor
+import base64, hashlib, hmac, json, logging, signal, struct, sys, threading, time, uuid
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
+import msgpack
 import redis
+import zstandard
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-import wire
-
-VERSION = "1.0.0"  # Of the handlers.
-CALL_BYTES_MAX = 32 * 1024 * 1024
-ANNOUNCE_EVERY, LOOK_EVERY, BELL_WAIT, TRY_AGAIN, FLUSH = 10, 1, 1, 0.2, 10  # Seconds.
-KEYS = ["tasks:{%s}:high", "tasks:{%s}", "tasks:{%s}:low"] + [kind + ":{%s}" for kind in (
-    "payload terms latest leases owners results outcomes cancel generation bell workers unreadable gone").split()]
-WORDS = [None, "drain", "cancel", "lost"]  # What a task may be told; the later ones override the earlier.
-
-
-class Failure(Exception):
-    """The attempt has failed. `code` is what a step's `retryOn` names."""
-    def __init__(self, code, message, retryable=True):
-        super().__init__(message)
-        self.error = {"code": code, "message": message, "retryable": retryable}
+VERSION = "1.0.0"  # Of the handler.
+MESSAGE_BYTES_MAX, CALL_BYTES_MAX, COMPRESSED_FROM_BYTES = 64 << 20, 32 << 20, 16 << 10
+ANNOUNCE_EVERY, LOOK_EVERY, TRY_AGAIN, FLUSH = 10, 1, 0.2, 10  # Seconds.
+KEYS = """tasks:{%s}:high tasks:{%s} tasks:{%s}:low payload:{%s} terms:{%s} latest:{%s} leases:{%s} owners:{%s}
+results:{%s} outcomes:{%s} cancel:{%s} generation:{%s} bell:{%s} workers:{%s} unreadable:{%s} gone:{%s}"""
+SEALED = """attempt contextUpdates cost error events metadata nextStepOverride outcome output resumeToken
+retryAfterMs rows taskId waitReason waitUntil"""
 
 
-class Stopped(Exception):
-    """The handler is to end."""
+class Ended(Exception):
+    """Ends a handler. `args[0]`: fields of the result; without any, nothing is handed in."""
+
+
+def failure(code, message, retryable=True):
+    return Ended({"outcome": "failure", "error": {"code": code, "message": message, "retryable": retryable}})
+
+
+def decode(data):
+    body = data[1:]
+    if data[:1] == b"\x02":
+        if zstandard.frame_content_size(body) >= MESSAGE_BYTES_MAX:
+            raise ValueError("the message is too large")
+        body = zstandard.ZstdDecompressor().decompress(body, max_output_size=MESSAGE_BYTES_MAX)
+    message = msgpack.unpackb(body)
+    if data[:1] not in (b"\x01", b"\x02") or message["v"] > 1:
+        raise ValueError("the message is of an unknown version")
+    return message
+
+
+def encode(message):
+    body = msgpack.packb(message)
+    if len(body) >= MESSAGE_BYTES_MAX:
+        raise ValueError("the message is too large")
+    frame = zstandard.compress(body, 1) if len(body) > COMPRESSED_FROM_BYTES else body
+    return b"\x02" + frame if len(frame) < len(body) else b"\x01" + body
+
+
+def canonical(value):
+    if value is None or isinstance(value, bool):
+        return {None: b"n", True: b"t", False: b"f"}[value]
+    if isinstance(value, float) and not (value.is_integer() and abs(value) < 2**53):
+        return b"d" + struct.pack(">d", value)
+    if isinstance(value, (int, float)):
+        return b"i%d;" % value
+    if isinstance(value, str):
+        return b"s%d:" % len(value.encode()) + value.encode()
+    if isinstance(value, list):
+        return b"[%d:" % len(value) + b"".join(map(canonical, value))
+    names = sorted(value, key=str.encode)
+    return b"{%d:" % len(value) + b"".join(canonical(name) + canonical(value[name]) for name in names)
+
+
+def mac(result, token):
+    head, secret = token.rsplit(".", 1)
+    sealed = {name: result[name] for name in SEALED.split() if name in result}
+    tag = hmac.new(secret.encode(), b"flowmonkey.result.v1\n" + canonical(sealed), hashlib.sha256).digest()
+    return head + "." + base64.urlsafe_b64encode(tag).rstrip(b"=").decode()
 
 
 class Task:
     """A delivery in this worker's hands. All times are of the monotonic clock."""
+
     def __init__(self, message, generation, claimed_at):
-        self.message, self.generation, self.pool = message, generation, message["pool"]
-        self.id = f'{message["taskId"]}:{message["attempt"]}'
-        self.ends_at = claimed_at + message["remainingMs"] / 1000
-        self.begun, self.told, self.bell = False, None, threading.Event()
+        self.message, self.generation, self.told = message, generation, None
+        self.id = f"{message['taskId']}:{message['attempt']}"
+        self.ends_at, self.lease = claimed_at + message["remainingMs"] / 1000, message["leaseMs"] / 1000
+        self.beat = message["heartbeatIntervalMs"] / 1000
         self.confirm(claimed_at)
 
     def confirm(self, sent_at):
-        """The lease was there at `sent_at` or later. This worker stops before it can have ended."""
-        lease = self.message["leaseMs"] / 1000
-        self.fence_at = sent_at + lease - min(lease / 6, 5)
+        """The lease was there at `sent_at` or later. The handler stops before it can have ended."""
+        self.fence_at = sent_at + self.lease - min(self.lease / 6, 5)
 
-    def tell(self, word):
-        if WORDS.index(word) > WORDS.index(self.told):
-            self.told = word
-            self.bell.set()
-
-    def is_lost(self):
-        """Whether another worker may run it by now."""
-        return self.told == "lost" or time.monotonic() >= self.fence_at
-
-    def has_ended(self):
-        """Whether its time is up."""
-        return time.monotonic() >= self.ends_at
-
-    def pause(self, seconds):
-        """Sleeps. Raises `Stopped` when the handler is to end."""
-        end = time.monotonic() + seconds
-        while not (self.told or self.is_lost() or self.has_ended()):
-            left = min(end, self.fence_at, self.ends_at) - time.monotonic()
-            if left <= 0 and time.monotonic() >= end:
-                return
-            self.bell.wait(max(0, left))
-        raise Stopped()
-
-
-def now():
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def warn(text):
-    print(text, file=sys.stderr, flush=True)
+    def check(self):
+        """Raises what ends the handler, when it is to end."""
+        if time.monotonic() >= self.fence_at:
+            raise Ended(None)
+        if time.monotonic() >= self.ends_at:
+            raise failure("TIMEOUT", "the attempt ran out of time")
+        if self.told:
+            raise self.told
 
 
 class Worker:
-    """Runs handlers: a dictionary of functions by handler type. `slots`: tasks at a time. `prefetch`: tasks claimed beyond
-    that, whose time runs already. `grace`: seconds that handlers have at the end. `prefix`: of the pools."""
-    def __init__(self, url, handlers, slots=4, prefetch=0, grace=20, prefix=""):
+    """Runs the handler of one pool. `slots`: tasks at a time. `prefetch`: tasks claimed beyond that, whose time
+    runs already; with the slots, at most 500. `grace`: seconds that handlers have at the end."""
+
+    def __init__(self, url, pool, handler, slots=4, prefetch=0, grace=20):
         # No client may repeat a claim by itself: what the first one took would be in nobody's hands.
-        connect = lambda timeout: redis.Redis.from_url(url, socket_timeout=timeout, retry=Retry(NoBackoff(), 0))
-        self.calls, self.heartbeats = connect(10), connect(2)
-        self.handlers, self.room, self.grace = handlers, slots + prefetch, grace
-        self.pools = {prefix + handler: handler for handler in handlers}
-        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"  # Never the same again.
-        self.presence = {"worker": self.name, "pools": list(self.pools), "slots": slots, "version": VERSION,
-                         "startedAt": now(), "manifests": [{"type": name, "version": VERSION} for name in handlers]}
-        self.lock, self.tasks = threading.Lock(), {}  # In hand, until their results are accepted.
-        # Held by a heartbeat and by giving back: a heartbeat from before would take back what was given.
-        self.keeping = threading.Lock()
-        self.claims, self.in_doubt, self.draining, self.ended = 0, set(), False, False
-        self.give_up_at = float("inf")
-        self.freed, self.news = threading.Event(), threading.Event()
-        self.threads = ThreadPoolExecutor(max_workers=slots)
+        self.redis = redis.Redis.from_url(url, socket_timeout=2, retry=Retry(NoBackoff(), 0))
+        self.pool, self.handler, self.slots, self.room = pool, handler, slots, slots + prefetch
+        self.name = f"python-{uuid.uuid4().hex}"  # Never the same again.
+        self.started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self.tasks, self.claims, self.in_doubt = {}, 0, False  # `tasks`: until their results are accepted.
+        self.grace, self.announce_at, self.give_up_at = grace, 0, float("inf")
+        self.threads = ThreadPoolExecutor(slots)
+        self.draining, self.ended, self.news = threading.Event(), threading.Event(), threading.Event()
+        self.keeping = threading.Lock()  # A heartbeat from before would take back what is given back.
 
-    def key(self, kind, pool):
-        return f"flowmonkey:{kind}:{{{pool}}}"
+    def key(self, name):
+        return f"flowmonkey:{name}:{{{self.pool}}}"
 
-    def call(self, client, function, pool, *arguments):
-        keys = ["flowmonkey:" + key % pool for key in KEYS]
+    def call(self, function, *arguments):
+        keys = ["flowmonkey:" + key % self.pool for key in KEYS.split()]
         if function not in ("extend", "announce"):
-            keys.append(f'{self.key("processing", pool)}:{self.name}')
-        return client.execute_command("FCALL", "flowmonkey_1_" + function, len(keys), *keys, *arguments)
+            keys.append(f"{self.key('processing')}:{self.name}")
+        words = ["FCALL", f"flowmonkey_1_{function}", len(keys), *keys, self.name, *arguments]
+        return self.redis.execute_command(*words)
 
-    def in_hand(self, pool):
-        with self.lock:
-            return [task for task in self.tasks.values() if task.pool == pool]
+    def succeeds(self, function, *arguments):
+        try:
+            function(*arguments)
+            return True
+        except redis.RedisError as error:
+            logging.warning("%s failed: %s", function.__name__, error)
+            time.sleep(TRY_AGAIN)
 
     def run(self):
-        """Works until SIGTERM or SIGINT. Then gives back what was not begun, and lets the rest end."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: setattr(self, "draining", True))
+        """Works until SIGTERM. Then gives back what was not begun, and lets the rest end."""
+        signal.signal(signal.SIGTERM, lambda *_: self.draining.set())
         keeper = threading.Thread(target=self.keep)
         keeper.start()
-        pools = list(self.pools)
-        while not self.draining:
-            try:
-                if sum([self.claim(pool) for pool in pools]) == 0:
-                    self.wait(pools)
-            except redis.RedisError as error:
-                warn(f"claiming failed, trying again: {error}")
-                time.sleep(TRY_AGAIN)
-            pools.append(pools.pop(0))  # Another one is first, so that no pool takes all slots for ever.
+        while not self.draining.is_set():
+            self.succeeds(self.claim)
         self.drain()
-        self.ended = True
+        self.ended.set()
         self.news.set()
         keeper.join()
+        self.succeeds(self.redis.hdel, self.key("workers"), self.name)
 
-    def claim(self, pool):
-        """Claims for the free slots; how many were found."""
-        room = self.room - len(self.tasks)
-        if room <= 0 or self.draining:
-            return 0
-        if pool in self.in_doubt:  # The last claim may have taken what this worker has not heard of.
-            self.call(self.calls, "release_others", pool, self.name, *[task.id for task in self.in_hand(pool)])
-            self.in_doubt.discard(pool)
-        self.claims += 1
-        low_first = 1 if self.claims % 10 == 0 else 0
-        claimed_at = time.monotonic()  # Before the call, so that this worker's time is up before the queue's.
-        try:
-            generation, _, found = self.call(self.calls, "claim", pool, self.name, room, low_first, CALL_BYTES_MAX)
-        except redis.RedisError:
-            self.in_doubt.add(pool)
-            raise
+    def claim(self):
+        """Claims for the free slots. Waits for a slot when there is none, for a task when there is none."""
+        if len(self.tasks) >= self.room:
+            wait([task.future for task in self.tasks.copy().values()], LOOK_EVERY, FIRST_COMPLETED)
+            return
+        if self.in_doubt:  # The last claim may have taken what this worker has not heard of.
+            self.call("release_others", *self.tasks.copy())
+        self.in_doubt, self.claims = True, self.claims + 1
+        claimed_at = time.monotonic()  # Before the call: this worker's time is up before the queue's.
+        room, low_first = self.room - len(self.tasks), int(self.claims % 10 == 0)
+        generation, _, found = self.call("claim", room, low_first, CALL_BYTES_MAX)
+        self.in_doubt = False
         for id, body in zip(found[::2], found[1::2]):
-            try:
-                task = Task(wire.decode(body), generation, claimed_at)
-                if (task.id, task.pool) != (id.decode(), pool):
-                    raise wire.Unreadable("the message is of another delivery")
-            except (wire.Unreadable, KeyError) as error:
-                number, attempt = id.decode().rsplit(":", 1)
-                self.finish(pool, id, wire.encode({
-                    "v": 1, "taskId": number, "attempt": int(attempt), "executionId": "", "stepId": "",
-                    "outcome": "failure", "error": Failure("TASK_UNREADABLE", str(error)).error}))
-                continue
-            with self.lock:
-                self.tasks[task.id] = task
-            self.threads.submit(self.execute, task)
+            self.accept(id.decode(), body, generation, claimed_at)
         self.news.set()
-        return len(found) // 2
+        if not found:
+            self.redis.blpop(self.key("bell"), timeout=LOOK_EVERY)
 
-    def wait(self, pools):
-        """Until there may be a task for a free slot."""
-        if len(self.tasks) < self.room:
-            self.calls.blpop([self.key("bell", pool) for pool in pools], timeout=BELL_WAIT)
-        else:
-            self.freed.wait(BELL_WAIT)
-            self.freed.clear()
+    def accept(self, id, body, generation, claimed_at):
+        try:
+            task = Task(decode(body), generation, claimed_at)
+            if (task.id, task.message["pool"]) != (id, self.pool):
+                raise ValueError("the message is of another delivery")
+            self.tasks[id] = task
+            task.future = self.threads.submit(self.execute, task)
+        except (ValueError, KeyError, TypeError, zstandard.ZstdError) as error:
+            number, attempt = id.rsplit(":", 1)
+            result = {"v": 1, "taskId": number, "attempt": int(attempt), "executionId": "", "stepId": ""}
+            result.update(failure("TASK_UNREADABLE", str(error)).args[0])
+            self.threads.submit(self.finish, id, encode(result))
 
     def execute(self, task):
-        with self.lock:
-            if task.id not in self.tasks:
-                return  # Given back.
-            task.begun = True
-        result, started = {"v": 1}, time.monotonic()
-        result.update({field: task.message[field] for field in ("taskId", "attempt", "executionId", "stepId")})
-        result["metrics"] = {"startedAt": now(), "workerId": self.name}
         try:
-            task.pause(0)
+            task.check()
             if task.message["handler"].get("version") not in (None, "*", VERSION):  # Others read requirements.
-                raise Failure("HANDLER_VERSION_MISMATCH", f"this worker has version {VERSION}")
-            output = self.handlers[self.pools[task.pool]](task)
-            # A round trip, because only JSON may travel.
-            result.update(outcome="success", output=json.loads(json.dumps(output, allow_nan=False)))
-        except Stopped:
-            if task.told == "cancel":
-                result.update(outcome="failure", error=Failure("CANCELLED", "the task was cancelled", False).error)
-            elif task.has_ended():
-                result.update(outcome="failure", error=Failure("TIMEOUT", "the attempt ran out of time").error)
-            else:
-                result.update(outcome="released")
-        except Failure as failure:
-            result.update(outcome="failure", error=failure.error)
+                raise failure("HANDLER_VERSION_MISMATCH", f"this worker has version {VERSION}")
+            output = json.dumps(self.handler(task), allow_nan=False)  # Only JSON may travel.
+            fields = {"outcome": "success", "output": json.loads(output)}
+        except Ended as ended:
+            fields = ended.args[0]
         except Exception as error:
-            text = f"{type(error).__name__}: {error}"
-            result.update(outcome="failure", error=Failure("HANDLER_ERROR", text).error)
-        result["metrics"].update(completedAt=now(), duration=int((time.monotonic() - started) * 1000))
-        if not task.is_lost():
-            self.finish(task.pool, task.id, self.seal(task, result))
-        with self.lock:
-            del self.tasks[task.id]
-        self.freed.set()
+            fields = failure("HANDLER_ERROR", f"{type(error).__name__}: {error}").args[0]
+        if fields:
+            self.finish(task.id, self.seal(task, fields))
+        del self.tasks[task.id]
 
-    def seal(self, task, result):
-        """The result as it travels, with its proof."""
+    def seal(self, task, fields):
+        """A result as it travels, with its proof. What cannot travel is replaced with a failure."""
+        result = {name: task.message[name] for name in ("taskId", "attempt", "executionId", "stepId")}
+        result.update(fields, v=1, metrics={"workerId": self.name})
         try:
-            return wire.encode({**result, "mac": wire.mac(result, task.message["token"])})
+            return encode({**result, "mac": mac(result, task.message["token"])})
         except (ValueError, OverflowError, RecursionError) as error:
-            result.pop("output", None)
-            result.update(outcome="failure", error=Failure("RESULT_UNWRITABLE", str(error), False).error)
-            return wire.encode({**result, "mac": wire.mac(result, task.message["token"])})
+            return self.seal(task, failure("RESULT_UNWRITABLE", str(error), False).args[0])
 
-    def finish(self, pool, id, body):
+    def finish(self, id, body):
         """Hands in a result, again and again until Redis has it. The lease is kept meanwhile."""
         while time.monotonic() < self.give_up_at:
-            try:
-                if self.call(self.calls, "finish", pool, self.name, self.key("results-bell", pool), id, body):
-                    warn(f"the result of {id} was refused: another worker owns the task")
+            if self.succeeds(self.call, "finish", self.key("results-bell"), id, body):
                 return
-            except redis.RedisError as error:
-                warn(f"the result of {id} was not accepted, trying again: {error}")
-                time.sleep(TRY_AGAIN)
 
     def keep(self):
         """Announces the worker and keeps its leases, in a thread of its own."""
-        announce_at, announced = 0, None
-        while not self.ended:
-            try:
-                if time.monotonic() >= announce_at or announced != self.draining:
-                    announced = self.draining
-                    self.announce(announced)
-                    announce_at = time.monotonic() + ANNOUNCE_EVERY
-                for pool in self.pools:
-                    with self.keeping:
-                        self.extend(pool)
-            except redis.RedisError as error:
-                warn(f"leases were not extended, trying again: {error}")
-            with self.lock:
-                beats = [task.message["heartbeatIntervalMs"] / 1000 for task in self.tasks.values()]
-            self.news.wait(max(0.01, min(beats + [LOOK_EVERY])))
+        while not self.ended.is_set():
+            if time.monotonic() >= self.announce_at:
+                self.announce_at = time.monotonic() + ANNOUNCE_EVERY
+                self.succeeds(self.announce)
+            with self.keeping:
+                self.succeeds(self.extend)
+            self.news.wait(max(0.01, min([LOOK_EVERY] + [task.beat for task in self.tasks.copy().values()])))
             self.news.clear()
-        try:
-            for pool in self.pools:
-                self.heartbeats.hdel(self.key("workers", pool), self.name)
-        except redis.RedisError as error:
-            warn(f"the worker's end could not be told, it will be seen as silent: {error}")
 
-    def extend(self, pool):
-        tasks = [task for task in self.in_hand(pool) if not task.is_lost()]
+    def announce(self):
+        presence = {"worker": self.name, "pools": [self.pool], "version": VERSION, "slots": self.slots}
+        presence.update(running=len(self.tasks), startedAt=self.started, draining=self.draining.is_set())
+        presence["manifests"] = [{"type": self.pool, "version": VERSION}]
+        self.call("announce", json.dumps(presence), self.key("results-bell"))
+
+    def extend(self):
+        sent_at = time.monotonic()
+        tasks = [task for task in self.tasks.copy().values() if sent_at < task.fence_at]
         if not tasks:
             return
-        sent_at = time.monotonic()
-        ids = [task.id for task in tasks]
-        generation, lost, cancelled = self.call(self.heartbeats, "extend", pool, self.name, *ids)
+        generation, lost, cancelled = self.call("extend", *[task.id for task in tasks])
         if generation in (b"", b"0") or any(task.generation != generation for task in tasks):
-            # The queue was emptied: it may have forgotten the leases. What it calls lost proves nothing; put them back.
-            sent_at, leases = time.monotonic(), []
+            # The queue was emptied, and what it calls lost proves nothing: put the leases back.
+            leases, sent_at = [], time.monotonic()
             for task in tasks:
-                leases += [task.id, task.message["leaseMs"], max(0, int((task.ends_at - sent_at) * 1000))]
-            generation, lost, cancelled = self.call(self.heartbeats, "reassert", pool, self.name, *leases)
+                leases += [task.id, int(task.lease * 1000), int(max(0, task.ends_at - sent_at) * 1000)]
+            generation, lost, cancelled = self.call("reassert", *leases)
         for task in tasks:
-            if task.id.encode() in lost:
-                task.tell("lost")
-                continue
-            task.confirm(sent_at)
             task.generation = generation
+            task.confirm(float("-inf") if task.id.encode() in lost else sent_at)
             if task.id.encode() in cancelled:
-                task.tell("cancel")
-
-    def announce(self, draining):
-        presence = json.dumps({**self.presence, "running": len(self.tasks), "draining": draining})
-        for pool in self.pools:
-            self.call(self.heartbeats, "announce", pool, self.name, presence, self.key("results-bell", pool))
-
-    def give_back(self, pool):
-        """Releases what has not begun."""
-        with self.lock:
-            untouched = [task.id for task in self.tasks.values() if task.pool == pool and not task.begun]
-            for id in untouched:
-                del self.tasks[id]
-        try:
-            if untouched:
-                self.call(self.calls, "release", pool, self.name, *untouched)
-        except redis.RedisError as error:
-            warn(f"tasks were not given back, their leases will end: {error}")
+                task.told = failure("CANCELLED", "the task was cancelled", False)
 
     def drain(self):
+        self.announce_at = 0
         self.news.set()
-        for pool in self.pools:
-            with self.keeping:
-                self.give_back(pool)
-        grace_end = time.monotonic() + self.grace
-        while self.tasks and time.monotonic() < grace_end:
-            self.freed.wait(TRY_AGAIN)
-            self.freed.clear()
+        with self.keeping:
+            untouched = [task.id for task in self.tasks.copy().values() if task.future.cancel()]
+            for id in untouched:
+                del self.tasks[id]
+            self.succeeds(self.call, "release", *untouched)
+        wait([task.future for task in self.tasks.copy().values()], self.grace)
+        for task in self.tasks.copy().values():
+            task.told = task.told or Ended({"outcome": "released"})
         self.give_up_at = time.monotonic() + FLUSH
-        for pool in self.pools:
-            for task in self.in_hand(pool):
-                task.tell("drain")
         self.threads.shutdown()
 
 
 def greet(task):
-    return f'Hello, {task.message["input"]["name"]}!'
+    return f"Hello, {task.message['input']['name']}!"
 
 
 if __name__ == "__main__":
-    Worker(sys.argv[1], {"greet": greet}).run()
+    Worker(sys.argv[1], "greet", greet).run()

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use flowmonkey_core::execution::state::StackPageLimits;
 use flowmonkey_core::limits::Limits;
 
 /// Default time between heartbeats of a worker.
@@ -28,6 +29,12 @@ pub const JOBS_WALK_MAX: usize = 2000;
 pub const DATASETS_CACHED_MAX: usize = 4;
 /// Children that are made in one commit.
 pub const SPAWN_CHUNK_MAX: u32 = 1000;
+/// Children whose stacks are read at a time, at first; twice as many each time that nothing is found.
+pub const STACKS_READ_MIN: u32 = 16;
+/// Children whose stacks are read at a time, at most.
+pub const STACKS_READ_MAX: u32 = 256;
+/// Reads of children for one page of their stacks.
+pub const STACK_PAGE_READS_MAX: usize = 16;
 /// Decisions that are stored in one commit.
 pub const COMMIT_BATCH_MAX: usize = 1000;
 /// Bytes of context above which no more decisions join a commit.
@@ -76,6 +83,8 @@ pub struct EngineConfig {
     pub heartbeat: Duration,
     /// Time without a heartbeat after which a lease ends. At least three heartbeats.
     pub lease: Duration,
+    /// How much of what children have left to undo a parent takes over at a time.
+    pub stack_page: StackPageLimits,
     /// Where resume URLs point, without a slash at the end.
     pub public_url: String,
     /// What becomes of tasks for which no handler is known.
@@ -132,6 +141,7 @@ impl Default for EngineConfig {
             limits: Limits::default(),
             heartbeat: HEARTBEAT,
             lease: LEASE,
+            stack_page: StackPageLimits::default(),
             public_url: "http://127.0.0.1:7420".into(),
             unknown_handler: UnknownHandler::Wait,
             require_result_mac: false,

@@ -98,7 +98,7 @@ impl Engine {
             let moment = self.moment();
             let decided =
                 self.with_world(&around, |world| decide(&creation.execution, world, Command::Begin, moment));
-            if !around.datasets.fetch(self, creation.execution.identity.root).await? {
+            if !around.fetch(self).await? {
                 break (decided, moment.now);
             }
         };
@@ -166,7 +166,7 @@ impl Engine {
                 failed: 1,
                 outputs: JoinOutputs::Inline(Vec::new()),
                 errors: vec![ChildError { index: 0, error }],
-                compensations: Vec::new(),
+                undoable: 0,
                 cost: flowmonkey_core::execution::state::Cost::default(),
                 has_errors: false,
             })),
@@ -181,7 +181,7 @@ impl Engine {
             failed: state.failed,
             outputs: JoinOutputs::Inline(Vec::new()),
             errors: Vec::new(),
-            compensations: Vec::new(),
+            undoable: 0,
             cost: state.cost,
             has_errors: false,
         };
@@ -201,7 +201,9 @@ impl Engine {
             let full = page.len() == CHILDREN_PAGE;
             for child in page {
                 report.has_errors |= child.has_errors;
-                report.compensations.extend(child.compensations);
+                if !child.compensations.is_empty() {
+                    report.undoable = child.index + 1;
+                }
                 if let Some(error) = child.error
                     && report.errors.len() < ITEM_ERRORS_MAX
                 {
@@ -231,7 +233,8 @@ impl Engine {
     }
 }
 
-fn opened_joins(records: &[Record]) -> Vec<Arc<JoinSpec>> {
+/// The fan-outs that `records` open.
+pub(crate) fn opened_joins(records: &[Record]) -> Vec<Arc<JoinSpec>> {
     records
         .iter()
         .filter_map(

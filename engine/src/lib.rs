@@ -19,6 +19,7 @@ mod joins;
 mod outcome;
 mod pools;
 pub mod services;
+mod stacks;
 pub mod start;
 pub mod store;
 pub mod tokens;

@@ -125,6 +125,11 @@ impl Pools {
         }
     }
 
+    /// What the pool's queue held when it was asked last.
+    fn found(&self, pool: &str) -> Option<u64> {
+        self.known().pools.get(pool).and_then(|pool| pool.found)
+    }
+
     /// The pool's queue was marked as being rebuilt: what a comparison says that is under way is old.
     fn marked(&self, pool: &str) {
         let mut known = self.known();
@@ -189,8 +194,10 @@ impl Engine {
     /// Marks the queues of `pools` as being rebuilt.
     pub(crate) async fn begin_rebuild(&self, pools: &BTreeSet<String>) -> Result<(), EngineError> {
         for pool in pools {
-            self.queue.set_generation(pool, REBUILDING).await?;
-            self.pools.marked(pool);
+            // One that has changed since it was asked is compared anew first: it may have been emptied again.
+            if self.queue.change_generation(pool, self.pools.found(pool), REBUILDING).await? {
+                self.pools.marked(pool);
+            }
         }
         Ok(())
     }
@@ -219,12 +226,8 @@ impl Engine {
             return Ok(());
         }
         let wanted = self.pools.asked();
-        for (pool, found) in names.iter().zip(self.queue.generations(&names).await?) {
-            if found == Some(REBUILDING)
-                && let Some(generation) = wanted.get(pool)
-            {
-                self.queue.set_generation(pool, *generation).await?;
-            }
+        for (pool, generation) in names.iter().filter_map(|pool| wanted.get_key_value(pool)) {
+            self.queue.change_generation(pool, Some(REBUILDING), *generation).await?;
         }
         self.compare_pools().await
     }

@@ -7,6 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use flowmonkey_core::execution::Handlers;
+use flowmonkey_core::execution::state::StackPageLimits;
 use flowmonkey_engine::chores::collector::Collector;
 use flowmonkey_engine::chores::{events, presence, pruner, reaper, reconciler, sweeper, timer};
 use flowmonkey_engine::engine::{EngineDeps, EngineError};
@@ -22,6 +23,9 @@ use crate::workload::POOLS;
 
 /// How long workers have to re-assert what they run when the queue was emptied.
 pub const REBUILD_GRACE: Duration = Duration::from_secs(3);
+
+/// What a parent takes over of its children's stacks at a time: little, so that the ends of pages are met.
+const STACK_PAGE: StackPageLimits = StackPageLimits { entries: 2, bytes: 4096 };
 
 /// A chore of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +128,7 @@ impl Node {
             engine_id: name.clone(),
             shares_record: true,
             rebuild_grace: REBUILD_GRACE,
+            stack_page: STACK_PAGE,
             // Chance says when.
             reconcile_every: Duration::ZERO,
             ..EngineConfig::default()

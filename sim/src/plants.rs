@@ -1,6 +1,8 @@
 //! Planted faults: each breaks one promise of a store, a queue or a client, and a checker must find out. They are a test
 //! of the checkers.
 
+mod stacks;
+
 use flowmonkey_core::execution::state::Why;
 use flowmonkey_core::execution::{Event, Record};
 use flowmonkey_core::ids::ExecutionId;
@@ -33,6 +35,10 @@ pub enum Plant {
     RowInsertedTwice,
     /// What can be undone is not remembered.
     CompensationForgotten,
+    /// Of what is read of children's stacks, the oldest entry is lost.
+    StackPageTorn,
+    /// What was read of children's stacks is left to be read again.
+    StackPageRepeated,
     /// Accepted signals are forgotten.
     SignalIdsForgotten,
     /// Events of the history get lost.
@@ -72,6 +78,8 @@ impl Plant {
         Self::StartSwallowed,
         Self::RowInsertedTwice,
         Self::CompensationForgotten,
+        Self::StackPageTorn,
+        Self::StackPageRepeated,
         Self::SignalIdsForgotten,
         Self::HistoryLost,
         Self::NeverAcknowledged,
@@ -163,6 +171,14 @@ pub(crate) async fn commit(
                     recorded.sequence = sequence;
                 }
             }
+            asked = stored.clone();
+        }
+        Some(Plant::StackPageTorn) => {
+            stored.updates.iter_mut().for_each(stacks::tear_pages);
+            asked = stored.clone();
+        }
+        Some(Plant::StackPageRepeated) => {
+            stored.updates.iter_mut().for_each(stacks::repeat_pages);
             asked = stored.clone();
         }
         Some(Plant::SignalIdsForgotten) => {

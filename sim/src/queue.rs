@@ -34,6 +34,19 @@ impl SimQueue {
         if self.0.after().await { Err(unavailable()) } else { Ok(()) }
     }
 
+    /// Whether the plant keeps the queue from being given a generation.
+    fn keeps_from_writing(&self, generation: u64) -> bool {
+        generation != 0 && self.0.plant == Some(Plant::GenerationNeverWritten)
+    }
+
+    /// Notes that a pool was given a generation.
+    fn written(&self, pool: &str, generation: u64) {
+        if generation != 0 {
+            self.0.books().leases.rebuilt(pool);
+            self.0.sometimes.hit("queue rebuilt");
+        }
+    }
+
     /// Takes the fence away: each result is given the attempt that the record has.
     async fn unfence(&self, taken: &mut Taken) {
         let Ok(result) = &mut taken.result else { return };
@@ -193,18 +206,35 @@ impl DispatchQueue for SimQueue {
 
     async fn set_generation(&self, pool: &str, generation: u64) -> Result<(), QueueError> {
         self.before().await?;
-        let is_rebuilt = generation != 0;
-        if self.0.queue().generations(&[pool.to_owned()]).await? == [None] {
+        let pools = [pool.to_owned()];
+        let found = self.0.queue().generations(&pools).await?;
+        if found == [None] {
             self.0.books().leases.unnoticed(pool);
         }
-        if !(is_rebuilt && self.0.plant == Some(Plant::GenerationNeverWritten)) {
+        if !self.keeps_from_writing(generation) {
             self.0.queue().set_generation(pool, generation).await?;
         }
-        if is_rebuilt {
-            self.0.books().leases.rebuilt(pool);
-            self.0.sometimes.hit("queue rebuilt");
+        if generation == 0 || found.iter().flatten().all(|found| *found <= generation) {
+            self.written(pool, generation);
         }
         self.after().await
+    }
+
+    async fn change_generation(&self, pool: &str, from: Option<u64>, to: u64) -> Result<bool, QueueError> {
+        self.before().await?;
+        // The queue compares and writes in one step: it was not emptied between the two, unless it was empty before.
+        let is_found = self.0.queue().generations(&[pool.to_owned()]).await? == [from];
+        if is_found && from.is_none() {
+            self.0.books().leases.unnoticed(pool);
+        }
+        if is_found && !self.keeps_from_writing(to) {
+            self.0.queue().change_generation(pool, from, to).await?;
+        }
+        if is_found {
+            self.written(pool, to);
+        }
+        self.after().await?;
+        Ok(is_found)
     }
 
     async fn server_id(&self) -> Result<String, QueueError> {

@@ -47,6 +47,7 @@ pub const RARE_PATHS: &[&str] = &[
     "fenced",
     "report held by a pause",
     "undone",
+    "children undone by page",
     "retry scheduled",
     "early signal kept",
     "approval escalated",

@@ -39,9 +39,11 @@ impl Certificates {
 
         let server = (certificates.server_certificate(), certificates.server_key());
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-        issue(&issuer, names, "localhost", ExtendedKeyUsagePurpose::ServerAuth, &server);
+        // Servers are clients of each other.
+        let both = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        issue(&issuer, names, "localhost", &both, &server);
         let client = (certificates.client_certificate(), certificates.client_key());
-        issue(&issuer, Vec::new(), "postgres", ExtendedKeyUsagePurpose::ClientAuth, &client);
+        issue(&issuer, Vec::new(), "postgres", &both[1..], &client);
         certificates
     }
 
@@ -71,14 +73,14 @@ fn issue(
     issuer: &Issuer<'_, KeyPair>,
     names: Vec<String>,
     common_name: &str,
-    purpose: ExtendedKeyUsagePurpose,
+    purposes: &[ExtendedKeyUsagePurpose],
     (certificate_file, key_file): &(PathBuf, PathBuf),
 ) {
     let mut params = CertificateParams::new(names).expect("the names are valid");
     params.distinguished_name.push(DnType::CommonName, common_name);
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![purpose];
+    params.extended_key_usages = purposes.to_vec();
     let key = KeyPair::generate().expect("a key can be made");
     let certificate = params.signed_by(&key, issuer).expect("the authority signs");
     write(certificate_file, &certificate.pem());

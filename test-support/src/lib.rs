@@ -41,7 +41,7 @@ mod user;
 mod wait;
 
 pub use self::certificates::{Certificates, ClientCertificates, Tls};
-pub use self::cluster::Cluster;
+pub use self::cluster::{Cluster, ClusterOptions};
 pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::{Durability, Postgres, PostgresOptions, Template, TestDatabase};
 pub use self::proxy::{Direction, FaultProxy, Flow};

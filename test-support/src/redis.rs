@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,10 @@ use crate::service::{Recipe, Service, program};
 use crate::user::User;
 use crate::wait::blocking;
 
+/// The program, and the Debian package that has it.
+const SERVER: &str = "redis-server";
+/// Names a program to be used in its place, by name or path: one that speaks as Redis does, as `valkey-server`.
+const SERVER_VARIABLE: &str = "FLOWMONKEY_REDIS_SERVER";
 /// A Redis on the same machine answers a PING in microseconds.
 const PING_WITHIN: Duration = Duration::from_secs(1);
 
@@ -59,7 +63,7 @@ impl Redis {
 
     /// As `start`, for plain threads.
     pub fn start_blocking(options: RedisOptions) -> Self {
-        let binary = program("redis-server", "redis-server");
+        let binary = server_program();
         let user = User::of_servers();
         let service = Service::start("redis", options.port, user, |folder, port| {
             let data = folder.join("data");
@@ -85,7 +89,7 @@ impl Redis {
 
     /// `redis://127.0.0.1:port`, `rediss` with TLS, with the password if there is one.
     pub fn url(&self) -> String {
-        let scheme = if self.options.tls.is_some() { "rediss" } else { "redis" };
+        let scheme = scheme(self.options.tls.as_ref());
         let login = self.options.password.as_ref().map_or(String::new(), |password| format!(":{password}@"));
         format!("{scheme}://{login}127.0.0.1:{}", self.port())
     }
@@ -134,20 +138,7 @@ impl Redis {
 
     /// A client that knows the password and has the certificates.
     pub fn client(&self) -> Client {
-        let Some(tls) = &self.options.tls else {
-            return Client::open(self.url()).expect("our own address is valid");
-        };
-        let read = |file| std::fs::read(file).expect("the certificates live as long as the options");
-        let client_tls = match tls.clients {
-            ClientCertificates::Ignored => None,
-            ClientCertificates::Demanded => Some(ClientTlsConfig {
-                client_cert: read(tls.certificates.client_certificate()),
-                client_key: read(tls.certificates.client_key()),
-            }),
-        };
-        let root_cert = Some(read(tls.certificates.authority()));
-        Client::build_with_tls(self.url(), TlsCertificates { client_tls, root_cert })
-            .expect("our own address and certificates are valid")
+        client_of(self.url(), self.options.tls.as_ref())
     }
 
     /// Sends one command over a new connection. Panics on an error reply: use `try_command` for those.
@@ -163,6 +154,33 @@ impl Redis {
         let mut connection = self.client().get_multiplexed_async_connection().await?;
         command_of(words).query_async(&mut connection).await
     }
+}
+
+/// A client of the server at `url` that has the certificates.
+pub(crate) fn client_of(url: String, tls: Option<&Tls>) -> Client {
+    let Some(tls) = tls else { return Client::open(url).expect("our own address is valid") };
+    let read = |file| std::fs::read(file).expect("the certificates live as long as the options");
+    let client_tls = match tls.clients {
+        ClientCertificates::Ignored => None,
+        ClientCertificates::Demanded => Some(ClientTlsConfig {
+            client_cert: read(tls.certificates.client_certificate()),
+            client_key: read(tls.certificates.client_key()),
+        }),
+    };
+    let root_cert = Some(read(tls.certificates.authority()));
+    Client::build_with_tls(url, TlsCertificates { client_tls, root_cert })
+        .expect("our own address and certificates are valid")
+}
+
+/// `redis`, or `rediss` with TLS.
+pub(crate) fn scheme(tls: Option<&Tls>) -> &'static str {
+    if tls.is_some() { "rediss" } else { "redis" }
+}
+
+/// The program of the servers.
+pub(crate) fn server_program() -> PathBuf {
+    let other = std::env::var(SERVER_VARIABLE).ok().filter(|name| !name.is_empty());
+    program(other.as_deref().unwrap_or(SERVER), SERVER)
 }
 
 pub(crate) fn command_of(words: &[&str]) -> ::redis::Cmd {
@@ -212,14 +230,16 @@ fn config_text(folder: &Path, port: u16, user: User, options: &RedisOptions) -> 
     text
 }
 
-fn tls_text(folder: &Path, port: u16, user: User, tls: &Tls) -> String {
+/// Among themselves, servers use TLS, too.
+pub(crate) fn tls_text(folder: &Path, port: u16, user: User, tls: &Tls) -> String {
     let files = ServerFiles::copy(&tls.certificates, folder, user);
     let clients = match tls.clients {
         ClientCertificates::Ignored => "no",
         ClientCertificates::Demanded => "yes",
     };
     format!(
-        "port 0\ntls-port {port}\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\ntls-auth-clients {clients}\n",
+        "port 0\ntls-port {port}\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\ntls-auth-clients {clients}\n\
+         tls-replication yes\ntls-cluster yes\n",
         files.certificate.display(),
         files.key.display(),
         files.authority.display()

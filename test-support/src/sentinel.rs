@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use ::redis::{FromRedisValue, RedisResult};
 
+use crate::certificates::Tls;
 use crate::process::Farewell;
-use crate::redis::{Redis, RedisOptions, answers};
-use crate::service::{Recipe, Service, program};
+use crate::redis::{Redis, RedisOptions, answers, client_of, command_of, scheme, server_program, tls_text};
+use crate::service::{Recipe, Service};
 use crate::user::User;
 use crate::wait::{blocking, wait_for, wait_until};
 
@@ -30,22 +31,29 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 pub struct Sentinel {
     servers: Vec<Redis>,
     sentinels: Vec<Arc<Service>>,
+    tls: Option<Tls>,
 }
 
 impl Sentinel {
     /// Starts them, and waits until the replicas are in step and the sentinels know of all. Panics when there are no replicas:
     /// then nothing could take over.
     pub async fn start(replicas: usize) -> Self {
+        Self::start_with(replicas, None).await
+    }
+
+    /// As `start`; with TLS, all of them talk so, to clients and to each other.
+    pub async fn start_with(replicas: usize, tls: Option<Tls>) -> Self {
         assert!(replicas > 0, "without a replica there is nothing to fail over to");
         // A full copy starts at once instead of waiting five seconds for further replicas.
         let config = vec!["repl-diskless-sync-delay 0".to_owned()];
-        let primary = Redis::start(RedisOptions { config: config.clone(), ..RedisOptions::default() }).await;
+        let options = RedisOptions { config, tls: tls.clone(), ..RedisOptions::default() };
+        let primary = Redis::start(options.clone()).await;
         let primary_port = primary.port();
         let mut servers = vec![primary];
         for _ in 0..replicas {
-            let mut config = config.clone();
-            config.push(format!("replicaof 127.0.0.1 {primary_port}"));
-            servers.push(Redis::start(RedisOptions { config, ..RedisOptions::default() }).await);
+            let mut options = options.clone();
+            options.config.push(format!("replicaof 127.0.0.1 {primary_port}"));
+            servers.push(Redis::start(options).await);
         }
         wait_until("all replicas are in step", SETTLED_WITHIN, async || {
             follow(&servers[0]).await.is_ok_and(|following| following == replicas)
@@ -53,10 +61,11 @@ impl Sentinel {
         .await;
         let mut sentinels = Vec::new();
         for _ in 0..SENTINELS {
-            let service = blocking(move || start_sentinel(primary_port)).await;
+            let tls = tls.clone();
+            let service = blocking(move || start_sentinel(primary_port, tls.as_ref())).await;
             sentinels.push(Arc::new(service));
         }
-        let all = Self { servers, sentinels };
+        let all = Self { servers, sentinels, tls };
         let every = LOOK_EVERY.as_millis().to_string();
         for address in all.addresses() {
             let mut debug = vec!["SENTINEL", "DEBUG"];
@@ -64,7 +73,7 @@ impl Sentinel {
             for period in ["INFO-PERIOD", "ASK-PERIOD", "PUBLISH-PERIOD"] {
                 debug.extend([period, &every]);
             }
-            ask::<()>(&address, &debug).await.expect("a sentinel takes its settings");
+            all.ask::<()>(&address, &debug).await.expect("a sentinel takes its settings");
         }
         for address in all.addresses() {
             wait_until("the sentinels know of all", SETTLED_WITHIN, async || all.is_known_by(&address).await)
@@ -73,9 +82,10 @@ impl Sentinel {
         all
     }
 
-    /// `redis://127.0.0.1:port` of each sentinel.
+    /// `redis://127.0.0.1:port` of each sentinel, `rediss` with TLS.
     pub fn addresses(&self) -> Vec<String> {
-        self.sentinels.iter().map(|sentinel| format!("redis://127.0.0.1:{}", sentinel.port())).collect()
+        let scheme = scheme(self.tls.as_ref());
+        self.sentinels.iter().map(|sentinel| format!("{scheme}://127.0.0.1:{}", sentinel.port())).collect()
     }
 
     /// The name to ask the sentinels for.
@@ -101,8 +111,8 @@ impl Sentinel {
             let chosen = self.look_for_primary(Some(old.port())).await;
             // Refused, or given up later, while an earlier failover is not forgotten or no replica is in good state. Asked
             // again only as long as nothing has come of it, or there would be two failovers.
-            if chosen.is_none() && primary_port(&addresses[0]).await == Some(old.port()) {
-                ask::<()>(&addresses[0], &["SENTINEL", "FAILOVER", PRIMARY_NAME]).await.ok();
+            if chosen.is_none() && self.primary_port(&addresses[0]).await == Some(old.port()) {
+                self.ask::<()>(&addresses[0], &["SENTINEL", "FAILOVER", PRIMARY_NAME]).await.ok();
             }
             chosen
         })
@@ -131,11 +141,7 @@ impl Sentinel {
     async fn look_for_primary(&self, old: Option<u16>) -> Option<Redis> {
         let mut votes = Vec::new();
         for address in self.addresses() {
-            let asked =
-                ask::<(String, u16)>(&address, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", PRIMARY_NAME]);
-            if let Ok((_, port)) = asked.await {
-                votes.push(port);
-            }
+            votes.extend(self.primary_port(&address).await);
         }
         let chosen = self.servers.iter().find(|server| {
             let votes = votes.iter().filter(|port| **port == server.port()).count();
@@ -145,11 +151,23 @@ impl Sentinel {
         info.contains("role:master").then(|| chosen.clone())
     }
 
+    /// The primary of now, as one sentinel sees it.
+    async fn primary_port(&self, sentinel: &str) -> Option<u16> {
+        let words = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", PRIMARY_NAME];
+        self.ask::<(String, u16)>(sentinel, &words).await.ok().map(|(_, port)| port)
+    }
+
+    async fn ask<T: FromRedisValue>(&self, address: &str, words: &[&str]) -> RedisResult<T> {
+        let client = client_of(address.to_owned(), self.tls.as_ref());
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        command_of(words).query_async(&mut connection).await
+    }
+
     async fn is_known_by(&self, sentinel: &str) -> bool {
         type Entries = Vec<std::collections::HashMap<String, String>>;
-        let replicas = ask::<Entries>(sentinel, &["SENTINEL", "REPLICAS", PRIMARY_NAME]).await;
-        let others = ask::<Entries>(sentinel, &["SENTINEL", "SENTINELS", PRIMARY_NAME]).await;
-        let quorum = ask::<String>(sentinel, &["SENTINEL", "CKQUORUM", PRIMARY_NAME]).await;
+        let replicas = self.ask::<Entries>(sentinel, &["SENTINEL", "REPLICAS", PRIMARY_NAME]).await;
+        let others = self.ask::<Entries>(sentinel, &["SENTINEL", "SENTINELS", PRIMARY_NAME]).await;
+        let quorum = self.ask::<String>(sentinel, &["SENTINEL", "CKQUORUM", PRIMARY_NAME]).await;
         // A replica without a run id was heard of, but not reached yet.
         let reached = |entries: Entries| {
             entries.iter().filter(|entry| entry.get("runid").is_some_and(|id| !id.is_empty())).count()
@@ -160,13 +178,14 @@ impl Sentinel {
     }
 }
 
-fn start_sentinel(primary_port: u16) -> Service {
-    let binary = program("redis-sentinel", "redis-sentinel");
+fn start_sentinel(primary_port: u16, tls: Option<&Tls>) -> Service {
+    let binary = server_program();
     let user = User::of_servers();
     Service::start("sentinel", None, user, |folder, port| {
         let config = folder.join("sentinel.conf");
+        let listens = tls.map_or(format!("port {port}\n"), |tls| tls_text(folder, port, user, tls));
         let text = format!(
-            "bind 127.0.0.1\nport {port}\nunixsocket {0}/s\ndir {0}\ndaemonize no\nprotected-mode no\n\
+            "bind 127.0.0.1\n{listens}unixsocket {0}/s\ndir {0}\ndaemonize no\nprotected-mode no\n\
              sentinel monitor {PRIMARY_NAME} 127.0.0.1 {primary_port} {QUORUM}\n\
              sentinel down-after-milliseconds {PRIMARY_NAME} {1}\n\
              sentinel failover-timeout {PRIMARY_NAME} {2}\n",
@@ -182,19 +201,13 @@ fn start_sentinel(primary_port: u16) -> Service {
             name: "redis-sentinel",
             command: Box::new(move || {
                 let mut command = user.command(&binary);
-                command.arg(&config);
+                command.arg(&config).arg("--sentinel");
                 command
             }),
             is_ready: Box::new(move |_| answers(&socket)),
             farewell: Farewell::Kill,
         }
     })
-}
-
-/// The primary of now, as one sentinel sees it.
-async fn primary_port(sentinel: &str) -> Option<u16> {
-    let asked = ask::<(String, u16)>(sentinel, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", PRIMARY_NAME]).await;
-    asked.ok().map(|(_, port)| port)
 }
 
 /// How many replicas have got a write to the primary. A link that is up says less: the first second nothing goes over it.
@@ -209,10 +222,5 @@ async fn follow(primary: &Redis) -> RedisResult<usize> {
 }
 
 async fn replication(server: &Redis) -> RedisResult<String> {
-    ask(&server.url(), &["INFO", "replication"]).await
-}
-
-async fn ask<T: FromRedisValue>(address: &str, words: &[&str]) -> RedisResult<T> {
-    let mut connection = ::redis::Client::open(address)?.get_multiplexed_async_connection().await?;
-    crate::redis::command_of(words).query_async(&mut connection).await
+    Ok(::redis::from_redis_value(server.try_command(&["INFO", "replication"]).await?)?)
 }

@@ -6,7 +6,7 @@ use flowmonkey_test_support::{Durability, Postgres, PostgresOptions, Redis, Redi
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::bench::{Bench, Running, http, wait_for};
+use crate::support::{Bench, Running, http, wait_for};
 
 /// A record, queues, and a directory to work in.
 pub struct Servers {

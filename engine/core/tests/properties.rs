@@ -4,20 +4,20 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use flowmonkey_core::execution::Status;
 use flowmonkey_core::execution::command::{
     Command, ContextChange, EmittedEvent, NextStep, ReportedOutcome, Signal, TaskAttempt, TaskReport,
 };
 use flowmonkey_core::execution::event::Event;
-use flowmonkey_core::execution::state::{Activity, AwaitedEvent, CancelSource, Cost, WaitOn};
+use flowmonkey_core::execution::state::{Activity, AwaitedEvent, CancelSource, Compensation, Cost, WaitOn};
+use flowmonkey_core::execution::{Status, apply};
 use flowmonkey_core::ids::ExecutionId;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use serde_json::{Map, Value, json};
-use support::Bench;
+use support::{Bench, Slot};
 
 /// Steps of the flow's own graph.
 const STEPS_MAX: usize = 6;
@@ -228,6 +228,13 @@ fn outcome(kind: u8) -> ReportedOutcome {
     }
 }
 
+/// A visit that can be undone.
+type Visit = (ExecutionId, String, u32);
+
+fn visit_of(compensation: &Compensation) -> Visit {
+    (compensation.execution, compensation.step.to_string(), compensation.visit)
+}
+
 struct Player {
     bench: Bench,
     reports: Vec<(ExecutionId, TaskReport)>,
@@ -393,27 +400,64 @@ impl Player {
         }
     }
 
+    /// What an execution could undo and has not, oldest first, by its history and those of its children; checks that what
+    /// it undid was always the last of it.
+    fn left_to_undo(&self, slot: &Slot) -> Vec<Visit> {
+        let mut left: Vec<Visit> = Vec::new();
+        let mut seen = BTreeSet::new();
+        let mut state = slot.execution.clone();
+        for recorded in &slot.history {
+            match &recorded.event {
+                Event::Created { execution } => state = (**execution).clone(),
+                event => apply(&mut state, event, recorded.at),
+            }
+            let added = match &recorded.event {
+                Event::CompensationAdded(added) => vec![visit_of(added)],
+                Event::FanEnded { join, .. } => self.left_by_children(slot.execution.id(), *join),
+                Event::CompensationBegan => {
+                    let undoing = state.undoing.as_ref().map(visit_of);
+                    assert!(
+                        undoing.is_some() && undoing == left.pop(),
+                        "{undoing:?} is undone, then {left:?}"
+                    );
+                    Vec::new()
+                }
+                Event::Failed => {
+                    assert_eq!(left, [], "it failed, and has not undone all");
+                    Vec::new()
+                }
+                _ => Vec::new(),
+            };
+            assert!(
+                added.iter().all(|visit| seen.insert(visit.clone())),
+                "a visit is undone once: {added:?}"
+            );
+            left.extend(added);
+        }
+        left
+    }
+
+    fn left_by_children(&self, parent: ExecutionId, join: u32) -> Vec<Visit> {
+        self.bench
+            .children(parent)
+            .into_iter()
+            .map(|child| &self.bench.executions[&child])
+            .filter(|slot| slot.execution.identity.parent.is_some_and(|link| link.join == join))
+            .filter(|slot| slot.execution.status() == Status::Completed)
+            .flat_map(|slot| self.left_to_undo(slot))
+            .collect()
+    }
+
     fn check_histories(&self) {
         for slot in self.bench.executions.values() {
             let mut attempts: BTreeMap<u32, u32> = BTreeMap::new();
-            let mut undone: BTreeMap<(ExecutionId, String, u32), u32> = BTreeMap::new();
             for recorded in &slot.history {
-                match &recorded.event {
-                    Event::TaskScheduled { task } => {
-                        let before = attempts.insert(task.run.task, task.run.attempt);
-                        assert!(
-                            before.is_none_or(|before| before < task.run.attempt),
-                            "attempts rise: {task:?}"
-                        );
-                    }
-                    Event::CompensationAdded(added) => {
-                        let key = (added.execution, added.step.to_string(), added.visit);
-                        *undone.entry(key).or_default() += 1;
-                    }
-                    _ => {}
+                if let Event::TaskScheduled { task } = &recorded.event {
+                    let before = attempts.insert(task.run.task, task.run.attempt);
+                    assert!(before.is_none_or(|before| before < task.run.attempt), "attempts rise: {task:?}");
                 }
             }
-            assert!(undone.values().all(|times| *times == 1), "a visit is undone once: {undone:?}");
+            self.left_to_undo(slot);
         }
         for ((parent, number), join) in &self.bench.joins {
             let terminated = self.bench.events(*parent).any(|event| matches!(event, Event::Cancelled { .. }));

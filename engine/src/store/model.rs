@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flowmonkey_core::execution::decision::{FailedTask, JoinSpec};
 use flowmonkey_core::execution::error::ExecutionError;
-use flowmonkey_core::execution::state::{Activity, Compensation, Cost};
+use flowmonkey_core::execution::state::{Activity, Cost, Undoable};
 use flowmonkey_core::execution::{Execution, Record, RecordedEvent, Status};
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
@@ -253,7 +253,7 @@ pub struct ChildRow {
     /// Why it failed; a cancelled one has the code `CANCELLED`.
     pub error: Option<ExecutionError>,
     /// What it could undo; for completed children.
-    pub compensations: Vec<Compensation>,
+    pub compensations: Vec<Undoable>,
     /// Its final context; for sub-flows only.
     pub context: Option<Map<String, Value>>,
     /// Whether it completed with tolerated errors.

@@ -68,6 +68,8 @@ macro_rules! queue_conformance {
             forgotten_leases_are_reasserted,
             a_lease_is_not_reasserted_against_others,
             generations_are_kept_and_told,
+            generations_only_go_forward,
+            a_generation_replaces_only_the_one_that_was_found,
             workers_announce_themselves,
         );
     };
@@ -549,6 +551,48 @@ pub async fn generations_are_kept_and_told(queue: &impl QueueUnderTest) {
     assert_eq!(tasks.extend("a", "w", &[of("t", 1)]).await.unwrap().generation, 7);
     assert_eq!(tasks.reassert("a", "w", &[lease("t", 1)]).await.unwrap().generation, 7);
     assert_eq!(tasks.extend("b", "w", &[]).await.unwrap().generation, 0);
+}
+
+/// A writer that a later one has overtaken changes nothing; the mark of a rebuild is written over every generation.
+pub async fn generations_only_go_forward(queue: &impl QueueUnderTest) {
+    let dispatch = queue.dispatch();
+    let steps = [
+        (5, 5),
+        (4, 5),
+        (5, 5),
+        (10, 10),
+        (9, 10),
+        (0, 0),
+        (1, 1),
+        (u64::from(u32::MAX), u64::from(u32::MAX)),
+    ];
+    for (set, held) in steps {
+        dispatch.set_generation("a", set).await.unwrap();
+        assert_eq!(dispatch.generations(&["a".to_owned()]).await.unwrap(), [Some(held)], "after {set}");
+    }
+}
+
+/// What has changed since it was looked at is left as it is.
+pub async fn a_generation_replaces_only_the_one_that_was_found(queue: &impl QueueUnderTest) {
+    let dispatch = queue.dispatch();
+    let steps = [
+        (Some(0), 7, None),
+        (Some(7), 8, None),
+        (None, 0, Some(0)),
+        (None, 7, Some(0)),
+        (Some(1), 7, Some(0)),
+        (Some(0), 7, Some(7)),
+        (Some(0), 6, Some(7)),
+        (Some(7), 0, Some(0)),
+        (Some(0), 0, Some(0)),
+        (Some(0), 3, Some(3)),
+    ];
+    for (from, to, held) in steps {
+        let before = dispatch.generations(&["a".to_owned()]).await.unwrap();
+        let changed = dispatch.change_generation("a", from, to).await.unwrap();
+        assert_eq!(changed, before == [from], "{from:?} to {to}");
+        assert_eq!(dispatch.generations(&["a".to_owned()]).await.unwrap(), [held], "{from:?} to {to}");
+    }
 }
 
 /// Workers are there from their announcement on, until they retire.

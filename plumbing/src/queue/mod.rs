@@ -294,8 +294,13 @@ pub trait DispatchQueue: Send + Sync {
     /// The generation that the queue holds for each of `pools`; none: the queue has forgotten the pool.
     async fn generations(&self, pools: &[String]) -> Result<Vec<Option<u64>>, QueueError>;
 
-    /// Notes the generation of a pool that has been rebuilt.
+    /// Notes the generation of a pool. Generations only go forward: a lower one than the queue holds is ignored, as a
+    /// later writer has overtaken this one; 0, the mark of a queue that is being rebuilt, follows any.
     async fn set_generation(&self, pool: &str, generation: u64) -> Result<(), QueueError>;
+
+    /// Replaces the generation of a pool when the queue holds `from` (none: it has forgotten the pool), in one step; returns
+    /// whether it did. A writer that must not hide that the queue was emptied since it looked uses this.
+    async fn change_generation(&self, pool: &str, from: Option<u64>, to: u64) -> Result<bool, QueueError>;
 
     /// Names the servers as they run: changes whenever one of them is started anew or replaced.
     async fn server_id(&self) -> Result<String, QueueError>;

@@ -40,7 +40,7 @@ async fn assert_forbidden(server: &Redis, name: &str, commands: &[&[&str]]) {
         let error = as_user(server, name, command).await.expect_err(&command.join(" "));
         let is_forbidden = error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
             || error.to_string().contains("can't run this command")
-            || error.to_string().contains("No permissions")
+            || error.to_string().to_ascii_lowercase().contains("no permissions")
             || error.to_string().contains("NOPERM");
         assert!(is_forbidden, "{command:?}: {error}");
     }

@@ -3,11 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 mod acl;
+mod cluster;
 mod crowd;
 mod faults;
 mod garbage;
+mod load;
 mod servers;
 mod support;
+mod tls;
 
 mod rules {
     use super::support::new_queue;
@@ -19,4 +22,16 @@ mod rules_in_a_cluster {
     use super::support::new_cluster_queue;
 
     flowmonkey_plumbing::queue_conformance!(new_cluster_queue);
+}
+
+mod rules_in_a_cluster_with_tls {
+    use super::tls::new_cluster_queue;
+
+    flowmonkey_plumbing::queue_conformance!(new_cluster_queue);
+}
+
+mod rules_behind_sentinels_with_tls {
+    use super::tls::new_sentinel_queue;
+
+    flowmonkey_plumbing::queue_conformance!(new_sentinel_queue);
 }

@@ -11,15 +11,14 @@ use flowmonkey_test_support::{
     wait_until,
 };
 
-use super::support::{claimed, cluster_url, hosts, options, queue_with};
+use super::support::{claimed, cluster_url, options, queue_with, sentinel_url};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn a_failover_is_followed_and_changes_the_servers_name() {
     let sentinel = Sentinel::start(1).await;
-    let url = format!("redis+sentinel://{}/{}", hosts(&sentinel.addresses()), sentinel.primary_name());
-    let queue = queue_with(options(url)).await.0;
+    let queue = queue_with(options(sentinel_url(&sentinel))).await.0;
     queue.push(vec![task("t", 1, "a")]).await.unwrap();
     let before = queue.server_id().await.unwrap();
     sentinel.kill_primary().await;

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use flowmonkey_plumbing::queue::conformance::QueueUnderTest;
 use flowmonkey_plumbing::queue::redis::{RedisOptions, RedisQueue};
 use flowmonkey_plumbing::queue::{Claim, Delivery, DispatchQueue, Dispatched, TaskQueue};
-use flowmonkey_test_support::{Cluster, Redis};
+use flowmonkey_test_support::{Cluster, Redis, Sentinel};
 use tokio::sync::OnceCell;
 
 /// A queue on real time.
@@ -60,13 +60,19 @@ async fn shared_cluster() -> &'static Cluster {
 
 /// The URL of a Cluster.
 pub(crate) fn cluster_url(cluster: &Cluster) -> String {
-    format!("redis+cluster://{}", hosts(&cluster.addresses()))
+    url_of("cluster", &cluster.addresses())
 }
 
-/// `host:port,…` of `redis://host:port` each.
-pub(crate) fn hosts(addresses: &[String]) -> String {
-    let hosts: Vec<_> = addresses.iter().map(|address| address.trim_start_matches("redis://")).collect();
-    hosts.join(",")
+/// The URL of what Sentinels watch.
+pub(crate) fn sentinel_url(sentinel: &Sentinel) -> String {
+    format!("{}/{}", url_of("sentinel", &sentinel.addresses()), sentinel.primary_name())
+}
+
+/// `redis+kind://host:port,…` of `redis://host:port` each; with TLS as those.
+fn url_of(kind: &str, addresses: &[String]) -> String {
+    let (schemes, hosts): (Vec<&str>, Vec<&str>) =
+        addresses.iter().map(|address| address.split_once("://").unwrap()).unzip();
+    format!("{}+{kind}://{}", schemes[0], hosts.join(","))
 }
 
 /// An empty queue on the shared Cluster.

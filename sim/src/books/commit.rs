@@ -5,7 +5,7 @@
 )]
 
 use flowmonkey_core::execution::error::codes;
-use flowmonkey_core::execution::state::{CancelSource, Phase};
+use flowmonkey_core::execution::state::{CancelSource, ChildStacks, Phase};
 use flowmonkey_core::execution::{Event, Execution, Record, RecordedEvent};
 use flowmonkey_engine::store::{Batch, Committed, Create, CreateOutcome};
 
@@ -84,7 +84,7 @@ impl Books {
             self.count(&recorded.event);
             if let Event::FanEnded { join, succeeded, failed, .. } = recorded.event {
                 self.join_taken(id, join, succeeded, failed);
-                self.check_inherited(id, join, events);
+                self.inherit(id, join, events);
             }
             let Some(book) = self.executions.get_mut(&id) else { continue };
             if let Event::Cancelled { cancellation } = &recorded.event {
@@ -107,28 +107,23 @@ impl Books {
         }
     }
 
-    /// A completed child's stack joins its parent's: all of it, in the order of the children.
-    fn check_inherited(
-        &mut self,
-        parent: flowmonkey_core::ids::ExecutionId,
-        join: u32,
-        events: &[RecordedEvent],
-    ) {
-        let expected = self.left_to_undo(parent, join);
-        let added: Vec<super::execution::Undo> = events
+    /// A completed child's stack joins its parent's: all of it, in the order of the children. The parent has a reference;
+    /// the book has all of it, so that what is undone later is compared with what there was.
+    fn inherit(&mut self, parent: flowmonkey_core::ids::ExecutionId, join: u32, events: &[RecordedEvent]) {
+        let left = self.left_to_undo(parent, join);
+        let is_own = |stacks: &ChildStacks| stacks.parent == parent && stacks.join == join;
+        let referred = events
             .iter()
-            .filter_map(|recorded| match &recorded.event {
-                Event::CompensationAdded(undo) if undo.execution != parent => {
-                    Some((undo.execution, undo.step.to_string(), undo.visit))
-                }
-                _ => None,
-            })
-            .collect();
-        if expected != added {
+            .any(|recorded| matches!(&recorded.event, Event::ChildStacksAdded(stacks) if is_own(stacks)));
+        if referred == left.is_empty() {
             self.violate(
                 "undoing",
-                format!("{parent} took over {added:?} of its children, not {expected:?}"),
+                format!("{parent} refers to its children: {referred}; they left {left:?}"),
             );
+        }
+        let Some(book) = self.executions.get_mut(&parent) else { return };
+        if let Err((checker, what)) = book.inherit(left) {
+            self.violate(checker, what);
         }
     }
 
@@ -142,6 +137,7 @@ impl Books {
                 Event::TaskFenced { .. } => "fenced",
                 Event::ReportHeld(_) => "report held by a pause",
                 Event::CompensationEnded => "undone",
+                Event::ChildStacksRead { left: Some(_), .. } => "children undone by page",
                 Event::RetryScheduled { .. } => "retry scheduled",
                 Event::SignalBuffered(_) => "early signal kept",
                 Event::Escalated { .. } => "approval escalated",

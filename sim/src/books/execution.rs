@@ -203,17 +203,21 @@ impl ExecutionBook {
         Ok(())
     }
 
+    /// More to undo, oldest first.
+    pub(super) fn inherit(&mut self, left: Vec<Undo>) -> Checked {
+        let again = left.iter().find(|undo| self.added.contains(*undo)).cloned();
+        self.added.extend(left.iter().cloned());
+        self.to_undo.extend(left);
+        match again {
+            Some(undo) => Err(("undoing", format!("{} is to undo {undo:?} twice", self.state.id()))),
+            None => Ok(()),
+        }
+    }
+
     fn check_undoing(&mut self, event: &Event) -> Checked {
         let id = self.state.id();
         match event {
-            Event::CompensationAdded(compensation) => {
-                let undo = undo(compensation);
-                let again = !self.added.insert(undo.clone());
-                self.to_undo.push(undo);
-                if again {
-                    return Err(("undoing", format!("{id} is to undo {:?} twice", self.to_undo.last())));
-                }
-            }
+            Event::CompensationAdded(compensation) => self.inherit(vec![undo(compensation)])?,
             Event::CompensationBegan => {
                 let expected = self.to_undo.pop();
                 if self.state.undoing.as_ref().map(undo) != expected {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::command::ContextChange;
 use super::event::{Event, RecordedEvent, WaitEnd};
-use super::state::{Activity, Cost, Execution, Pause, Phase, WaitOn};
+use super::state::{Activity, ChildStacks, Cost, Execution, Pause, Phase, Undoable, WaitOn};
 use crate::context::{self, ContextSize};
 use crate::flow::path::Path;
 use crate::limits::ContextLimits;
@@ -119,9 +119,27 @@ pub fn apply(execution: &mut Execution, event: &Event, at: Timestamp) {
         }
         Event::TaskFenced { .. } | Event::IncidentResolved { .. } => execution.activity = Activity::Ready,
         Event::IncidentRaised(incident) => execution.activity = Activity::Incident(incident.clone()),
-        Event::CompensationAdded(compensation) => execution.compensations.push((**compensation).clone()),
+        Event::CompensationAdded(compensation) => {
+            execution.compensations.push(Undoable::Visit(compensation.clone()));
+        }
+        Event::ChildStacksAdded(stacks) => add_child_stacks(&mut execution.compensations, *stacks),
+        Event::ChildStacksRead { left, entries } => {
+            if let Some(Undoable::Children(_)) = execution.compensations.last() {
+                execution.compensations.pop();
+            }
+            execution.compensations.extend(left.map(Undoable::Children));
+            execution.compensations.extend(entries.iter().cloned());
+        }
         Event::CompensationBegan => {
-            execution.undoing = execution.compensations.pop();
+            execution.undoing = match execution.compensations.pop() {
+                Some(Undoable::Visit(visit)) => Some(*visit),
+                // References are followed first; it stays.
+                Some(stacks @ Undoable::Children(_)) => {
+                    execution.compensations.push(stacks);
+                    None
+                }
+                None => None,
+            };
             execution.iteration = 0;
             execution.compensated = true;
             execution.activity = Activity::Ready;
@@ -172,6 +190,17 @@ pub fn apply(execution: &mut Execution, event: &Event, at: Timestamp) {
             execution.activity = Activity::Ready;
             execution.deadline = None;
         }
+    }
+}
+
+/// Puts a reference on the stack, as one with the reference before it where they can be one.
+fn add_child_stacks(stack: &mut Vec<Undoable>, stacks: ChildStacks) {
+    if let Some(Undoable::Children(last)) = stack.last_mut()
+        && let Some(joined) = last.joined_with(&stacks)
+    {
+        *last = joined;
+    } else {
+        stack.push(Undoable::Children(stacks));
     }
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::error::ExecutionError;
-use super::state::{AwaitedEvent, CancelSource, Compensation, Cost, Status};
+use super::state::{AwaitedEvent, CancelSource, Cost, Status};
 use crate::ids::ExecutionId;
 use crate::time::Timestamp;
 
@@ -279,8 +279,8 @@ pub struct JoinReport {
     pub outputs: JoinOutputs,
     /// The first failures, at most [`ITEM_ERRORS_MAX`], in the order of the children.
     pub errors: Vec<ChildError>,
-    /// What the completed children could undo, in the order of the children.
-    pub compensations: Vec<Compensation>,
+    /// Completed children in front of this place have left something that can be undone; 0: none has.
+    pub undoable: u32,
     /// What they cost.
     pub cost: Cost,
     /// Whether any child completed with tolerated errors.

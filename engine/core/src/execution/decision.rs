@@ -8,7 +8,9 @@ use serde_json::{Map, Value};
 use super::command::{EmittedEvent, TableRow};
 use super::error::ExecutionError;
 use super::event::Event;
-use super::state::{Cost, Execution, FlowReference, Identity, ParentLink, ResumedBy, StepRun};
+use super::state::{
+    ChildStacks, Cost, Execution, FlowReference, Identity, ParentLink, ResumedBy, StackPage, StepRun,
+};
 use crate::flow::dataset::{Dataset, DatasetReference};
 use crate::flow::definition::{Flow, Priority, StepId};
 use crate::flow::scope::Snapshot;
@@ -32,6 +34,9 @@ pub struct World<'a> {
     /// Gives a dataset that is read. A shell that has to fetch it first answers [`Dataset::Unknown`], notes it, and
     /// decides again when it has it: what was decided without it does not count.
     pub datasets: &'a dyn Fn(&DatasetReference) -> Dataset,
+    /// Gives the top of what children have left to undo. None when that is not known yet: the shell notes it, reads it, and
+    /// decides again, as with datasets. Flows that the page names are known then, too.
+    pub stacks: &'a dyn Fn(&ChildStacks) -> Option<StackPage>,
     /// Gives the URL that resumes a step's visit.
     pub resume_url: &'a dyn Fn(&str, u32) -> String,
 }

@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::command::{ContextChange, TaskReport};
 use super::error::ExecutionError;
 use super::state::{
-    BufferedSignal, Cancellation, Closing, Compensation, Cost, Execution, Fan, Incident, Stage, StepRun,
-    TaskRun, Wait, Why,
+    BufferedSignal, Cancellation, ChildStacks, Closing, Compensation, Cost, Execution, Fan, Incident, Stage,
+    StepRun, TaskRun, Undoable, Wait, Why,
 };
 use crate::flow::definition::StepId;
 use crate::time::Timestamp;
@@ -148,6 +148,17 @@ pub enum Event {
     },
     /// A successful visit can be undone.
     CompensationAdded(Box<Compensation>),
+    /// Children have left something that can be undone: in their records, until it is undone.
+    ChildStacksAdded(ChildStacks),
+    /// The reference on top of the stack was followed: what was read, and what is left to be read, are in its place.
+    ChildStacksRead {
+        /// What is left.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        left: Option<ChildStacks>,
+        /// What was read, oldest first.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        entries: Vec<Undoable>,
+    },
     /// The last one on the stack is being undone.
     CompensationBegan,
     /// It has been undone.

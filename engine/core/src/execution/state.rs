@@ -4,6 +4,7 @@ mod activity;
 mod identity;
 mod kept;
 mod phase;
+mod stack;
 mod status;
 
 use super::error::ExecutionError;
@@ -21,6 +22,9 @@ pub use activity::{
 pub use identity::{FlowReference, Identity, Lineage, ParentLink};
 pub use kept::{BufferedSignal, Compensation, Cost, Pause};
 pub use phase::{CancelSource, Cancellation, Phase, Stage, Why};
+pub use stack::{
+    ChildStacks, STACK_PAGE_BYTES, STACK_PAGE_ENTRIES, StackPage, StackPageLimits, StackPlace, Undoable,
+};
 pub use status::Status;
 
 /// One run of a flow, or of a body within it.
@@ -61,9 +65,9 @@ pub struct Execution {
     pub tasks: u32,
     /// Number of the last fan-out.
     pub joins: u32,
-    /// Successful visits of steps with `compensateWith`, oldest first.
+    /// Successful visits of steps with `compensateWith`, and references to those of children, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub compensations: Vec<Compensation>,
+    pub compensations: Vec<Undoable>,
     /// The step that is being undone now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undoing: Option<Compensation>,
@@ -144,6 +148,7 @@ impl Execution {
         let own = &self.identity.flow.hash;
         self.compensations
             .iter()
+            .filter_map(Undoable::visit)
             .chain(&self.undoing)
             .map(|undo| &undo.flow.hash)
             .filter(move |hash| *hash != own)

@@ -3,11 +3,14 @@
 use flowmonkey_core::execution::command::{ChildError, ChildOutput, Command, JoinOutputs, JoinReport};
 use flowmonkey_core::execution::decision::JoinKind;
 use flowmonkey_core::execution::error::ExecutionError;
-use flowmonkey_core::execution::state::{Cost, Phase};
+use flowmonkey_core::execution::state::{ChildStacks, Cost, Phase, StackPage, StackPageLimits};
 use flowmonkey_core::execution::{Execution, JoinSpec, Status, children};
 use flowmonkey_core::ids::ExecutionId;
 
 use super::Bench;
+
+/// Small, so that the ends of pages are met.
+const SMALL_PAGE: StackPageLimits = StackPageLimits { entries: 2, bytes: 1000 };
 
 /// A fan-out.
 pub struct Join {
@@ -146,7 +149,7 @@ impl Bench {
             failed: join.failed,
             outputs: JoinOutputs::Inline(Vec::new()),
             errors: join.refused.clone(),
-            compensations: Vec::new(),
+            undoable: 0,
             cost: join.cost,
             has_errors: false,
         };
@@ -156,8 +159,8 @@ impl Bench {
             let Some(link) = child.identity.parent.filter(|link| link.join == number) else { continue };
             assert!(child.is_terminal(), "the parent goes on only when all children are terminal");
             report.has_errors |= child.has_errors;
-            if child.status() == Status::Completed {
-                report.compensations.extend(child.compensations.clone());
+            if child.status() == Status::Completed && !child.compensations.is_empty() {
+                report.undoable = link.index + 1;
             }
             if let Some(error) = error_of(child, self.now) {
                 report.errors.push(ChildError { index: link.index, error });
@@ -171,6 +174,23 @@ impl Bench {
         }
         report.outputs = JoinOutputs::Inline(outputs);
         report
+    }
+}
+
+impl Bench {
+    /// The top of what children have left to undo, a little at a time.
+    pub(super) fn stack_page(&self, stacks: ChildStacks) -> StackPage {
+        let mut page = StackPage::new(stacks, SMALL_PAGE);
+        while let Some(place) = page.wants() {
+            let child = self.executions.values().map(|slot| &slot.execution).find(|child| {
+                child.identity.parent.is_some_and(|link| {
+                    (link.execution, link.join, link.index) == (place.parent, place.join, place.index)
+                })
+            });
+            let left = child.filter(|child| child.status() == Status::Completed);
+            assert!(page.take(left.map_or(&[], |child| &child.compensations)), "stacks stay as they are");
+        }
+        page
     }
 }
 

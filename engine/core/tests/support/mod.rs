@@ -318,6 +318,7 @@ impl Bench {
             flow_exists: &|id, version| self.flow(id, version).is_some(),
             handlers: &Known(&self.known_types, self.timeout_ms),
             datasets: &|_| flowmonkey_core::execution::Dataset::Unknown,
+            stacks: &|stacks| Some(self.stack_page(*stacks)),
             resume_url: &|step, visit| format!("https://resume/{step}/{visit}"),
         })
     }

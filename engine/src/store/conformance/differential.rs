@@ -196,7 +196,7 @@ impl Work {
                     failed: state.failed,
                     outputs: JoinOutputs::Inline(Vec::new()),
                     errors: Vec::new(),
-                    compensations: Vec::new(),
+                    undoable: 0,
                     cost: state.cost,
                     has_errors: state.failed > 0,
                 }))

@@ -187,6 +187,7 @@ pub fn try_decide(
         limits: &limits,
         handlers: &AnyHandler,
         datasets: &|_| flowmonkey_core::execution::Dataset::Unknown,
+        stacks: &|_| None,
         resume_url: &|step, visit| format!("https://resume.example/{step}/{visit}"),
     };
     decide(execution, &world, command, Moment { now, chance: 0 })

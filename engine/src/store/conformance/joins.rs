@@ -210,7 +210,7 @@ fn taken(flow: &Flow, execution: &Execution, state: &JoinState, now: i64) -> Upd
         failed: state.failed,
         outputs: JoinOutputs::Inline(Vec::new()),
         errors: Vec::new(),
-        compensations: Vec::new(),
+        undoable: 0,
         cost: state.cost,
         has_errors: false,
     };

@@ -200,6 +200,10 @@ impl DispatchQueue for LocalQueue {
         Ok(())
     }
 
+    async fn change_generation(&self, pool: &str, from: Option<u64>, to: u64) -> Result<bool, QueueError> {
+        Ok(self.state().change_generation(pool, from, to))
+    }
+
     async fn server_id(&self) -> Result<String, QueueError> {
         // It lives and dies with its process: no one ever sees it started anew.
         Ok("local".into())

@@ -176,12 +176,12 @@ impl DispatchQueue for RedisQueue {
     }
 
     async fn set_generation(&self, pool: &str, generation: u64) -> Result<(), QueueError> {
-        let pool = self.shared.pool(pool)?;
-        self.shared.pools.note([pool.pool()]);
-        let mut command = redis::cmd("SET");
-        command.arg(pool.generation()).arg(generation);
-        let answer = self.shared.calls.query("writing a generation", &command).await;
-        answer.map(drop).map_err(|error| error.into_queue_error(pool.pool()))
+        self.shared.write_generation(pool, &[generation.to_string()]).await.map(drop)
+    }
+
+    async fn change_generation(&self, pool: &str, from: Option<u64>, to: u64) -> Result<bool, QueueError> {
+        let from = from.map(|from| from.to_string()).unwrap_or_default();
+        self.shared.write_generation(pool, &[to.to_string(), from]).await
     }
 
     async fn server_id(&self) -> Result<String, QueueError> {

@@ -152,6 +152,15 @@ impl Shared {
         }
     }
 
+    /// Whether it was written; `words` are those of the function.
+    pub(super) async fn write_generation(&self, pool: &str, words: &[String]) -> Result<bool, QueueError> {
+        let pool = self.pool(pool)?;
+        self.pools.note([pool.pool()]);
+        let answer = self.on_pool(Function::SetGeneration, "writing a generation", &pool, &[], words).await?;
+        let written = answer.count().map_err(|error| error.into_queue_error(pool.pool()))?;
+        Ok(written > 0)
+    }
+
     /// How many results each pool has that nobody took.
     async fn waiting_results(&self) -> Result<Vec<(String, usize)>, QueueError> {
         self.on_all_pools(|pool| async move {

@@ -52,6 +52,7 @@ pub(super) enum Function {
     AdoptTasks,
     Mend,
     Workers,
+    SetGeneration,
     KeepAlive,
 }
 
@@ -79,6 +80,7 @@ impl Function {
             Self::AdoptTasks => "adopt_tasks",
             Self::Mend => "mend",
             Self::Workers => "workers",
+            Self::SetGeneration => "set_generation",
             Self::KeepAlive => "keep_alive",
         }
     }

@@ -9,8 +9,8 @@ use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo,
-    RedisError, RedisResult, TlsCertificates, TlsMode, Value,
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
+    RedisConnectionInfo, RedisError, RedisResult, ServerErrorKind, TlsCertificates, TlsMode, Value,
 };
 use tokio::time::{Instant, timeout};
 
@@ -32,8 +32,11 @@ const _: () = assert!(BELL_WAIT.as_secs() < BLOCKING_ANSWER_DEADLINE.as_secs());
 const BACK_OFF_FIRST: Duration = Duration::from_millis(50);
 /// Between attempts to connect, at most.
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
-/// Attempts of the Cluster client to find the right node for one command.
+/// How often a command is sent again that a node of a Cluster has sent back.
 const CLUSTER_RETRIES: u32 = 5;
+/// How often the client library sends a command again by itself: it would do so after a connection broke, and what the
+/// first claim took would be in nobody's hands.
+const LIBRARY_RETRIES: u32 = 0;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,7 +224,7 @@ fn cluster(address: &Address, certificates: Option<&TlsCertificates>) -> RedisRe
         let mut builder = ClusterClientBuilder::new(infos.clone())
             .connection_timeout(CONNECT_DEADLINE)
             .response_timeout(purpose.answer_deadline())
-            .retries(CLUSTER_RETRIES);
+            .retries(LIBRARY_RETRIES);
         if let Some(certificates) = certificates {
             builder = builder.tls(TlsMode::Secure).certs(certificates.clone());
         }
@@ -255,7 +258,7 @@ impl Link {
     pub(super) async fn query(&mut self, command: &Cmd) -> RedisResult<Value> {
         match self {
             Self::Node(connection) => connection.req_packed_command(command).await?.extract_error(),
-            Self::Cluster(connection) => connection.req_packed_command(command).await?.extract_error(),
+            Self::Cluster(connection) => query_cluster(connection, command).await,
         }
     }
 
@@ -275,6 +278,35 @@ impl Link {
             }
         }
     }
+}
+
+/// Sends a command again while the nodes say that another one serves its slot, or will: then nothing has happened, and the
+/// client asks meanwhile who serves what.
+async fn query_cluster(connection: &mut ClusterConnection, command: &Cmd) -> RedisResult<Value> {
+    let mut retries = 0;
+    loop {
+        match connection.req_packed_command(command).await.and_then(Value::extract_error) {
+            Err(error) if retries < CLUSTER_RETRIES && is_sent_back(&error) => {
+                tokio::time::sleep(back_off(retries)).await;
+                retries += 1;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// Whether a node has refused a command because of who serves what now.
+fn is_sent_back(error: &RedisError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Server(
+            ServerErrorKind::Moved
+                | ServerErrorKind::Ask
+                | ServerErrorKind::TryAgain
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::ReadOnly
+        )
+    )
 }
 
 /// A connection that is opened when it is needed, and again after it broke, with growing pauses.

@@ -11,7 +11,8 @@ use super::super::encode;
 use super::super::error::{ExecutionError, Rejection};
 use super::super::event::{Event, WaitEnd};
 use super::super::state::{
-    Activity, CancelSource, Cancellation, Closing, Incident, Phase, Stage, Status, StepRun, Why,
+    Activity, CancelSource, Cancellation, ChildStacks, Closing, Incident, Phase, Stage, Status, StepRun,
+    Undoable, Why,
 };
 use super::turn::{Next, Turn};
 use crate::flow::definition::Step;
@@ -203,8 +204,10 @@ impl Turn<'_> {
 
     /// Undoes the last successful visit that is left.
     pub(super) fn undo_next(&mut self) {
-        if self.execution.compensations.is_empty() {
-            return self.next_stage();
+        match self.execution.compensations.last() {
+            None => return self.next_stage(),
+            Some(Undoable::Children(stacks)) => return self.read_stacks(*stacks),
+            Some(Undoable::Visit(_)) => {}
         }
         self.emit(Event::CompensationBegan);
         let Some(undoing) = self.execution.undoing.clone() else { return };
@@ -229,6 +232,18 @@ impl Turn<'_> {
                 self.emit(Event::IncidentRaised(Incident { run, error, since }));
             }
         }
+    }
+
+    /// Takes over the next page of what children have left to undo. One page a decision: what is left stays due in the
+    /// state, so that no decision holds, or has to be made again for, more than that.
+    fn read_stacks(&mut self, stacks: ChildStacks) {
+        if self.stacks_read {
+            return;
+        }
+        let Some(page) = (self.world.stacks)(&stacks) else { return };
+        self.stacks_read = true;
+        self.emit(Event::ChildStacksRead { left: page.left(), entries: page.entries().cloned().collect() });
+        self.next = Some(Next::Undo);
     }
 
     fn undoing_step(&self) -> Option<Arc<Step>> {

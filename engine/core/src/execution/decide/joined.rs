@@ -10,7 +10,7 @@ use super::super::command::{ChildOutput, JoinOutputs, JoinReport, NextStep};
 use super::super::decision::{Effect, Record};
 use super::super::error::{ExecutionError, Rejection};
 use super::super::event::{AttemptOutcome, Event};
-use super::super::state::{Activity, Closing, Fan, Phase, Stage, Status, StepRun};
+use super::super::state::{Activity, ChildStacks, Closing, Fan, Phase, Stage, Status, StepRun};
 use super::step::Done;
 use super::turn::Turn;
 use crate::flow::dataset::DatasetReference;
@@ -61,8 +61,9 @@ impl Turn<'_> {
             return Err(Rejection::Paused);
         }
         self.record(Record::EndJoin { join: fan.join });
-        for compensation in &report.compensations {
-            self.emit(Event::CompensationAdded(Box::new(compensation.clone())));
+        if report.undoable > 0 {
+            let stacks = ChildStacks::of(self.execution.id(), fan.join, report.undoable);
+            self.emit(Event::ChildStacksAdded(stacks));
         }
         if report.has_errors {
             self.emit(Event::ErrorsTolerated);

@@ -31,6 +31,8 @@ pub(super) struct Turn<'a> {
     events: Vec<Event>,
     records: Vec<Record>,
     effects: Vec<Effect>,
+    /// Whether a page of children's stacks was taken over.
+    pub(super) stacks_read: bool,
     /// What is to be done before this decision is complete.
     pub(super) next: Option<Next>,
 }
@@ -56,6 +58,7 @@ impl<'a> Turn<'a> {
             events: Vec::new(),
             records: Vec::new(),
             effects: Vec::new(),
+            stacks_read: false,
             next: None,
         }
     }

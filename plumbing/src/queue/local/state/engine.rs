@@ -67,7 +67,22 @@ impl State {
     }
 
     pub(in crate::queue::local) fn set_generation(&mut self, pool: &str, generation: u64) {
-        self.generations.insert(pool.to_owned(), generation);
+        if generation == 0 || self.generation(pool) <= generation {
+            self.generations.insert(pool.to_owned(), generation);
+        }
+    }
+
+    pub(in crate::queue::local) fn change_generation(
+        &mut self,
+        pool: &str,
+        from: Option<u64>,
+        to: u64,
+    ) -> bool {
+        let holds = self.generations.get(pool).copied() == from;
+        if holds {
+            self.generations.insert(pool.to_owned(), to);
+        }
+        holds
     }
 
     pub(in crate::queue::local) fn workers(&mut self, now_ms: i64) -> Vec<WorkerPresence> {

@@ -299,6 +299,22 @@ local function workers(K, A)
   return known
 end
 
+-- ARGV generation[, the one that it replaces; empty: none] -> 1 when it was written
+-- Without the second, generations only go forward, so that a writer that others have overtaken undoes nothing; 0, the mark
+-- of a rebuild, follows any.
+local function set_generation(K, A)
+  local current = string.match(generation(K), '^%d+$') or ''
+  local may
+  if A[2] then
+    may = current == A[2]
+  else
+    may = current == '' or A[1] == '0' or tonumber(current) <= tonumber(A[1])
+  end
+  if not may then return 0 end
+  redis.call('SET', K[GENERATION], A[1])
+  return 1
+end
+
 -- KEYS registry of engines (its only key) | ARGV engine, age after which an engine is stale -> stale engines
 local function keep_alive(K, A)
   local time = now()
