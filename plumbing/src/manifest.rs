@@ -217,3 +217,45 @@ impl Default for ChildLimits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn manifest(fields: serde_json::Value) -> Manifest {
+        let mut all = json!({ "type": "video" });
+        all.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        serde_json::from_value(all).unwrap()
+    }
+
+    #[test]
+    fn stateful_handlers_have_one_task_at_a_time_unless_they_say_otherwise() {
+        for (fields, slots) in [
+            (json!({}), None),
+            (json!({ "concurrency": 3 }), Some(3)),
+            (json!({ "mode": "stateful" }), Some(1)),
+            (json!({ "mode": "stateful", "concurrency": 3 }), Some(3)),
+            (json!({ "mode": "stateful", "ownership": "shared" }), None),
+            (json!({ "ownership": "exclusive" }), Some(1)),
+        ] {
+            assert_eq!(manifest(fields.clone()).slots(), slots, "{fields}");
+        }
+    }
+
+    #[test]
+    fn limits_must_fit_each_other() {
+        for (fields, checked) in [
+            (json!({ "ttl": { "softMs": 1, "hardMs": 2 } }), Ok(())),
+            (json!({ "timeoutMs": 2, "ttl": { "softMs": 1, "hardMs": 2 } }), Ok(())),
+            (json!({ "timeoutMs": 3, "ttl": { "hardMs": 2 } }), Err(ManifestError::TwoLimits)),
+            (json!({ "timeoutMs": 3, "ttl": { "softMs": 3 } }), Err(ManifestError::SoftLimit)),
+            (json!({ "ttl": { "softMs": 0 } }), Err(ManifestError::SoftLimit)),
+            (json!({ "ownership": "exclusive", "concurrency": 2 }), Err(ManifestError::Ownership)),
+        ] {
+            assert_eq!(manifest(fields.clone()).check(), checked, "{fields}");
+        }
+        assert_eq!(manifest(json!({ "ttl": { "hardMs": 2 } })).limit_ms(), Some(2));
+    }
+}

@@ -134,7 +134,9 @@ impl Bench {
     ) -> Result<Value, Failure> {
         match self.run_task(&self.task(handler_type, config, input)).await? {
             Completion::Success(output) => Ok(output.unwrap_or_default()),
-            other @ (Completion::Override { .. } | Completion::Wait(_)) => panic!("not a success: {other:?}"),
+            other @ (Completion::Override { .. } | Completion::Wait(_) | Completion::Pause(_)) => {
+                panic!("not a success: {other:?}")
+            }
         }
     }
 

@@ -395,4 +395,31 @@ mod tests {
         assert_eq!(read(&json!({ "type": "metrics", "id": 3 })), Ok(Said::Nothing));
         assert_eq!(parse(b" \t", "t"), Ok(Said::Nothing));
     }
+
+    #[test]
+    fn a_pause_says_when_to_go_on() {
+        let line = |fields: Value| {
+            let mut line = json!({ "type": "result", "id": "t", "outcome": "wait", "runAgain": true });
+            line.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            line
+        };
+        let event = EventWait { event: "freed".into(), condition: Some("event.data > 1".into()) };
+        let pause = Pause { event: Some(event), reason: Some("no GPU".into()), ..Pause::default() };
+        let said = line(json!({
+            "waitForEvent": { "event": "freed", "match": "event.data > 1" }, "waitReason": "no GPU",
+        }));
+        assert_eq!(result_of(&said).ended, Ok(Completion::Pause(pause)));
+        let until = line(json!({ "waitUntil": "2030-01-01T00:00:00Z", "outcome": "waiting" }));
+        let pause = Pause { until: Some("2030-01-01T00:00:00Z".into()), ..Pause::default() };
+        assert_eq!(result_of(&until).ended, Ok(Completion::Pause(pause)));
+        for wrong in [
+            json!({ "output": 1 }),
+            json!({ "waitForEvent": { "event": "" } }),
+            json!({ "waitUntil": "soon" }),
+        ] {
+            assert!(matches!(read(&line(wrong)), Err(Malformed::Result { .. })));
+        }
+        let told: Value = serde_json::from_str(soft_limit("t").strip_suffix('\n').unwrap()).unwrap();
+        assert_eq!(told, json!({ "type": "softLimit", "id": "t" }));
+    }
 }

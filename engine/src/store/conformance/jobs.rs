@@ -7,7 +7,7 @@ use flowmonkey_core::time::Timestamp;
 use flowmonkey_plumbing::api::JobStatus;
 use serde_json::json;
 
-use super::fixture::{at, id, start, store_all, success, task, update, updates, work};
+use super::fixture::{at, id, start, store_all, task, update, updates, work};
 use crate::store::Store;
 use crate::store::jobs::{BeatOutcome, JobBeat, JobChange, JobFilter, JobRow};
 use crate::store::model::Retention;
@@ -17,7 +17,7 @@ fn change(task: TaskId, attempt: u32, status: JobStatus) -> JobChange {
         task,
         attempt,
         status,
-        step_id: "s\0".into(),
+        step_id: "s".into(),
         handler_type: "work".into(),
         timeout_ms: Some(1000),
         max_retries: Some(3),
@@ -83,7 +83,7 @@ pub(super) async fn heartbeats_of_jobs_are_fenced(store: &dyn Store) {
             task: out,
             attempt: 1,
             status: JobStatus::Running,
-            step_id: "s\u{fffd}".into(),
+            step_id: "s".into(),
             handler_type: "work".into(),
             worker: Some("w1".into()),
             created_at: at(1),
@@ -156,7 +156,7 @@ pub(super) async fn jobs_are_listed_and_go_with_their_executions(store: &dyn Sto
         store.note_jobs(&[change(out, 1, JobStatus::Pending)]).await.unwrap();
         if number == 2 {
             store.note_jobs(&[change(out, 1, JobStatus::Completed)]).await.unwrap();
-            let done = update(&flow, &one, success(&one, json!(1)), at(1));
+            let done = update(&flow, &one, Command::Terminate { reason: None }, at(1));
             store_all(store, updates(at(1), vec![done])).await;
         }
         tasks.push(out);
