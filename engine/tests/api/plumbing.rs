@@ -26,7 +26,7 @@ const ROUTES: [(&str, &str, &str); 8] = [
     ("GET", "checkpoint", ""),
     ("PUT", "checkpoint", "{}"),
     ("DELETE", "checkpoint", ""),
-    ("POST", "heartbeat", "{}"),
+    ("POST", "heartbeat", r#"{"workerId":"w","status":"running"}"#),
     ("POST", "started", r#"{"worker":"w"}"#),
     ("POST", "progress", r#"{"percent":1}"#),
     ("POST", "logs", r#"{"lines":[]}"#),
@@ -313,7 +313,7 @@ async fn a_token_opens_its_own_task_in_its_own_scope_only() {
         bench.ask(method, route, foreign.as_str(), body).await.problem(403, "TOKEN_FOREIGN");
         let needed = match route {
             "checkpoint" => Scopes::CHECKPOINT,
-            "started" | "progress" => Scopes::PROGRESS,
+            "heartbeat" | "started" | "progress" => Scopes::PROGRESS,
             "logs" => Scopes::LOGS,
             _ => Scopes::RESULT,
         };

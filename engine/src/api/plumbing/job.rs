@@ -19,7 +19,7 @@ pub(super) fn routes() -> Router<Api> {
         .layer(DefaultBodyLimit::max(VOLATILE_BODY_BYTES_MAX))
 }
 
-/// `POST …/heartbeat`: `{taskId, attempt, workerId, status, progress?, checkpoint?, heartbeatAt}`. Answers
+/// `POST …/heartbeat`: `{workerId, status, taskId?, attempt?, progress?, checkpoint?, heartbeatAt?}`. Answers
 /// `{cancelRequested, leaseLost}`.
 async fn heartbeat(
     State(api): State<Api>,
@@ -31,7 +31,9 @@ async fn heartbeat(
     parameters.finish()?;
     let heartbeat: Heartbeat = read(request, &api).await?;
     let delivery = &caller.access.delivery;
-    if heartbeat.task_id != delivery.task_id || heartbeat.attempt != delivery.attempt {
+    let is_of_task = heartbeat.task_id.is_empty() || heartbeat.task_id == delivery.task_id;
+    let is_of_attempt = heartbeat.attempt == 0 || heartbeat.attempt == delivery.attempt;
+    if !is_of_task || !is_of_attempt {
         return Err(invalid("`taskId` and `attempt` must be those of the token"));
     }
     if heartbeat.worker_id.is_empty() || heartbeat.worker_id.len() > WORKER_BYTES_MAX {
