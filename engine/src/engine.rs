@@ -9,7 +9,7 @@ use std::time::Duration;
 use flowmonkey_core::execution::state::Status;
 use flowmonkey_core::execution::{Dataset, DatasetReference, Execution, Handlers, JoinSpec, StartError};
 use flowmonkey_core::flow::scope::Snapshot;
-use flowmonkey_core::ids::ExecutionId;
+use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_core::time::{Moment, Timestamp};
 use flowmonkey_plumbing::clock::Clock;
 use flowmonkey_plumbing::ids::Entropy;
@@ -29,6 +29,7 @@ use crate::config::{
 use crate::evidence::Evidence;
 use crate::flows::FlowCache;
 use crate::handlers::AnnouncedHandlers;
+use crate::jobs::AbsentJobs;
 use crate::left::LeftOver;
 use crate::pools::Pools;
 use crate::store::{Store, StoreError};
@@ -142,6 +143,10 @@ pub struct Engine {
     pub(crate) stuck: Mutex<Stuck>,
     /// What follows from commits and could not be done.
     pub(crate) left_over: LeftOver,
+    /// The open job that was looked after last; none: the next one is the first.
+    pub(crate) jobs_walked: Mutex<Option<TaskId>>,
+    /// Jobs whose workers have the time to put their leases back.
+    pub(crate) absent_jobs: AbsentJobs,
     /// What the sweeper remembers.
     pub(crate) sweep: Mutex<Sweep>,
     /// Pools that were met.
@@ -223,6 +228,8 @@ impl Engine {
             evidence: Evidence::default(),
             stuck: Mutex::default(),
             left_over: LeftOver::default(),
+            jobs_walked: Mutex::default(),
+            absent_jobs: AbsentJobs::default(),
             sweep: Mutex::default(),
             queue_full: AtomicBool::new(false),
             timer_bell: Notify::new(),

@@ -14,6 +14,7 @@ pub mod engine;
 pub mod evidence;
 mod flows;
 mod handlers;
+mod jobs;
 mod joins;
 mod left;
 mod outcome;

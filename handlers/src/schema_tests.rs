@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flowmonkey_plumbing::api::{Checkpoint, CheckpointApi, PlumbingError, Progress, ProgressApi, TaskAccess};
+use flowmonkey_plumbing::api::{
+    Checkpoint, CheckpointApi, Heartbeat, HeartbeatAnswer, JobApi, PlumbingError, Progress, ProgressApi,
+    TaskAccess,
+};
 use flowmonkey_plumbing::wire::{
     HandlerReference, LogLine, PROTOCOL_VERSION, Priority, TaskMessage, TaskMetadata,
 };
@@ -72,6 +75,17 @@ impl CheckpointApi for Nothing {
 
     async fn clear_checkpoint(&self, _: &TaskAccess) -> Result<(), PlumbingError> {
         Ok(())
+    }
+}
+
+#[async_trait]
+impl JobApi for Nothing {
+    async fn heartbeat(
+        &self,
+        _access: &TaskAccess,
+        _heartbeat: &Heartbeat,
+    ) -> Result<HeartbeatAnswer, PlumbingError> {
+        Ok(HeartbeatAnswer::default())
     }
 }
 

@@ -107,7 +107,9 @@ fn feed(context: &mut hmac::Context, result: &ResultMessage) -> Option<()> {
         ("resumeToken", some(result.resume_token.as_ref())),
         ("retryAfterMs", some(result.retry_after_ms)),
         ("rows", list(&result.rows)),
+        ("runAgain", result.run_again.then_some(Value::Bool(true))),
         ("taskId", some(Some(&result.task_id))),
+        ("waitForEvent", some(result.wait_for_event.as_ref())),
         ("waitReason", some(result.wait_reason.as_ref())),
         ("waitUntil", some(result.wait_until.as_ref())),
     ];

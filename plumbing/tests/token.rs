@@ -72,6 +72,8 @@ fn every_field_that_moves_an_execution_is_covered() {
         json!({ "nextStepOverride": "s" }),
         json!({ "resumeToken": "t" }),
         json!({ "waitUntil": "2030-01-01T00:00:00Z" }),
+        json!({ "runAgain": true }),
+        json!({ "waitForEvent": { "event": "freed" } }),
         json!({ "waitReason": "r" }),
         json!({ "retryAfterMs": 1 }),
         json!({ "cost": { "usd": 1.0 } }),

@@ -8,9 +8,9 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
-    Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
-    ListPage, PublishOutcome, PublishedEvent, Retention, Store, StoreError, StoredCheckpoint,
-    TableDefinition, TableRowRecord, TaskOut,
+    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow,
+    JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, PublishOutcome,
+    PublishedEvent, Retention, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
 };
 
 use crate::boundary::Boundary;
@@ -266,5 +266,36 @@ impl Store for SimStore {
 
     async fn check(&self) -> Result<(), StoreError> {
         self.call(self.0.store.check()).await
+    }
+}
+
+#[async_trait]
+impl JobStore for SimStore {
+    async fn note_jobs(&self, changes: &[JobChange]) -> Result<(), StoreError> {
+        self.call(self.0.store.note_jobs(changes)).await
+    }
+
+    async fn note_beat(&self, beat: &JobBeat) -> Result<BeatOutcome, StoreError> {
+        self.call(self.0.store.note_beat(beat)).await
+    }
+
+    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
+        self.call(self.0.store.jobs(filter)).await
+    }
+
+    async fn open_jobs(&self, after: Option<TaskId>, max: usize) -> Result<Vec<JobRow>, StoreError> {
+        self.call(self.0.store.open_jobs(after, max)).await
+    }
+
+    async fn beating_jobs(
+        &self,
+        attempts: &[(TaskId, u32)],
+        since: Timestamp,
+    ) -> Result<Vec<(TaskId, u32)>, StoreError> {
+        self.call(self.0.store.beating_jobs(attempts, since)).await
+    }
+
+    async fn forget_jobs(&self, executions: &[ExecutionId]) -> Result<(), StoreError> {
+        self.call(self.0.store.forget_jobs(executions)).await
     }
 }

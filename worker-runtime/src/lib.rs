@@ -9,6 +9,7 @@ mod claim;
 pub mod config;
 pub mod handler;
 mod heartbeat;
+mod job;
 mod journal;
 pub mod manifest_file;
 mod metrics;
@@ -23,7 +24,7 @@ mod testing;
 
 pub use child::{ChildHandler, ChildHandlerError};
 pub use config::{WorkerConfig, WorkerConfigError};
-pub use handler::{Completion, Failure, Handler, Task, Wait};
+pub use handler::{Completion, Failure, Handler, Pause, Task, Wait};
 pub use manifest_file::{ManifestError, load_manifests};
 pub use metrics::{Counter, WorkerMetrics};
 pub use registry::{Registry, RegistryError};

@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use flowmonkey_plumbing::api::{Checkpoint, CheckpointApi, Plumbing, PlumbingError, Progress, ProgressApi, TaskAccess};
+use flowmonkey_plumbing::api::{
+    Checkpoint, CheckpointApi, Heartbeat, HeartbeatAnswer, JobApi, Plumbing, PlumbingError, Progress,
+    ProgressApi, TaskAccess,
+};
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::queue::DispatchQueue;
 use flowmonkey_plumbing::wire::{
@@ -224,6 +227,17 @@ impl CheckpointApi for Stale {
 
     async fn clear_checkpoint(&self, _: &TaskAccess) -> Result<(), PlumbingError> {
         Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl JobApi for Stale {
+    async fn heartbeat(
+        &self,
+        _access: &TaskAccess,
+        _heartbeat: &Heartbeat,
+    ) -> Result<HeartbeatAnswer, PlumbingError> {
+        Ok(HeartbeatAnswer::default())
     }
 }
 

@@ -8,6 +8,7 @@ mod explain;
 mod fields;
 mod flows;
 mod guard;
+mod jobs;
 mod metrics;
 mod operations;
 mod plumbing;
@@ -91,6 +92,7 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         .route("/v1/executions/{id}/context", get(executions::context))
         .route("/v1/resume/{token}", post(verbs::resume))
         .route("/v1/events", post(operations::publish_event))
+        .route("/v1/jobs", get(jobs::list))
         .route("/v1/queues", get(operations::queues))
         .route("/v1/workers", get(operations::workers))
         .route("/v1/failed-tasks", get(operations::failed_tasks))

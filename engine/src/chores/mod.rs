@@ -4,6 +4,7 @@
 pub mod collector;
 pub mod events;
 pub mod fall_back;
+pub mod jobs;
 pub mod leftovers;
 pub mod presence;
 pub mod pruner;
@@ -51,6 +52,7 @@ pub fn spawn_all(engine: &Arc<Engine>, tracker: &TaskTracker, shutdown: &Cancell
     tracker.spawn(chore("leftovers").every(LEFTOVERS_EVERY, leftovers::tick));
     tracker.spawn(chore("fall-back").every(config.presence_every, fall_back::tick));
     tracker.spawn(chore("sweeper").in_turn().every(config.sweep_every, sweeper::tick));
+    tracker.spawn(chore("jobs").in_turn().every(config.jobs_every, jobs::tick));
     tracker.spawn(chore("pruner").in_turn().every(config.prune_every, pruner::tick));
 }
 

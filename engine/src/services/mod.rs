@@ -1,6 +1,7 @@
 //! The server side of the plumbing APIs.
 
 mod checkpoint;
+mod job;
 mod plumbing;
 mod progress;
 mod results;

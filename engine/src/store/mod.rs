@@ -10,6 +10,7 @@ mod creates;
 mod encode;
 mod error;
 mod flows;
+mod jobs;
 mod memory;
 mod model;
 mod postgres;
@@ -26,6 +27,7 @@ use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 
 pub use error::StoreError;
+pub use jobs::{BeatOutcome, JobBeat, JobChange, JobFilter, JobRow, JobStore, job_has_ended};
 pub use memory::{MemoryKey, MemoryRows, MemoryStore};
 pub use model::{
     Batch, CheckpointNote, ChildRow, Column, Committed, Create, CreateOutcome, ExecutionFilter,
@@ -43,7 +45,7 @@ pub use transfer::{TransferError, TransferProgress, TransferredTable, transfer};
 
 /// The record. All instants are arguments; nothing here reads a clock.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: JobStore + Send + Sync + 'static {
     // Flows.
 
     /// Keeps a definition by its hash without publishing it. Repeatable.

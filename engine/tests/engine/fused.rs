@@ -10,9 +10,9 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
-    Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
-    ListPage, PublishOutcome, PublishedEvent, Retention, Store, StoreError, StoredCheckpoint,
-    TableDefinition, TableRowRecord, TaskOut,
+    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow,
+    JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, PublishOutcome,
+    PublishedEvent, Retention, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
 };
 
 /// How much was asked of a record at a time.
@@ -340,5 +340,36 @@ impl Store for Fused {
     async fn check(&self) -> Result<(), StoreError> {
         self.alive()?;
         self.inner.check().await
+    }
+}
+
+#[async_trait]
+impl JobStore for Fused {
+    async fn note_jobs(&self, changes: &[JobChange]) -> Result<(), StoreError> {
+        self.inner.note_jobs(changes).await
+    }
+
+    async fn note_beat(&self, beat: &JobBeat) -> Result<BeatOutcome, StoreError> {
+        self.inner.note_beat(beat).await
+    }
+
+    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
+        self.inner.jobs(filter).await
+    }
+
+    async fn open_jobs(&self, after: Option<TaskId>, max: usize) -> Result<Vec<JobRow>, StoreError> {
+        self.inner.open_jobs(after, max).await
+    }
+
+    async fn beating_jobs(
+        &self,
+        attempts: &[(TaskId, u32)],
+        since: Timestamp,
+    ) -> Result<Vec<(TaskId, u32)>, StoreError> {
+        self.inner.beating_jobs(attempts, since).await
+    }
+
+    async fn forget_jobs(&self, executions: &[ExecutionId]) -> Result<(), StoreError> {
+        self.inner.forget_jobs(executions).await
     }
 }

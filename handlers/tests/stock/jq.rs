@@ -125,7 +125,7 @@ async fn a_batch_waits_between_batches_and_goes_on_from_its_checkpoint() {
                 waits.push(wait.metadata["progress"].clone());
             }
             Completion::Success(output) => break output.unwrap(),
-            Completion::Override { .. } => panic!("no transition was asked for"),
+            Completion::Override { .. } | Completion::Pause(_) => panic!("no such outcome was asked for"),
         }
     };
     assert_eq!(waits, [json!("2/5"), json!("4/5")]);

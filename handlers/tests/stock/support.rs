@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use flowmonkey_handlers::StockPolicy;
 use flowmonkey_handlers::jq::JqPolicy;
 use flowmonkey_plumbing::api::{
-    Checkpoint, CheckpointApi, Plumbing, PlumbingError, Progress, ProgressApi, TaskAccess,
+    Checkpoint, CheckpointApi, Heartbeat, HeartbeatAnswer, JobApi, Plumbing, PlumbingError, Progress,
+    ProgressApi, TaskAccess,
 };
 use flowmonkey_plumbing::wire::{
     HandlerReference, LogLine, PROTOCOL_VERSION, Priority, TaskMessage, TaskMetadata,
@@ -40,6 +41,17 @@ impl CheckpointApi for Memory {
     async fn clear_checkpoint(&self, access: &TaskAccess) -> Result<(), PlumbingError> {
         self.checkpoints.lock().unwrap().remove(&access.delivery.task_id);
         Ok(())
+    }
+}
+
+#[async_trait]
+impl JobApi for Memory {
+    async fn heartbeat(
+        &self,
+        _access: &TaskAccess,
+        _heartbeat: &Heartbeat,
+    ) -> Result<HeartbeatAnswer, PlumbingError> {
+        Ok(HeartbeatAnswer::default())
     }
 }
 
@@ -123,7 +135,9 @@ impl Bench {
     ) -> Result<Value, Failure> {
         match self.run_task(&self.task(handler_type, config, input)).await? {
             Completion::Success(output) => Ok(output.unwrap_or_default()),
-            other @ (Completion::Override { .. } | Completion::Wait(_)) => panic!("not a success: {other:?}"),
+            other @ (Completion::Override { .. } | Completion::Wait(_) | Completion::Pause(_)) => {
+                panic!("not a success: {other:?}")
+            }
         }
     }
 

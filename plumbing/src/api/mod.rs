@@ -70,6 +70,6 @@ pub enum PlumbingError {
 }
 
 /// The plumbing APIs, for one worker.
-pub trait Plumbing: CheckpointApi + ProgressApi {}
+pub trait Plumbing: CheckpointApi + JobApi + ProgressApi {}
 
-impl<T: CheckpointApi + ProgressApi> Plumbing for T {}
+impl<T: CheckpointApi + JobApi + ProgressApi> Plumbing for T {}

@@ -23,6 +23,7 @@ const DETAIL_CHARS_MAX: usize = 500;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Endpoint {
     Checkpoint,
+    Heartbeat,
     Started,
     Progress,
     Logs,
@@ -33,6 +34,7 @@ impl Endpoint {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Checkpoint => "checkpoint",
+            Self::Heartbeat => "heartbeat",
             Self::Started => "started",
             Self::Progress => "progress",
             Self::Logs => "logs",

@@ -111,6 +111,8 @@ pub(super) struct Attempt<'a> {
     /// Why it was told to stop.
     stopped: Option<Stop>,
     heard: bool,
+    /// Whether it was told that it takes long.
+    told_soft: bool,
     logs: usize,
     last_stderr: VecDeque<String>,
     stdout_open: bool,
@@ -137,6 +139,7 @@ impl<'a> Attempt<'a> {
             timeout: timeout.map_or(GRACE_MAX, |timeout| timeout.min(GRACE_MAX)),
             stopped: None,
             heard: false,
+            told_soft: false,
             logs: 0,
             last_stderr: VecDeque::new(),
             stdout_open: true,
@@ -216,6 +219,11 @@ impl<'a> Attempt<'a> {
                 () = conversation.feed.flush(), if conversation.feed.has_more() => {}
                 () = task.cancelled.cancelled(), if matches!(self.phase, Phase::Working) => {
                     self.cancel(Stop::Cancelled, deadline.as_mut()).await;
+                }
+                () = task.soft_limit().cancelled(), if !self.told_soft && matches!(self.phase, Phase::Working) => {
+                    self.told_soft = true;
+                    let line = protocol::soft_limit(&task.message.task_id);
+                    self.conversation.feed.push(line.as_bytes());
                 }
                 () = &mut late, if matches!(self.phase, Phase::Working) => {
                     self.cancel(Stop::Late(self.timeout), deadline.as_mut()).await;

@@ -3,12 +3,13 @@
 use chrono::DateTime;
 use flowmonkey_plumbing::api::{Checkpoint, Progress};
 use flowmonkey_plumbing::wire::{
-    ContextOperation, Cost, LogLevel, Outcome, TaskError, TaskEvent, TaskMessage, VALUE_DEPTH_MAX,
+    ContextOperation, Cost, EventWait, LogLevel, Outcome, RESUMED, TaskError, TaskEvent, TaskMessage,
+    VALUE_DEPTH_MAX,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use crate::handler::{Completion, Failure, Wait};
+use crate::handler::{Completion, Failure, Pause, Wait};
 
 /// The line that hands a task to a child.
 pub(crate) fn execute(message: &TaskMessage, checkpoint: Option<&Checkpoint>) -> String {
@@ -28,6 +29,7 @@ pub(crate) fn execute(message: &TaskMessage, checkpoint: Option<&Checkpoint>) ->
             "flowId": message.flow_id,
             "stepId": message.step_id,
             "checkpoint": checkpoint,
+            "resumed": message.metadata.other.get(RESUMED),
             "secrets": {},
         },
     });
@@ -209,6 +211,7 @@ fn result(mut fields: Fields) -> Result<ChildResult, Malformed> {
     if outcome != Outcome::Success && matches!(next, Some(Some(_))) {
         return Err(fields.problem("nextStepOverride", "is only for the outcome `success`"));
     }
+    let run_again = fields.take("runAgain")?.unwrap_or(false);
     let ended = match outcome {
         Outcome::Success => Ok(match next {
             None => Completion::Success(output),
@@ -221,6 +224,14 @@ fn result(mut fields: Fields) -> Result<ChildResult, Malformed> {
             }
             Err(Failure { error, retry_after_ms: fields.take("retryAfterMs")? })
         }
+        Outcome::Wait | Outcome::Waiting if run_again => {
+            if output.is_some_and(|output| !output.is_null()) {
+                return Err(
+                    fields.problem("output", "is for the end: a pause keeps what it has in a checkpoint")
+                );
+            }
+            Ok(Completion::Pause(pause(&mut fields)?))
+        }
         Outcome::Wait => Ok(Completion::Wait(wait(&mut fields, output.filter(|output| !output.is_null()))?)),
         Outcome::Waiting => Ok(Completion::Wait(wait(&mut fields, Some(output.unwrap_or_default()))?)),
         Outcome::Released => {
@@ -229,6 +240,16 @@ fn result(mut fields: Fields) -> Result<ChildResult, Malformed> {
         }
     };
     Ok(ChildResult { ended, context, events, cost })
+}
+
+/// When the child wants to go on.
+fn pause(fields: &mut Fields) -> Result<Pause, Malformed> {
+    let event: Option<EventWait> = fields.take("waitForEvent")?;
+    if event.as_ref().is_some_and(|event| event.event.is_empty()) {
+        return Err(fields.problem("waitForEvent.event", "must not be empty"));
+    }
+    let Wait { until, reason, resume_token, .. } = wait(fields, None)?;
+    Ok(Pause { until, event, reason, resume_token })
 }
 
 fn wait(fields: &mut Fields, output: Option<Value>) -> Result<Wait, Malformed> {
@@ -245,6 +266,11 @@ fn wait(fields: &mut Fields, output: Option<Value>) -> Result<Wait, Malformed> {
         output,
         metadata: fields.take("metadata")?.unwrap_or_default(),
     })
+}
+
+/// The line that tells a child that it takes long.
+pub(crate) fn soft_limit(task_id: &str) -> String {
+    json!({ "type": "softLimit", "id": task_id }).to_string() + "\n"
 }
 
 /// Changes of the context: an object of dotted paths, or a list of operations.
@@ -368,5 +394,32 @@ mod tests {
         assert_eq!(read(&json!({ "type": "result", "id": "u" })), Ok(Said::Nothing));
         assert_eq!(read(&json!({ "type": "metrics", "id": 3 })), Ok(Said::Nothing));
         assert_eq!(parse(b" \t", "t"), Ok(Said::Nothing));
+    }
+
+    #[test]
+    fn a_pause_says_when_to_go_on() {
+        let line = |fields: Value| {
+            let mut line = json!({ "type": "result", "id": "t", "outcome": "wait", "runAgain": true });
+            line.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            line
+        };
+        let event = EventWait { event: "freed".into(), condition: Some("event.data > 1".into()) };
+        let pause = Pause { event: Some(event), reason: Some("no GPU".into()), ..Pause::default() };
+        let said = line(json!({
+            "waitForEvent": { "event": "freed", "match": "event.data > 1" }, "waitReason": "no GPU",
+        }));
+        assert_eq!(result_of(&said).ended, Ok(Completion::Pause(pause)));
+        let until = line(json!({ "waitUntil": "2030-01-01T00:00:00Z", "outcome": "waiting" }));
+        let pause = Pause { until: Some("2030-01-01T00:00:00Z".into()), ..Pause::default() };
+        assert_eq!(result_of(&until).ended, Ok(Completion::Pause(pause)));
+        for wrong in [
+            json!({ "output": 1 }),
+            json!({ "waitForEvent": { "event": "" } }),
+            json!({ "waitUntil": "soon" }),
+        ] {
+            assert!(matches!(read(&line(wrong)), Err(Malformed::Result { .. })));
+        }
+        let told: Value = serde_json::from_str(soft_limit("t").strip_suffix('\n').unwrap()).unwrap();
+        assert_eq!(told, json!({ "type": "softLimit", "id": "t" }));
     }
 }

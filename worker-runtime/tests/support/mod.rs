@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use flowmonkey_plumbing::api::{Checkpoint, CheckpointApi, PlumbingError, Progress, ProgressApi, TaskAccess};
+use flowmonkey_plumbing::api::{
+    Checkpoint, CheckpointApi, Heartbeat, HeartbeatAnswer, JobApi, PlumbingError, Progress, ProgressApi,
+    TaskAccess,
+};
 use flowmonkey_plumbing::clock::SystemClock;
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::queue::{
@@ -242,6 +245,22 @@ pub(crate) struct Memory {
     pub(crate) started: Mutex<Vec<Delivery>>,
     /// Nothing can be loaded.
     pub(crate) away: AtomicBool,
+    /// What was told of jobs.
+    pub(crate) beats: watch::Sender<Vec<Heartbeat>>,
+    /// What is answered to the next heartbeats.
+    pub(crate) beat_answer: Mutex<HeartbeatAnswer>,
+}
+
+#[async_trait]
+impl JobApi for Memory {
+    async fn heartbeat(
+        &self,
+        _access: &TaskAccess,
+        heartbeat: &Heartbeat,
+    ) -> Result<HeartbeatAnswer, PlumbingError> {
+        self.beats.send_modify(|beats| beats.push(heartbeat.clone()));
+        Ok(*self.beat_answer.lock().unwrap())
+    }
 }
 
 #[async_trait]

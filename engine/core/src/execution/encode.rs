@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::decide::with_scope;
-use super::decision::{TaskDraft, World};
-use super::state::{Execution, StepRun, TaskRun};
+use super::decision::{Resumed, TaskDraft, World};
+use super::state::{Execution, ResumedBy, StepRun, TaskRun};
 use crate::context::{self, ContextSize};
 use crate::flow::dataset::{DatasetReads, DatasetTooLarge};
 use crate::flow::definition::{ContextNeeds, Flow, Step, StepKind, TaskStep};
@@ -111,7 +111,18 @@ pub(super) fn draft(
         idempotency_key: key,
         timeout_ms,
         heartbeat_timeout_ms: task.heartbeat_timeout_ms,
+        max_retries: step.retry.as_ref().map_or(0, |retry| retry.max_attempts),
+        resumed: run.resumed.clone().map(|by| resumed(execution, by)),
     })
+}
+
+/// What ended the pause; the data that came then is still that of the execution, as its cursor has not moved since.
+fn resumed(execution: &Execution, by: ResumedBy) -> Resumed {
+    let data = match by {
+        ResumedBy::Time => None,
+        ResumedBy::Resume | ResumedBy::Event { .. } => execution.resume_data.clone(),
+    };
+    Resumed { by, data }
 }
 
 /// Execution, step and visit: stable over attempts, retries and reopenings.

@@ -4,6 +4,7 @@
 //! Architecture invariant: the token is checked before a byte of the body is read.
 
 mod checkpoint;
+mod job;
 mod progress;
 mod result;
 
@@ -26,7 +27,7 @@ pub(super) const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer");
 
 /// The routes of workers.
 pub(super) fn routes() -> Router<Api> {
-    checkpoint::routes().merge(progress::routes()).merge(result::routes())
+    checkpoint::routes().merge(job::routes()).merge(progress::routes()).merge(result::routes())
 }
 
 /// A worker whose token counts, for one attempt of one task.

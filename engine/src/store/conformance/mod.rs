@@ -18,6 +18,7 @@ mod events;
 pub mod fixture;
 mod flows;
 mod idempotency;
+mod jobs;
 mod joins;
 mod reads;
 mod upkeep;
@@ -99,6 +100,10 @@ rules! {
         versions_are_immutable,
         the_latest_version_is_by_semver,
         definitions_are_kept_without_publication;
+    jobs:
+        heartbeats_of_jobs_are_fenced,
+        what_is_said_of_jobs_counts_in_order,
+        jobs_are_listed_and_go_with_their_executions;
     upkeep:
         checkpoints_are_fenced,
         equal_rows_are_inserted_once,

@@ -365,7 +365,7 @@ impl MemoryRows {
         found.into_iter().take(max).cloned().collect()
     }
 
-    fn is_out(&self, task: TaskId, attempt: u32) -> bool {
+    pub(super) fn is_out(&self, task: TaskId, attempt: u32) -> bool {
         let out = self.executions.get(&task.execution).and_then(Execution::task);
         out.is_some_and(|out| out.run.task == task.number && out.run.attempt == attempt)
     }
@@ -413,6 +413,7 @@ impl MemoryRows {
         self.specs.retain(|(parent, _), _| stays(parent));
         self.budgets.retain(|id, _| stays(id));
         self.checkpoints.retain(|task, _| stays(&task.execution));
+        self.jobs.retain(|task, _| stays(&task.execution));
         self.failed_tasks.retain(|row| stays(&row.execution));
     }
 }

@@ -12,6 +12,7 @@ mod commit;
 mod connect;
 mod error;
 mod inspect;
+mod jobs;
 mod list;
 mod options;
 mod rows;

@@ -33,6 +33,8 @@ const FILL: &str = "
     INSERT INTO fm_timers SELECT id, 0 FROM fm_executions;
     INSERT INTO fm_subscriptions SELECT id, 'n' || left(id::text, 3) FROM fm_executions;
     INSERT INTO fm_checkpoints SELECT id, 1, '', 0, '' FROM fm_executions;
+    INSERT INTO fm_jobs (execution_id, task_number, attempt, status, step_id, handler_type, created_at, completed_at, retry_count)
+        SELECT id, 1, 1, 'completed', 's', 'h', 0, 0, 0 FROM fm_executions;
     INSERT INTO fm_budgets SELECT id, 0, 0, 0 FROM fm_executions;
     INSERT INTO fm_snapshots SELECT id, 1, NULL, NULL, '', '', '' FROM fm_executions;
     INSERT INTO fm_events (id, name, at, delivered, data) SELECT id::text, right(id::text, 3), 0, true, '' FROM fm_executions;

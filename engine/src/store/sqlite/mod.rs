@@ -11,6 +11,7 @@ mod encode;
 mod error;
 mod events;
 mod flows;
+mod jobs;
 mod joins;
 mod list;
 mod prepare;

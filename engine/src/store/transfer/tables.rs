@@ -64,7 +64,7 @@ const fn numbered(name: &'static str, sequence: &'static str, columns: &'static 
 }
 
 /// All tables that are carried over, in an order that keeps references whole.
-pub(in crate::store) const TABLES: [Table; 16] = [
+pub(in crate::store) const TABLES: [Table; 17] = [
     table(
         "fm_definitions",
         &[text("hash"), text("flow_id"), text("version"), text("status"), text("definition")],
@@ -165,6 +165,30 @@ pub(in crate::store) const TABLES: [Table; 16] = [
     table(
         "fm_checkpoints",
         &[id("execution_id"), integer("task_number"), text("id"), integer("saved_at"), text("data")],
+    ),
+    table(
+        "fm_jobs",
+        &[
+            id("execution_id"),
+            integer("task_number"),
+            integer("attempt"),
+            text("status"),
+            text("step_id"),
+            text("handler_type"),
+            text("worker_id"),
+            integer("created_at"),
+            integer("claimed_at"),
+            integer("started_at"),
+            integer("completed_at"),
+            real("progress_percent"),
+            text("progress_message"),
+            integer("last_heartbeat_at"),
+            text("checkpoint_id"),
+            integer("timeout_ms"),
+            integer("max_retries"),
+            integer("retry_count"),
+            text("error"),
+        ],
     ),
     numbered(
         "fm_failed_tasks",
