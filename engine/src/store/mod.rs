@@ -6,6 +6,7 @@
 mod child;
 #[doc(hidden)]
 pub mod conformance;
+mod context;
 mod creates;
 mod encode;
 mod error;
@@ -25,6 +26,7 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 
+pub use context::{ContextPatch, ContextStore, Staged};
 pub use error::StoreError;
 pub use memory::{MemoryKey, MemoryRows, MemoryStore};
 pub use model::{
@@ -43,7 +45,7 @@ pub use transfer::{TransferError, TransferProgress, TransferredTable, transfer};
 
 /// The record. All instants are arguments; nothing here reads a clock.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: ContextStore + Send + Sync + 'static {
     // Flows.
 
     /// Keeps a definition by its hash without publishing it. Repeatable.

@@ -3,6 +3,7 @@
 //! Nothing survives the process. All answers come in a fixed order, so that the same calls always give the same answers.
 
 mod commit;
+mod context;
 mod store;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use flowmonkey_core::execution::{Execution, FlowReference, JoinSpec, RecordedEve
 use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_core::time::Timestamp;
 
+use super::context::ContextPatch;
 use super::model::{
     FailedTaskRow, FlowRow, JoinState, PublishedEvent, StoredCheckpoint, TableDefinition, TableRowRecord,
 };
@@ -50,6 +52,8 @@ pub struct MemoryRows {
     pub budgets: BTreeMap<ExecutionId, Cost>,
     /// Checkpoints.
     pub checkpoints: BTreeMap<TaskId, StoredCheckpoint>,
+    /// Staged changes of contexts, by task, attempt and sequence.
+    pub patches: BTreeMap<(TaskId, u32, u32), ContextPatch>,
     /// Parked tasks, oldest first.
     pub failed_tasks: Vec<FailedTaskRow>,
     /// Table definitions.

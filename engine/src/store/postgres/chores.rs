@@ -49,6 +49,9 @@ impl PostgresStore {
                 gone += usize::try_from(pruned).unwrap_or(usize::MAX);
             }
         }
+        if gone < max {
+            gone += self.prune_patches(max - gone).await?;
+        }
         let more = gone >= max;
         self.shared.pruning.store(more, Ordering::Relaxed);
         if !more {

@@ -64,7 +64,7 @@ const fn numbered(name: &'static str, sequence: &'static str, columns: &'static 
 }
 
 /// All tables that are carried over, in an order that keeps references whole.
-pub(in crate::store) const TABLES: [Table; 16] = [
+pub(in crate::store) const TABLES: [Table; 17] = [
     table(
         "fm_definitions",
         &[text("hash"), text("flow_id"), text("version"), text("status"), text("definition")],
@@ -165,6 +165,17 @@ pub(in crate::store) const TABLES: [Table; 16] = [
     table(
         "fm_checkpoints",
         &[id("execution_id"), integer("task_number"), text("id"), integer("saved_at"), text("data")],
+    ),
+    table(
+        "fm_context_patches",
+        &[
+            id("execution_id"),
+            integer("task_number"),
+            integer("attempt"),
+            integer("sequence"),
+            integer("bytes"),
+            text("changes"),
+        ],
     ),
     numbered(
         "fm_failed_tasks",
