@@ -46,7 +46,7 @@ fn exposition(
     depths: Option<&[(String, Depth)]>,
 ) -> String {
     let mut text = Exposition::default();
-    let counted: [(&str, &str, &AtomicU64); 6] = [
+    let counted: [(&str, &str, &AtomicU64); 8] = [
         ("flowmonkey_decisions_total", "Decisions that were stored.", &counters.decisions),
         (
             "flowmonkey_commit_conflicts_total",
@@ -68,6 +68,16 @@ fn exposition(
             "flowmonkey_invariant_repairs_total",
             "Executions that nothing would have moved any more; the goal is none.",
             &counters.repairs,
+        ),
+        (
+            "flowmonkey_context_bytes_read_total",
+            "Bytes of contexts that workers read, before compression.",
+            &counters.context_bytes_read,
+        ),
+        (
+            "flowmonkey_context_bytes_sent_total",
+            "Bytes of contexts that workers read, as they were sent.",
+            &counters.context_bytes_sent,
         ),
     ];
     for (name, help, counter) in counted {

@@ -3,6 +3,7 @@
 
 pub mod collector;
 pub mod events;
+pub(crate) mod patches;
 pub mod presence;
 pub mod pruner;
 pub mod reaper;
