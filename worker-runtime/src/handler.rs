@@ -35,6 +35,7 @@ pub struct Task {
     pub(crate) access: TaskAccess,
     pub(crate) plumbing: Arc<dyn Plumbing>,
     pub(crate) journal: Arc<crate::journal::Journal>,
+    pub(crate) context: crate::context::ContextState,
 }
 
 impl Task {
@@ -50,7 +51,8 @@ impl Task {
         &self.message.config
     }
 
-    /// The part of the context that the step declared.
+    /// The part of the context that the step declared, as it came with the task: an empty object when it was too large to
+    /// travel. [`Self::load_context`] and [`Self::read_context`] always see it.
     #[must_use]
     pub fn context(&self) -> &Value {
         &self.message.context

@@ -17,6 +17,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::claim::Slot;
+use crate::context::PATCH_UNCERTAIN;
 use crate::handler::{Completion, Failure, Handler, Task, Wait};
 use crate::journal::{Entries, Journal};
 use crate::report::Report;
@@ -93,6 +94,7 @@ pub(crate) async fn supervise(shared: Arc<Shared>, attempt: Attempt) {
                 access: identity.access.clone(),
                 plumbing: Arc::clone(&shared.plumbing),
                 journal: Arc::clone(&journal),
+                context: crate::context::ContextState::default(),
             };
             let running = shared.handlers.spawn(async move {
                 // Held until this future is dropped: a handler that goes on in spite of all still takes its slot.
@@ -253,11 +255,25 @@ fn make_result(
     entries: Entries,
     (started_ms, started): (i64, Instant),
 ) -> ResultMessage {
-    let Entries { mut logs, logs_dropped, events, context, rows, cost, overflow } = entries;
+    let Entries {
+        mut logs,
+        logs_dropped,
+        events,
+        context,
+        context_patches,
+        context_in_flight,
+        rows,
+        cost,
+        overflow,
+    } = entries;
     let ended = match (ended, overflow) {
         (Ended::Completed(_), Some((what, limit))) => {
             let text = format!("the attempt has more than {limit} {what}");
             Ended::Failed(Failure::terminal(LIMIT_EXCEEDED, text))
+        }
+        (Ended::Completed(_), None) if context_in_flight => {
+            let text = "the handler ended while changes of the context were on their way to the engine";
+            Ended::Failed(Failure::new(PATCH_UNCERTAIN, text))
         }
         (ended, _) => ended,
     };
@@ -287,6 +303,7 @@ fn make_result(
         Ended::Completed(completion) => {
             result.events = events;
             result.rows = rows;
+            result.context_patches = context_patches;
             result.context_updates = (!context.is_empty()).then_some(ContextUpdates::Operations(context));
             complete(shared, &mut result, completion);
         }

@@ -18,6 +18,7 @@ impl Task {
             cancelled: CancellationToken::new(),
             access: TaskAccess::from(&message),
             plumbing,
+            context: crate::context::ContextState::default(),
             journal: Arc::new(Journal::new(Arc::new(SystemClock), LOG_LINES_DEFAULT)),
             message,
         }

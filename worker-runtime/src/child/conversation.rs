@@ -45,6 +45,11 @@ impl Feed {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// Bytes that the child has not taken yet.
+    pub(super) fn unsent(&self) -> usize {
+        if self.pipe.is_some() { self.bytes.len() - self.sent } else { 0 }
+    }
+
     pub(super) fn has_more(&self) -> bool {
         self.pipe.is_some() && self.sent < self.bytes.len()
     }
