@@ -65,7 +65,11 @@ pub(crate) enum ReadError {
 impl Engine {
     /// The execution that has `attempt` of `task` out. It is loaded when the copy in memory is another version than the
     /// record's, and then kept: a context is read several times.
-    pub(crate) async fn with_task_out(&self, task: TaskId, attempt: u32) -> Result<Arc<Execution>, ReadError> {
+    pub(crate) async fn with_task_out(
+        &self,
+        task: TaskId,
+        attempt: u32,
+    ) -> Result<Arc<Execution>, ReadError> {
         let version = self.store.task_version(task, attempt).await?.ok_or(ReadError::Stale)?;
         let known = || {
             let hot = self.peek_hot(task.execution).filter(|execution| execution.version == version);

@@ -190,10 +190,9 @@ fn context_changes(updates: Option<wire::ContextUpdates>) -> Vec<ContextChange> 
         Some(wire::ContextUpdates::Paths(paths)) => {
             paths.into_iter().map(|(path, value)| ContextChange::Set { path, value }).collect()
         }
-        Some(wire::ContextUpdates::Operations(operations)) => operations
-            .into_iter()
-            .map(context_change)
-            .collect(),
+        Some(wire::ContextUpdates::Operations(operations)) => {
+            operations.into_iter().map(context_change).collect()
+        }
     }
 }
 

@@ -148,7 +148,10 @@ impl Task {
     }
 
     /// Changes the context, by the result when the changes are small, else by staging them. The order of the calls is kept.
-    pub(crate) async fn change_context(&self, operations: Vec<ContextOperation>) -> Result<(), PlumbingError> {
+    pub(crate) async fn change_context(
+        &self,
+        operations: Vec<ContextOperation>,
+    ) -> Result<(), PlumbingError> {
         if self.may_carry(&operations) {
             for operation in operations {
                 self.update_context(operation);
@@ -164,10 +167,12 @@ impl Task {
         let mut carried = self.context.carried.lock().unwrap_or_else(PoisonError::into_inner);
         let mut left = CARRIED_BYTES_MAX.saturating_sub(*carried);
         let fits = operations.iter().all(|operation| match operation {
-            ContextOperation::Set { path, value } => spend(path.len(), &mut left) && is_small(value, &mut left),
-            ContextOperation::Merge { value } => value
-                .iter()
-                .all(|(key, value)| spend(key.len(), &mut left) && is_small(value, &mut left)),
+            ContextOperation::Set { path, value } => {
+                spend(path.len(), &mut left) && is_small(value, &mut left)
+            }
+            ContextOperation::Merge { value } => {
+                value.iter().all(|(key, value)| spend(key.len(), &mut left) && is_small(value, &mut left))
+            }
             ContextOperation::Delete { path } => spend(path.len(), &mut left),
         });
         if fits {

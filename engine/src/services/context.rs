@@ -44,7 +44,9 @@ pub(crate) enum ContextRefusal {
         actual: usize,
     },
     /// All patches of the attempt together are too large.
-    #[error("the patches of the attempt would have more than {limit} bytes together, which is the context's limit")]
+    #[error(
+        "the patches of the attempt would have more than {limit} bytes together, which is the context's limit"
+    )]
     Full {
         /// The context's limit.
         limit: usize,
@@ -114,7 +116,8 @@ impl Engine {
             return Err(ContextRefusal::invalid(None, message));
         }
         if operations.is_empty() || operations.len() > CONTEXT_OPERATIONS_MAX {
-            let message = format!("a patch has 1 to {CONTEXT_OPERATIONS_MAX} changes, not {}", operations.len());
+            let message =
+                format!("a patch has 1 to {CONTEXT_OPERATIONS_MAX} changes, not {}", operations.len());
             return Err(ContextRefusal::invalid(None, message));
         }
         let limits = &self.config.limits.context;
@@ -162,7 +165,12 @@ fn check(index: usize, change: &ContextChange, limits: &ContextLimits) -> Result
     }
 }
 
-fn check_value(path: &str, value: &Value, above: usize, limits: &ContextLimits) -> Result<usize, ContextRefusal> {
+fn check_value(
+    path: &str,
+    value: &Value,
+    above: usize,
+    limits: &ContextLimits,
+) -> Result<usize, ContextRefusal> {
     let actual = json_size(value);
     if actual > limits.max_value_size {
         let limit = limits.max_value_size;
@@ -171,7 +179,11 @@ fn check_value(path: &str, value: &Value, above: usize, limits: &ContextLimits) 
     let nesting = above + depth(value);
     if nesting > limits.max_depth {
         let limit = limits.max_depth;
-        return Err(ContextRefusal::Limit(ContextError::Nesting { path: path.into(), limit, actual: nesting }));
+        return Err(ContextRefusal::Limit(ContextError::Nesting {
+            path: path.into(),
+            limit,
+            actual: nesting,
+        }));
     }
     Ok(actual)
 }

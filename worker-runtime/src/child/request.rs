@@ -48,12 +48,8 @@ fn call(fields: &mut Fields) -> Result<Call, Malformed> {
             let path = fields.required("path")?;
             Call::ContextChange(ContextOperation::Set { path, value: present(fields, "value")? })
         }
-        "context.merge" => {
-            Call::ContextChange(ContextOperation::Merge { value: fields.required("value")? })
-        }
-        "context.delete" => {
-            Call::ContextChange(ContextOperation::Delete { path: fields.required("path")? })
-        }
+        "context.merge" => Call::ContextChange(ContextOperation::Merge { value: fields.required("value")? }),
+        "context.delete" => Call::ContextChange(ContextOperation::Delete { path: fields.required("path")? }),
         "checkpoint.save" => Call::CheckpointSave(present(fields, "data")?),
         "checkpoint.load" => Call::CheckpointLoad,
         "checkpoint.clear" => Call::CheckpointClear,
@@ -136,7 +132,8 @@ mod tests {
         ] {
             assert_eq!(call(fields.clone()), Ok(wanted), "{fields}");
         }
-        let progress = call(json!({ "call": "progress", "percent": 450, "counters": { "rows": { "value": 3 } } }));
+        let progress =
+            call(json!({ "call": "progress", "percent": 450, "counters": { "rows": { "value": 3 } } }));
         let Ok(Call::Progress(progress)) = progress else { panic!("{progress:?}") };
         assert_eq!((progress.percent, progress.counters["rows"].value), (100.0, 3.0));
     }

@@ -109,7 +109,8 @@ impl<'a> Requests<'a> {
             Ok(Call::CheckpointSave(data)) => {
                 let save = async move {
                     let saved = task.save_checkpoint(data).await;
-                    let value = saved.map(|saved| json!({ "value": { "id": saved.id, "savedAt": saved.saved_at } }));
+                    let value =
+                        saved.map(|saved| json!({ "value": { "id": saved.id, "savedAt": saved.saved_at } }));
                     answered_call(task, number, value, limit)
                 };
                 self.writes.push_back(Box::pin(save));
@@ -165,7 +166,8 @@ fn answered(task: &Task, number: u64, answer: Answer, limit: usize) -> Answered 
     if line.len() <= limit {
         return Answered { line, is_stale: false };
     }
-    let message = format!("the answer has {} bytes, more than {limit} (limits.lineBytes): ask for less", line.len());
+    let message =
+        format!("the answer has {} bytes, more than {limit} (limits.lineBytes): ask for less", line.len());
     let line = request::answer(id, number, Err((ANSWER_TOO_LARGE.into(), message)));
     Answered { line, is_stale: false }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::decide::with_scope;
-use super::declared::{Declared, declared};
 use super::decision::{TaskDraft, World};
+use super::declared::{Declared, declared};
 use super::state::{Execution, StepRun, TaskRun};
 use crate::context::json_size;
 use crate::flow::dataset::{DatasetReads, DatasetTooLarge};

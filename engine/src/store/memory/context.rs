@@ -12,7 +12,11 @@ use crate::store::{StoreError, encode};
 impl ContextStore for MemoryStore {
     async fn task_version(&self, task: TaskId, attempt: u32) -> Result<Option<u64>, StoreError> {
         let rows = self.rows();
-        Ok(rows.executions.get(&task.execution).filter(|one| has_out(one, task, attempt)).map(|one| one.version))
+        Ok(rows
+            .executions
+            .get(&task.execution)
+            .filter(|one| has_out(one, task, attempt))
+            .map(|one| one.version))
     }
 
     async fn stage_patch(&self, patch: &ContextPatch, bytes_max: u64) -> Result<Staged, StoreError> {
@@ -25,11 +29,12 @@ impl ContextStore for MemoryStore {
         if let Some(known) = rows.patches.get(&(*task, *attempt, *sequence)) {
             return Ok(if encode::json(&known.changes)? == text { Staged::Stored } else { Staged::Taken });
         }
-        rows.patches.retain(|(known, of, _), _| {
-            known.execution != task.execution || (known, of) == (task, attempt)
-        });
+        rows.patches
+            .retain(|(known, of, _), _| known.execution != task.execution || (known, of) == (task, attempt));
         let mut bytes = text.len() as u64;
-        for known in rows.patches.range((*task, *attempt, 0)..=(*task, *attempt, u32::MAX)).map(|(_, known)| known) {
+        for known in
+            rows.patches.range((*task, *attempt, 0)..=(*task, *attempt, u32::MAX)).map(|(_, known)| known)
+        {
             bytes = bytes.saturating_add(encode::json(&known.changes)?.len() as u64);
         }
         if bytes > bytes_max {
@@ -41,7 +46,8 @@ impl ContextStore for MemoryStore {
 
     async fn staged_patches(&self, attempts: &[(TaskId, u32)]) -> Result<Vec<ContextPatch>, StoreError> {
         let rows = self.rows();
-        let wanted = rows.patches.iter().filter(|((task, attempt, _), _)| attempts.contains(&(*task, *attempt)));
+        let wanted =
+            rows.patches.iter().filter(|((task, attempt, _), _)| attempts.contains(&(*task, *attempt)));
         Ok(wanted.map(|(_, patch)| patch.clone()).collect())
     }
 

@@ -27,7 +27,8 @@ impl ContextStore for SqliteStore {
         let fail = |error| self.classify(error);
         let mut writer = self.writer.lend().await.map_err(fail)?;
         let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(fail)?;
-        let fence = of_attempt(sql::CHECKPOINTS_FENCE).fetch_optional(&mut *transaction).await.map_err(fail)?;
+        let fence =
+            of_attempt(sql::CHECKPOINTS_FENCE).fetch_optional(&mut *transaction).await.map_err(fail)?;
         let staged = if fence.is_none() {
             Staged::Stale
         } else {
