@@ -158,7 +158,7 @@ impl<'a> Attempt<'a> {
 
     /// Runs the attempt to its end. When this is dropped, the child and its group are killed.
     pub(super) async fn run(mut self, execute: &[u8]) -> Ended {
-        self.conversation.feed.push(execute);
+        self.conversation.feed.push_task(execute);
         let listened = self.listen().await;
         if let Some(dropped) = self.logs.checked_sub(self.limits.log_lines).filter(|dropped| *dropped > 0) {
             self.task.log(LogLevel::Warn, format!("{dropped} more log lines were dropped"));
@@ -208,7 +208,7 @@ impl<'a> Attempt<'a> {
                 && saving.is_none()
                 && self.to_save.is_none()
                 && requests.have_room()
-                && conversation.feed.unsent() <= UNREAD_BYTES_MAX;
+                && conversation.feed.unread() <= UNREAD_BYTES_MAX;
             tokio::select! {
                 line = conversation.stdout.next(&budget), if reads_on => {
                     match line.map_err(|exceeded| self.exceeded(exceeded))? {

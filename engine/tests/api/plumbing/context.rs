@@ -105,9 +105,10 @@ async fn a_child_reads_its_own_and_what_it_declared_of_its_parents() {
     let body = |needs: Value| {
         json!({ "each": {
             "type": "map",
-            "items": { "type": "path", "path": "list" },
-            "config": {},
-            "body": { "initialStepId": "do", "steps": { "do": { "type": "toil", "context": needs } } },
+            "config": {
+                "items": { "type": "path", "path": "list" },
+                "body": { "initialStepId": "do", "steps": { "do": { "type": "toil", "context": needs } } },
+            },
         } })
     };
     let input = json!({ "list": [{ "big": "b".repeat(200) }], "outside": { "far": "f".repeat(200) } });
