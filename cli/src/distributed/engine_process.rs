@@ -193,8 +193,10 @@ impl EngineProcess {
 }
 
 fn config(args: &EngineArgs, engine_id: String, url: &str, unknown_handler: UnknownHandler) -> EngineConfig {
+    let inline_context_bytes = usize::try_from(args.context_inline_bytes).unwrap_or(usize::MAX);
     EngineConfig {
         engine_id,
+        limits: Limits { inline_context_bytes, ..Limits::default() },
         heartbeat: Duration::from_millis(args.heartbeat_ms),
         lease: Duration::from_millis(args.lease_ms),
         public_url: url.to_owned(),
