@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flowmonkey_core::limits::Limits;
 use flowmonkey_engine::api::{self, ApiOptions};
 use flowmonkey_engine::chores;
 use flowmonkey_engine::config::UnknownHandler;

@@ -106,7 +106,7 @@ fn operations(body: Value) -> Result<Vec<ContextOperation>, Problem> {
         Value::Array(items) => {
             let read = |(index, item)| {
                 serde_json::from_value(item).map_err(|error| {
-                    let detail = Detail::at(&format!("/{index}"), error.to_string(), None);
+                    let detail = Detail::at(format!("/{index}"), error.to_string(), None);
                     Problem::invalid("INVALID_REQUEST", vec![detail])
                 })
             };
@@ -125,7 +125,7 @@ fn problem(refusal: ContextRefusal) -> Problem {
         ContextRefusal::Store(error) => return error.into(),
         ContextRefusal::Invalid { operation, message } => {
             let pointer = operation.map(|index| format!("/{index}")).unwrap_or_default();
-            return Problem::invalid(code, vec![Detail::at(&pointer, message, None)]);
+            return Problem::invalid(code, vec![Detail::at(pointer, message, None)]);
         }
         ContextRefusal::Stale => ErrorClass::Conflict,
         ContextRefusal::PatchTooLarge { .. }
