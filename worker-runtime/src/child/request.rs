@@ -112,10 +112,9 @@ mod tests {
     }
 
     fn call(fields: Value) -> Result<Call, String> {
-        match read(fields).unwrap() {
-            Said::Request(Request { number: 7, call }) => call,
-            said => panic!("not that request: {said:?}"),
-        }
+        let said = read(fields).unwrap();
+        let Said::Request(Request { number: 7, call }) = said else { panic!("not that request: {said:?}") };
+        call
     }
 
     #[test]
