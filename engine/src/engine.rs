@@ -26,6 +26,7 @@ use crate::config::{
     DATASETS_CACHED_MAX, EngineConfig, HOT_CONTEXT_BYTES_MAX, HOT_EXECUTIONS_MAX, HOT_EXTRAS_MAX,
     JOINS_CACHED_BYTES_MAX, JOINS_CACHED_MAX, OUR_WAKES_MAX,
 };
+use crate::contexts::Contexts;
 use crate::evidence::Evidence;
 use crate::flows::FlowCache;
 use crate::handlers::AnnouncedHandlers;
@@ -106,6 +107,10 @@ pub struct Counters {
     pub late_events: AtomicU64,
     /// Decisions that were stored.
     pub decisions: AtomicU64,
+    /// Bytes of contexts that were read through the Context API over HTTP, before their compression.
+    pub context_bytes_read: AtomicU64,
+    /// The same as they were sent.
+    pub context_bytes_sent: AtomicU64,
 }
 
 impl Counters {
@@ -160,6 +165,8 @@ pub struct Engine {
     /// Executions whose next wake this engine stored, where it shares the record.
     pub(crate) our_wakes: Mutex<LruCache<ExecutionId, ()>>,
     hot: Mutex<LruCache<ExecutionId, Arc<Execution>>>,
+    /// Contexts that do not travel with their tasks.
+    pub(crate) contexts: Contexts,
     /// Read lately; they do not change any more.
     pub(crate) datasets: Mutex<LruCache<DatasetReference, Dataset>>,
     joins: Mutex<WeighedCache<(ExecutionId, u32), Arc<JoinSpec>>>,
@@ -239,6 +246,7 @@ impl Engine {
             worked: AtomicU64::new(0),
             our_wakes,
             hot: cache(HOT_EXECUTIONS_MAX),
+            contexts: Contexts::default(),
             datasets: cache(DATASETS_CACHED_MAX),
             joins: Mutex::new(WeighedCache::new(JOINS_CACHED_MAX, JOINS_CACHED_BYTES_MAX)),
             snapshots: Mutex::new(WeighedCache::new(JOINS_CACHED_MAX, JOINS_CACHED_BYTES_MAX)),
@@ -340,6 +348,11 @@ impl Engine {
             found.extend(loaded.into_iter().map(|execution| (Arc::new(execution), true)));
         }
         Ok(found)
+    }
+
+    /// The copy in memory of an execution that moved lately.
+    pub(crate) fn peek_hot(&self, id: ExecutionId) -> Option<Arc<Execution>> {
+        self.hot.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
     pub(crate) fn keep_hot(&self, execution: &Arc<Execution>) {

@@ -8,6 +8,7 @@ mod around;
 pub mod chores;
 mod commit;
 pub mod config;
+mod contexts;
 mod datasets;
 mod effects;
 pub mod engine;

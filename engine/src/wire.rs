@@ -38,6 +38,7 @@ pub(crate) fn task_message(
         other.insert(RESUMED.to_owned(), resumed);
     }
     let identity = &execution.identity;
+    let context_url = draft.context_bytes.map(|_| format!("/v1/plumbing/tasks/{}/context", draft.task));
     let lease_ms = draft.heartbeat_timeout_ms.unwrap_or_else(|| millis(config.lease));
     TaskMessage {
         v: PROTOCOL_VERSION,
@@ -54,8 +55,8 @@ pub(crate) fn task_message(
         pool: draft.pool,
         input: draft.input,
         context: draft.context,
-        context_url: None,
-        context_bytes: None,
+        context_url,
+        context_bytes: draft.context_bytes.map(|bytes| bytes as u64),
         config: draft.config,
         idempotency_key: draft.idempotency_key,
         deadline: now.plus(draft.timeout_ms).to_rfc3339(),
@@ -218,13 +219,17 @@ fn context_changes(updates: Option<wire::ContextUpdates>) -> Vec<ContextChange> 
         Some(wire::ContextUpdates::Paths(paths)) => {
             paths.into_iter().map(|(path, value)| ContextChange::Set { path, value }).collect()
         }
-        Some(wire::ContextUpdates::Operations(operations)) => operations
-            .into_iter()
-            .map(|operation| match operation {
-                wire::ContextOperation::Set { path, value } => ContextChange::Set { path, value },
-                wire::ContextOperation::Merge { value } => ContextChange::Merge { value },
-                wire::ContextOperation::Delete { path } => ContextChange::Delete { path },
-            })
-            .collect(),
+        Some(wire::ContextUpdates::Operations(operations)) => {
+            operations.into_iter().map(context_change).collect()
+        }
+    }
+}
+
+/// A change of a context, in the core's words.
+pub(crate) fn context_change(operation: wire::ContextOperation) -> ContextChange {
+    match operation {
+        wire::ContextOperation::Set { path, value } => ContextChange::Set { path, value },
+        wire::ContextOperation::Merge { value } => ContextChange::Merge { value },
+        wire::ContextOperation::Delete { path } => ContextChange::Delete { path },
     }
 }

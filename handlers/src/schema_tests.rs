@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flowmonkey_plumbing::api::{
-    Checkpoint, CheckpointApi, Heartbeat, HeartbeatAnswer, JobApi, PlumbingError, Progress, ProgressApi,
-    TaskAccess,
+    Checkpoint, CheckpointApi, ContextApi, Heartbeat, HeartbeatAnswer, JobApi, PlumbingError, Progress,
+    ProgressApi, TaskAccess,
 };
 use flowmonkey_plumbing::wire::{
-    HandlerReference, LogLine, PROTOCOL_VERSION, Priority, TaskMessage, TaskMetadata,
+    ContextOperation, HandlerReference, LogLine, PROTOCOL_VERSION, Priority, TaskMessage, TaskMetadata,
 };
 use flowmonkey_worker::{Handler, Task};
 use jsonschema::Validator;
@@ -86,6 +86,22 @@ impl JobApi for Nothing {
         _heartbeat: &Heartbeat,
     ) -> Result<HeartbeatAnswer, PlumbingError> {
         Ok(HeartbeatAnswer::default())
+    }
+}
+
+#[async_trait]
+impl ContextApi for Nothing {
+    async fn read_context(&self, _: &TaskAccess, _: Option<&str>) -> Result<Option<Value>, PlumbingError> {
+        Ok(None)
+    }
+
+    async fn stage_context(
+        &self,
+        _: &TaskAccess,
+        _: u32,
+        _: &[ContextOperation],
+    ) -> Result<(), PlumbingError> {
+        Ok(())
     }
 }
 

@@ -15,6 +15,16 @@ TABLE fm_checkpoints WITH fillfactor=70
     fm_checkpoints_pkey PRIMARY KEY (execution_id, task_number)
     CREATE UNIQUE INDEX fm_checkpoints_pkey ON public.fm_checkpoints USING btree (execution_id, task_number)
 
+TABLE fm_context_patches
+    execution_id uuid NOT NULL
+    task_number bigint NOT NULL
+    attempt bigint NOT NULL
+    sequence bigint NOT NULL
+    bytes bigint NOT NULL
+    changes text NOT NULL
+    fm_context_patches_pkey PRIMARY KEY (execution_id, task_number, attempt, sequence)
+    CREATE UNIQUE INDEX fm_context_patches_pkey ON public.fm_context_patches USING btree (execution_id, task_number, attempt, sequence)
+
 TABLE fm_definitions
     hash text NOT NULL
     flow_id text NOT NULL

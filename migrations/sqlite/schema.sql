@@ -14,6 +14,16 @@ CREATE TABLE fm_checkpoints (
     PRIMARY KEY (execution_id, task_number)
 ) STRICT;
 
+CREATE TABLE fm_context_patches (
+    execution_id BLOB NOT NULL REFERENCES fm_executions (id) ON DELETE CASCADE,
+    task_number  INTEGER NOT NULL,
+    attempt      INTEGER NOT NULL,
+    sequence     INTEGER NOT NULL,
+    bytes        INTEGER NOT NULL,
+    changes      TEXT NOT NULL,
+    PRIMARY KEY (execution_id, task_number, attempt, sequence)
+) STRICT;
+
 CREATE TABLE fm_definitions (
     hash       TEXT NOT NULL PRIMARY KEY,
     flow_id    TEXT NOT NULL,

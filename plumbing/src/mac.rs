@@ -95,6 +95,7 @@ fn feed(context: &mut hmac::Context, result: &ResultMessage) -> Option<()> {
     }
     let computed = [
         ("attempt", Some(Value::from(result.attempt))),
+        ("contextPatches", some(Some(result.context_patches).filter(|patches| *patches > 0))),
         ("contextUpdates", some(result.context_updates.as_ref())),
         ("cost", some(result.cost)),
         ("error", some(result.error.as_ref())),

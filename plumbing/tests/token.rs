@@ -68,6 +68,7 @@ fn every_field_that_moves_an_execution_is_covered() {
         json!({ "outcome": "failure" }),
         json!({ "error": { "code": "X" } }),
         json!({ "contextUpdates": { "a": 1 } }),
+        json!({ "contextPatches": 1 }),
         json!({ "nextStepOverride": null }),
         json!({ "nextStepOverride": "s" }),
         json!({ "resumeToken": "t" }),

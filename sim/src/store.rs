@@ -8,9 +8,10 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
-    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow,
-    JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, PublishOutcome,
-    PublishedEvent, Retention, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
+    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, ExecutionFilter,
+    FailedTaskRow, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage,
+    PublishOutcome, PublishedEvent, Retention, Staged, Store, StoreError, StoredCheckpoint, TableDefinition,
+    TableRowRecord, TaskOut,
 };
 
 use crate::boundary::Boundary;
@@ -36,6 +37,25 @@ impl SimStore {
             return Err(unavailable("after"));
         }
         Ok(answer)
+    }
+}
+
+#[async_trait]
+impl ContextStore for SimStore {
+    async fn task_version(&self, task: TaskId, attempt: u32) -> Result<Option<u64>, StoreError> {
+        self.call(self.0.store.task_version(task, attempt)).await
+    }
+
+    async fn stage_patch(&self, patch: &ContextPatch, bytes_max: u64) -> Result<Staged, StoreError> {
+        self.call(self.0.store.stage_patch(patch, bytes_max)).await
+    }
+
+    async fn staged_patches(&self, attempts: &[(TaskId, u32)]) -> Result<Vec<ContextPatch>, StoreError> {
+        self.call(self.0.store.staged_patches(attempts)).await
+    }
+
+    async fn forget_patches(&self, attempts: &[(TaskId, u32)]) -> Result<(), StoreError> {
+        self.call(self.0.store.forget_patches(attempts)).await
     }
 }
 

@@ -39,6 +39,7 @@ pub struct Task {
     pub(crate) soft_limit: CancellationToken,
     /// For stateful handlers: what their heartbeats tell.
     pub(crate) job: Option<Arc<JobNotes>>,
+    pub(crate) context: crate::context::ContextState,
 }
 
 impl Task {
@@ -54,7 +55,8 @@ impl Task {
         &self.message.config
     }
 
-    /// The part of the context that the step declared.
+    /// The part of the context that the step declared, as it came with the task: an empty object when it was too large to
+    /// travel. [`Self::load_context`] and [`Self::read_context`] always see it.
     #[must_use]
     pub fn context(&self) -> &Value {
         &self.message.context

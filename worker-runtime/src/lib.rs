@@ -7,6 +7,7 @@ mod backoff;
 pub mod child;
 mod claim;
 pub mod config;
+mod context;
 pub mod handler;
 mod heartbeat;
 mod job;

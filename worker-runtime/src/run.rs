@@ -18,6 +18,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::claim::Slot;
+use crate::context::PATCH_UNCERTAIN;
 use crate::handler::{Completion, Failure, Handler, Pause, Task, Wait};
 use crate::job::{self, JobNotes};
 use crate::journal::{Entries, Journal};
@@ -109,6 +110,7 @@ pub(crate) async fn supervise(shared: Arc<Shared>, attempt: Attempt) {
                 journal: Arc::clone(&journal),
                 soft_limit: soft_limit.clone(),
                 job,
+                context: crate::context::ContextState::default(),
             };
             let running = shared.handlers.spawn(async move {
                 // Held until this future is dropped: a handler that goes on in spite of all still takes its slot.
@@ -303,11 +305,25 @@ fn make_result(
     entries: Entries,
     (started_ms, started): (i64, Instant),
 ) -> ResultMessage {
-    let Entries { mut logs, logs_dropped, events, context, rows, cost, overflow } = entries;
+    let Entries {
+        mut logs,
+        logs_dropped,
+        events,
+        context,
+        context_patches,
+        context_in_flight,
+        rows,
+        cost,
+        overflow,
+    } = entries;
     let ended = match (ended, overflow) {
         (Ended::Completed(_), Some((what, limit))) => {
             let text = format!("the attempt has more than {limit} {what}");
             Ended::Failed(Failure::terminal(LIMIT_EXCEEDED, text))
+        }
+        (Ended::Completed(_), None) if context_in_flight => {
+            let text = "the handler ended while changes of the context were on their way to the engine";
+            Ended::Failed(Failure::new(PATCH_UNCERTAIN, text))
         }
         (ended, _) => ended,
     };
@@ -337,6 +353,7 @@ fn make_result(
         Ended::Completed(completion) => {
             result.events = events;
             result.rows = rows;
+            result.context_patches = context_patches;
             result.context_updates = (!context.is_empty()).then_some(ContextUpdates::Operations(context));
             complete(shared, &mut result, completion);
         }

@@ -20,6 +20,7 @@ impl Task {
             job: None,
             access: TaskAccess::from(&message),
             plumbing,
+            context: crate::context::ContextState::default(),
             journal: Arc::new(Journal::new(Arc::new(SystemClock), LOG_LINES_DEFAULT)),
             message,
         }

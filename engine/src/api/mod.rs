@@ -65,6 +65,7 @@ pub struct ApiOptions {
 struct Api {
     engine: Arc<Engine>,
     waits: Arc<Semaphore>,
+    large_answers: Arc<Semaphore>,
     shutdown: CancellationToken,
     work: TaskTracker,
 }
@@ -74,6 +75,7 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
     let api = Api {
         engine,
         waits: Arc::new(Semaphore::new(WAITS_MAX)),
+        large_answers: Arc::new(Semaphore::new(plumbing::large::LARGE_ANSWERS_MAX)),
         shutdown: options.shutdown,
         work: options.work,
     };

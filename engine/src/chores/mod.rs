@@ -6,6 +6,7 @@ pub mod events;
 pub mod fall_back;
 pub mod jobs;
 pub mod leftovers;
+pub(crate) mod patches;
 pub mod presence;
 pub mod pruner;
 pub mod reaper;

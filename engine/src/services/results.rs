@@ -9,7 +9,7 @@ use flowmonkey_plumbing::queue::Dispatched;
 use flowmonkey_plumbing::wire::ResultMessage;
 
 use crate::apply::CommandError;
-use crate::chores::collector;
+use crate::chores::{collector, patches};
 use crate::engine::{Counters, Engine};
 use crate::evidence::RefusedFor;
 use crate::store::StoreError;
@@ -47,10 +47,20 @@ impl Engine {
                 (unreadable_report(&delivery, &result.metrics, &reason), Some(reason))
             }
         };
-        let Some((task, report)) = reported else {
+        let Some((task, mut report)) = reported else {
             return Err(SpilledError::Invalid(invalid.unwrap_or_default()));
         };
+        let count = if invalid.is_none() { patches::patches_of(result) } else { 0 };
+        let merged = if count > 0 {
+            let reports = vec![(task, count, &mut report)];
+            patches::merge(self, reports).await.map_err(|error| CommandError::Engine(error.into()))?
+        } else {
+            Vec::new()
+        };
         let applied = self.command(task.execution, Command::Report(Box::new(report))).await;
+        if applied.is_ok() && !merged.is_empty() {
+            patches::forget(self, merged).await;
+        }
         match &applied {
             Ok(_) => {}
             Err(CommandError::Rejected(rejection)) => {

@@ -6,6 +6,7 @@
 mod child;
 #[doc(hidden)]
 pub mod conformance;
+mod context;
 mod creates;
 mod encode;
 mod error;
@@ -26,6 +27,7 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 
+pub use context::{ContextPatch, ContextStore, Staged};
 pub use error::StoreError;
 pub use jobs::{BeatOutcome, JobBeat, JobChange, JobFilter, JobRow, JobStore, job_has_ended};
 pub use memory::{MemoryKey, MemoryRows, MemoryStore};
@@ -45,7 +47,7 @@ pub use transfer::{TransferError, TransferProgress, TransferredTable, transfer};
 
 /// The record. All instants are arguments; nothing here reads a clock.
 #[async_trait]
-pub trait Store: JobStore + Send + Sync + 'static {
+pub trait Store: ContextStore + JobStore + Send + Sync + 'static {
     // Flows.
 
     /// Keeps a definition by its hash without publishing it. Repeatable.

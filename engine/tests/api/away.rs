@@ -9,9 +9,10 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
-    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow,
-    JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, MemoryStore, PublishOutcome,
-    PublishedEvent, Retention, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
+    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, ExecutionFilter,
+    FailedTaskRow, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage,
+    MemoryStore, PublishOutcome, PublishedEvent, Retention, Staged, Store, StoreError, StoredCheckpoint,
+    TableDefinition, TableRowRecord, TaskOut,
 };
 use tokio::sync::Notify;
 
@@ -49,6 +50,29 @@ impl Away {
             return Err(StoreError::Unavailable { reason, source: None });
         }
         Ok(())
+    }
+}
+
+#[async_trait]
+impl ContextStore for Away {
+    async fn task_version(&self, task: TaskId, attempt: u32) -> Result<Option<u64>, StoreError> {
+        self.there()?;
+        self.inner.task_version(task, attempt).await
+    }
+
+    async fn stage_patch(&self, patch: &ContextPatch, bytes_max: u64) -> Result<Staged, StoreError> {
+        self.there()?;
+        self.inner.stage_patch(patch, bytes_max).await
+    }
+
+    async fn staged_patches(&self, attempts: &[(TaskId, u32)]) -> Result<Vec<ContextPatch>, StoreError> {
+        self.there()?;
+        self.inner.staged_patches(attempts).await
+    }
+
+    async fn forget_patches(&self, attempts: &[(TaskId, u32)]) -> Result<(), StoreError> {
+        self.there()?;
+        self.inner.forget_patches(attempts).await
     }
 }
 

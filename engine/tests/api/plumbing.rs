@@ -1,5 +1,7 @@
 //! The plumbing APIs: who may ask, for what, and what comes of it.
 
+mod context;
+
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -22,7 +24,8 @@ use serde_json::{Value, json};
 use crate::{AllHandlers, Answer, Server, flow, request, work};
 
 /// Method, route, and a body that is taken.
-const ROUTES: [(&str, &str, &str); 8] = [
+const ROUTES: [(&str, &str, &str); 9] = [
+    ("GET", "context", ""),
     ("GET", "checkpoint", ""),
     ("PUT", "checkpoint", "{}"),
     ("DELETE", "checkpoint", ""),
@@ -42,6 +45,11 @@ struct Bench {
 
 impl Bench {
     async fn new() -> Self {
+        Self::with(work(), json!({ "a": 1 }), EngineConfig::default()).await
+    }
+
+    /// With the first task of a flow of these steps.
+    async fn with(steps: Value, input: Value, config: EngineConfig) -> Self {
         let clock = Arc::new(SystemClock);
         let queue = Arc::new(LocalQueue::new(clock.clone(), LocalQueueLimits::default()));
         let deps = EngineDeps {
@@ -52,11 +60,11 @@ impl Bench {
             handlers: Arc::new(AllHandlers),
             announced: None,
         };
-        let engine = Engine::open(deps, EngineConfig::default(), None).await.unwrap();
+        let engine = Engine::open(deps, config, None).await.unwrap();
         let router = router(engine.clone(), ApiOptions::default());
         let server = Server { engine, record: Arc::default(), router };
-        server.post("/v1/flows", &flow("work", work())).await.expect(201);
-        server.start("work", json!({ "a": 1 })).await;
+        server.post("/v1/flows", &flow("work", steps)).await.expect(201);
+        server.start("work", input).await;
         let task = claim(&queue).await;
         Self { server, queue, task }
     }
@@ -314,10 +322,18 @@ async fn a_token_opens_its_own_task_in_its_own_scope_only() {
         let needed = match route {
             "checkpoint" => Scopes::CHECKPOINT,
             "heartbeat" | "started" | "progress" => Scopes::PROGRESS,
+            "context" => Scopes::CONTEXT,
             "logs" => Scopes::LOGS,
             _ => Scopes::RESULT,
         };
-        let all = [Scopes::CHECKPOINT, Scopes::PROGRESS, Scopes::LOGS, Scopes::RESULT];
+        let all = [
+            Scopes::CHECKPOINT,
+            Scopes::PROGRESS,
+            Scopes::LOGS,
+            Scopes::RESULT,
+            Scopes::CONTEXT,
+            Scopes::EVENTS,
+        ];
         let others = all.into_iter().filter(|scope| *scope != needed).fold(Scopes::NONE, Scopes::and);
         let narrow = bench.signed(&Claims { scopes: others, ..claims.clone() });
         bench.ask(method, route, &narrow, body).await.problem(403, "TOKEN_SCOPE");
@@ -344,7 +360,7 @@ async fn a_token_ends_when_the_record_moves_on() {
     let task = TaskId { execution: nobody, number: 1 }.to_string();
     let token = next.signed(&Claims { task: task.clone(), execution: nobody.to_string(), ..next.claims() });
     let next = Bench { task: TaskMessage { task_id: task, ..next.task.clone() }, ..next };
-    for (method, route, body) in &ROUTES[..6] {
+    for (method, route, body) in &ROUTES[..7] {
         next.ask(method, route, &token, *body).await.problem(409, "STALE_ATTEMPT");
     }
     let result = json!(next.result(json!({}))).to_string();

@@ -10,9 +10,10 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
-    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow,
-    JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, PublishOutcome,
-    PublishedEvent, Retention, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
+    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, ExecutionFilter,
+    FailedTaskRow, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage,
+    PublishOutcome, PublishedEvent, Retention, Staged, Store, StoreError, StoredCheckpoint, TableDefinition,
+    TableRowRecord, TaskOut,
 };
 
 /// How much was asked of a record at a time.
@@ -82,6 +83,29 @@ impl Fused {
             return Err(StoreError::Unavailable { reason: "killed".into(), source: None });
         }
         Ok(())
+    }
+}
+
+#[async_trait]
+impl ContextStore for Fused {
+    async fn task_version(&self, task: TaskId, attempt: u32) -> Result<Option<u64>, StoreError> {
+        self.alive()?;
+        self.inner.task_version(task, attempt).await
+    }
+
+    async fn stage_patch(&self, patch: &ContextPatch, bytes_max: u64) -> Result<Staged, StoreError> {
+        self.alive()?;
+        self.inner.stage_patch(patch, bytes_max).await
+    }
+
+    async fn staged_patches(&self, attempts: &[(TaskId, u32)]) -> Result<Vec<ContextPatch>, StoreError> {
+        self.alive()?;
+        self.inner.staged_patches(attempts).await
+    }
+
+    async fn forget_patches(&self, attempts: &[(TaskId, u32)]) -> Result<(), StoreError> {
+        self.alive()?;
+        self.inner.forget_patches(attempts).await
     }
 }
 

@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "each test joins what it spawns")]
 
 mod chores;
+mod contexts;
 mod crashes;
 mod datasets;
 mod emptied;

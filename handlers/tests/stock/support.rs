@@ -8,11 +8,11 @@ use async_trait::async_trait;
 use flowmonkey_handlers::StockPolicy;
 use flowmonkey_handlers::jq::JqPolicy;
 use flowmonkey_plumbing::api::{
-    Checkpoint, CheckpointApi, Heartbeat, HeartbeatAnswer, JobApi, Plumbing, PlumbingError, Progress,
-    ProgressApi, TaskAccess,
+    Checkpoint, CheckpointApi, ContextApi, Heartbeat, HeartbeatAnswer, JobApi, Plumbing, PlumbingError,
+    Progress, ProgressApi, TaskAccess,
 };
 use flowmonkey_plumbing::wire::{
-    HandlerReference, LogLine, PROTOCOL_VERSION, Priority, TaskMessage, TaskMetadata,
+    ContextOperation, HandlerReference, LogLine, PROTOCOL_VERSION, Priority, TaskMessage, TaskMetadata,
 };
 use flowmonkey_worker::{Completion, Failure, Handler, Task};
 use serde_json::{Value, json};
@@ -52,6 +52,22 @@ impl JobApi for Memory {
         _heartbeat: &Heartbeat,
     ) -> Result<HeartbeatAnswer, PlumbingError> {
         Ok(HeartbeatAnswer::default())
+    }
+}
+
+#[async_trait]
+impl ContextApi for Memory {
+    async fn read_context(&self, _: &TaskAccess, _: Option<&str>) -> Result<Option<Value>, PlumbingError> {
+        Ok(Some(json!({ "rate": 3 })))
+    }
+
+    async fn stage_context(
+        &self,
+        _: &TaskAccess,
+        _: u32,
+        _: &[ContextOperation],
+    ) -> Result<(), PlumbingError> {
+        Ok(())
     }
 }
 

@@ -9,11 +9,12 @@ use flowmonkey_plumbing::wire::{
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use super::request::{self, Request};
 use crate::handler::{Completion, Failure, Pause, Wait};
 
 /// The line that hands a task to a child.
 pub(crate) fn execute(message: &TaskMessage, checkpoint: Option<&Checkpoint>) -> String {
-    let line = json!({
+    let mut line = json!({
         "type": "execute",
         "id": message.task_id,
         "handler": message.handler.handler_type,
@@ -33,6 +34,11 @@ pub(crate) fn execute(message: &TaskMessage, checkpoint: Option<&Checkpoint>) ->
             "secrets": {},
         },
     });
+    // What did not travel with the task is asked for by requests.
+    if let Some(url) = &message.context_url {
+        line["params"]["contextUrl"] = json!(url);
+        line["params"]["contextBytes"] = json!(message.context_bytes);
+    }
     format!("{line}\n")
 }
 
@@ -54,6 +60,8 @@ pub(crate) enum Said {
     Checkpoint(Value),
     /// A custom event.
     Event(TaskEvent),
+    /// A call of a plumbing API that is to be answered.
+    Request(Request),
     /// For another task, or of a type that this version does not know.
     Nothing,
 }
@@ -110,7 +118,7 @@ pub(crate) fn parse(line: &[u8], task_id: &str) -> Result<Said, Malformed> {
     let Some(Value::String(message)) = fields.get("type") else { return text() };
     let message = message.clone();
     let mut fields = Fields { message, fields };
-    let known = ["result", "log", "progress", "checkpoint", "event"];
+    let known = ["result", "log", "progress", "checkpoint", "event", "request"];
     if !known.contains(&fields.message.as_str()) {
         return Ok(Said::Nothing);
     }
@@ -143,18 +151,19 @@ pub(crate) fn parse(line: &[u8], task_id: &str) -> Result<Said, Malformed> {
             check_depth(&data)?;
             Ok(Said::Event(TaskEvent { id: None, event, data }))
         }
+        "request" => request::read(fields).map(Said::Request),
         _unknown => Ok(Said::Nothing),
     }
 }
 
 /// The fields of a message, taken out one by one.
-struct Fields {
+pub(super) struct Fields {
     message: String,
-    fields: Map<String, Value>,
+    pub(super) fields: Map<String, Value>,
 }
 
 impl Fields {
-    fn problem(&self, field: &str, problem: impl Into<String>) -> Malformed {
+    pub(super) fn problem(&self, field: &str, problem: impl Into<String>) -> Malformed {
         let (field, problem) = (field.to_owned(), problem.into());
         match self.message.as_str() {
             "result" => Malformed::Result { field, problem },
@@ -163,7 +172,7 @@ impl Fields {
     }
 
     /// An optional field; null counts as absent.
-    fn take<T: DeserializeOwned>(&mut self, field: &str) -> Result<Option<T>, Malformed> {
+    pub(super) fn take<T: DeserializeOwned>(&mut self, field: &str) -> Result<Option<T>, Malformed> {
         match self.fields.remove(field) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => serde_json::from_value(value)
@@ -172,12 +181,12 @@ impl Fields {
         }
     }
 
-    fn required<T: DeserializeOwned>(&mut self, field: &str) -> Result<T, Malformed> {
+    pub(super) fn required<T: DeserializeOwned>(&mut self, field: &str) -> Result<T, Malformed> {
         self.take(field)?.ok_or_else(|| self.problem(field, "is required"))
     }
 }
 
-fn check_depth(value: &Value) -> Result<(), Malformed> {
+pub(super) fn check_depth(value: &Value) -> Result<(), Malformed> {
     if is_deeper(value, VALUE_DEPTH_MAX) { Err(Malformed::TooDeep) } else { Ok(()) }
 }
 

@@ -345,6 +345,8 @@ pub struct TaskDraft {
     pub input: Option<Value>,
     /// The declared part of the context.
     pub context: Value,
+    /// Set when the declared part is too large to travel: about so many bytes, as JSON; then `context` is an empty object.
+    pub context_bytes: Option<usize>,
     /// The step's own configuration.
     pub config: Value,
     /// Stable over all attempts of the visit.

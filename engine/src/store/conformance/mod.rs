@@ -13,6 +13,7 @@
 #![expect(clippy::unwrap_used, reason = "a suite of tests")]
 
 mod commits;
+mod context;
 mod differential;
 mod events;
 pub mod fixture;
@@ -64,6 +65,10 @@ rules! {
         what_a_decision_starts_is_stored_only_with_it,
         a_null_output_is_not_a_missing_one,
         hostile_text_is_only_text;
+    context:
+        patches_are_fenced_and_repeatable,
+        patches_of_an_attempt_have_a_limit,
+        patches_end_with_their_attempt;
     idempotency:
         the_same_key_gives_the_same_execution,
         an_expired_key_is_taken_over,

@@ -3,6 +3,7 @@
 //! Nothing survives the process. All answers come in a fixed order, so that the same calls always give the same answers.
 
 mod commit;
+mod context;
 mod jobs;
 mod store;
 
@@ -14,6 +15,7 @@ use flowmonkey_core::execution::{Execution, FlowReference, JoinSpec, RecordedEve
 use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_core::time::Timestamp;
 
+use super::context::ContextPatch;
 use super::jobs::JobRow;
 use super::model::{
     FailedTaskRow, FlowRow, JoinState, PublishedEvent, StoredCheckpoint, TableDefinition, TableRowRecord,
@@ -54,6 +56,8 @@ pub struct MemoryRows {
     pub checkpoints: BTreeMap<TaskId, StoredCheckpoint>,
     /// Jobs.
     pub jobs: BTreeMap<TaskId, JobRow>,
+    /// Staged changes of contexts, by task, attempt and sequence.
+    pub patches: BTreeMap<(TaskId, u32, u32), ContextPatch>,
     /// Parked tasks, oldest first.
     pub failed_tasks: Vec<FailedTaskRow>,
     /// Table definitions.

@@ -400,7 +400,7 @@ impl MemoryRows {
             spare(owner.is_some_and(|owner| ended_before(owner, retention.checkpoints_before)))
         });
         self.idempotency.retain(|_, key| spare(key.until < retention.keys_before));
-        max - left
+        max - left + self.prune_patches(left)
     }
 
     fn forget(&mut self, gone: &BTreeSet<ExecutionId>) {
@@ -414,6 +414,7 @@ impl MemoryRows {
         self.budgets.retain(|id, _| stays(id));
         self.checkpoints.retain(|task, _| stays(&task.execution));
         self.jobs.retain(|task, _| stays(&task.execution));
+        self.patches.retain(|(task, ..), _| stays(&task.execution));
         self.failed_tasks.retain(|row| stays(&row.execution));
     }
 }

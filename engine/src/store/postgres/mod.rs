@@ -10,6 +10,7 @@ mod clock;
 mod columns;
 mod commit;
 mod connect;
+mod context;
 mod error;
 mod inspect;
 mod jobs;

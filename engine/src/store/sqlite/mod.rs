@@ -7,6 +7,7 @@ mod apart;
 mod backup;
 mod commit;
 mod connections;
+mod context;
 mod encode;
 mod error;
 mod events;

@@ -64,7 +64,7 @@ const fn numbered(name: &'static str, sequence: &'static str, columns: &'static 
 }
 
 /// All tables that are carried over, in an order that keeps references whole.
-pub(in crate::store) const TABLES: [Table; 17] = [
+pub(in crate::store) const TABLES: [Table; 18] = [
     table(
         "fm_definitions",
         &[text("hash"), text("flow_id"), text("version"), text("status"), text("definition")],
@@ -188,6 +188,17 @@ pub(in crate::store) const TABLES: [Table; 17] = [
             integer("max_retries"),
             integer("retry_count"),
             text("error"),
+        ],
+    ),
+    table(
+        "fm_context_patches",
+        &[
+            id("execution_id"),
+            integer("task_number"),
+            integer("attempt"),
+            integer("sequence"),
+            integer("bytes"),
+            text("changes"),
         ],
     ),
     numbered(
