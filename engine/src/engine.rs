@@ -98,6 +98,8 @@ pub struct Counters {
     pub republished: AtomicU64,
     /// Fan-outs, waits and children that nobody had looked after: the goal is none.
     pub repairs: AtomicU64,
+    /// Objects that were not what was stored, or not there.
+    pub objects_corrupt: AtomicU64,
     /// Decisions that were stored.
     pub decisions: AtomicU64,
 }

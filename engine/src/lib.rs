@@ -15,6 +15,7 @@ pub mod evidence;
 mod flows;
 mod handlers;
 mod joins;
+pub mod objects;
 mod outcome;
 mod pools;
 pub mod services;

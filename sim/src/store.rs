@@ -9,7 +9,7 @@ use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
     Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
-    ListPage, PublishOutcome, PublishedEvent, Retention, Store, StoreError, StoredCheckpoint,
+    ListPage, ObjectTable, PublishOutcome, PublishedEvent, Retention, Store, StoreError, StoredCheckpoint,
     TableDefinition, TableRowRecord, TaskOut,
 };
 
@@ -36,6 +36,21 @@ impl SimStore {
             return Err(unavailable("after"));
         }
         Ok(answer)
+    }
+}
+
+#[async_trait]
+impl ObjectTable for SimStore {
+    async fn register_object(&self, key: &str, now: Timestamp) -> Result<(), StoreError> {
+        self.call(self.0.store.register_object(key, now)).await
+    }
+
+    async fn garbage_objects(&self, before: Timestamp, max: usize) -> Result<Vec<String>, StoreError> {
+        self.call(self.0.store.garbage_objects(before, max)).await
+    }
+
+    async fn forget_objects(&self, keys: &[String]) -> Result<(), StoreError> {
+        self.call(self.0.store.forget_objects(keys)).await
     }
 }
 
@@ -203,7 +218,7 @@ impl Store for SimStore {
         task: TaskId,
         attempt: u32,
         checkpoint: &StoredCheckpoint,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<u64>, StoreError> {
         self.call(self.0.store.save_checkpoint(task, attempt, checkpoint)).await
     }
 

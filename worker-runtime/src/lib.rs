@@ -10,6 +10,7 @@ pub mod config;
 pub mod handler;
 mod heartbeat;
 mod journal;
+mod keeper;
 pub mod manifest_file;
 mod metrics;
 pub mod registry;

@@ -24,7 +24,7 @@ use flowmonkey_plumbing::ids::SystemEntropy;
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::queue::{LocalQueue, LocalQueueLimits};
 use flowmonkey_worker::{Completion, Failure, Handler, Registry, Task, Worker, WorkerConfig};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -78,7 +78,7 @@ impl Handler for Resumes {
             return Ok(Completion::output(json!("of the dead")));
         }
         let loaded = task.load_checkpoint().await.unwrap();
-        Ok(Completion::output(json!(loaded.map(|checkpoint| checkpoint.data))))
+        Ok(Completion::output(json!(loaded.map(|checkpoint| checkpoint.data.read::<Value>().unwrap()))))
     }
 }
 

@@ -46,7 +46,7 @@ fn exposition(
     depths: Option<&[(String, Depth)]>,
 ) -> String {
     let mut text = Exposition::default();
-    let counted: [(&str, &str, &AtomicU64); 6] = [
+    let counted: [(&str, &str, &AtomicU64); 7] = [
         ("flowmonkey_decisions_total", "Decisions that were stored.", &counters.decisions),
         (
             "flowmonkey_commit_conflicts_total",
@@ -63,6 +63,11 @@ fn exposition(
             "flowmonkey_results_adopted_total",
             "Results taken over from engines that had died.",
             &counters.results_adopted,
+        ),
+        (
+            "flowmonkey_objects_corrupt_total",
+            "Objects of the object store that were not what was stored; the goal is none.",
+            &counters.objects_corrupt,
         ),
         (
             "flowmonkey_invariant_repairs_total",

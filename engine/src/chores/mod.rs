@@ -3,6 +3,7 @@
 
 pub mod collector;
 pub mod events;
+pub mod objects;
 pub mod presence;
 pub mod pruner;
 pub mod reaper;
@@ -45,6 +46,9 @@ pub fn spawn_all(engine: &Arc<Engine>, tracker: &TaskTracker, shutdown: &Cancell
     tracker.spawn(chore("presence").every(config.presence_every, presence::tick));
     tracker.spawn(chore("sweeper").in_turn().every(config.sweep_every, sweeper::tick));
     tracker.spawn(chore("pruner").in_turn().every(config.prune_every, pruner::tick));
+    if config.objects.is_some() {
+        tracker.spawn(chore("objects").in_turn().every(config.collect_objects_every, objects::tick));
+    }
 }
 
 /// What a chore's loop has at hand.

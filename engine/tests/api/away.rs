@@ -10,7 +10,7 @@ use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
     Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
-    ListPage, MemoryStore, PublishOutcome, PublishedEvent, Retention, Store, StoreError, StoredCheckpoint,
+    ListPage, ObjectTable, MemoryStore, PublishOutcome, PublishedEvent, Retention, Store, StoreError, StoredCheckpoint,
     TableDefinition, TableRowRecord, TaskOut,
 };
 use tokio::sync::Notify;
@@ -49,6 +49,24 @@ impl Away {
             return Err(StoreError::Unavailable { reason, source: None });
         }
         Ok(())
+    }
+}
+
+#[async_trait]
+impl ObjectTable for Away {
+    async fn register_object(&self, key: &str, now: Timestamp) -> Result<(), StoreError> {
+        self.there()?;
+        self.inner.register_object(key, now).await
+    }
+
+    async fn garbage_objects(&self, before: Timestamp, max: usize) -> Result<Vec<String>, StoreError> {
+        self.there()?;
+        self.inner.garbage_objects(before, max).await
+    }
+
+    async fn forget_objects(&self, keys: &[String]) -> Result<(), StoreError> {
+        self.there()?;
+        self.inner.forget_objects(keys).await
     }
 }
 
@@ -220,7 +238,7 @@ impl Store for Away {
         task: TaskId,
         attempt: u32,
         checkpoint: &StoredCheckpoint,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<u64>, StoreError> {
         self.there()?;
         self.inner.save_checkpoint(task, attempt, checkpoint).await
     }

@@ -11,7 +11,7 @@ use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
     Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
-    ListPage, PublishOutcome, PublishedEvent, Retention, Store, StoreError, StoredCheckpoint,
+    ListPage, ObjectTable, PublishOutcome, PublishedEvent, Retention, Store, StoreError, StoredCheckpoint,
     TableDefinition, TableRowRecord, TaskOut,
 };
 
@@ -65,6 +65,24 @@ impl Fused {
             return Err(StoreError::Unavailable { reason: "killed".into(), source: None });
         }
         Ok(())
+    }
+}
+
+#[async_trait]
+impl ObjectTable for Fused {
+    async fn register_object(&self, key: &str, now: Timestamp) -> Result<(), StoreError> {
+        self.alive()?;
+        self.inner.register_object(key, now).await
+    }
+
+    async fn garbage_objects(&self, before: Timestamp, max: usize) -> Result<Vec<String>, StoreError> {
+        self.alive()?;
+        self.inner.garbage_objects(before, max).await
+    }
+
+    async fn forget_objects(&self, keys: &[String]) -> Result<(), StoreError> {
+        self.alive()?;
+        self.inner.forget_objects(keys).await
     }
 }
 
@@ -245,7 +263,7 @@ impl Store for Fused {
         task: TaskId,
         attempt: u32,
         checkpoint: &StoredCheckpoint,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<u64>, StoreError> {
         self.alive()?;
         self.inner.save_checkpoint(task, attempt, checkpoint).await
     }

@@ -5,21 +5,17 @@
 //! in the background takes the latest; what has no room is dropped and counted. A handler never waits for them.
 
 mod call;
+mod checkpoint;
 mod outbox;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use reqwest::{Certificate, Method, Url, redirect};
-use serde::Deserialize;
-use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{
-    CHECKPOINT_BYTES_MAX, Checkpoint, CheckpointApi, PlumbingError, Progress, ProgressApi, TaskAccess,
-};
+use crate::api::{LARGE_CHECKPOINT_BYTES_MAX, PlumbingError, Progress, ProgressApi, TaskAccess};
 use crate::ids::SystemEntropy;
 use crate::wire::{LogLine, ResultMessage, WireError, encode_result};
 
@@ -47,6 +43,8 @@ pub struct HttpPlumbingConfig {
     pub linger: Duration,
     /// Certificates (PEM) of authorities to trust for `https`. Empty: those of the system. Default empty.
     pub ca_pem: Vec<u8>,
+    /// Bytes of one checkpoint, which is in memory as a whole. Default 1 GiB.
+    pub checkpoint_bytes_max: u64,
 }
 
 impl HttpPlumbingConfig {
@@ -61,6 +59,7 @@ impl HttpPlumbingConfig {
             rest: Duration::from_millis(100),
             linger: Duration::from_millis(50),
             ca_pem: Vec::new(),
+            checkpoint_bytes_max: LARGE_CHECKPOINT_BYTES_MAX,
         }
     }
 }
@@ -96,6 +95,7 @@ pub enum ResultSent {
 /// The plumbing APIs over HTTP. When it is dropped, what waits in the outbox is lost; [`Self::close`] sends it.
 pub struct HttpPlumbing {
     client: Arc<Client>,
+    checkpoint_bytes_max: u64,
     outbox: Arc<Outbox>,
     tracker: TaskTracker,
     closing: CancellationToken,
@@ -106,14 +106,6 @@ impl Drop for HttpPlumbing {
     fn drop(&mut self) {
         self.abandoned.cancel();
     }
-}
-
-/// What the engine says of a saved checkpoint.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Saved {
-    id: String,
-    saved_at: String,
 }
 
 impl HttpPlumbing {
@@ -144,7 +136,14 @@ impl HttpPlumbing {
             http = http.tls_certs_only([]);
         }
         let http = http.build().map_err(HttpPlumbingError::Client)?;
-        let client = Arc::new(Client::new(http, engines, config.rounds, config.rest, SystemEntropy::new()));
+        let client = Arc::new(Client::new(
+            http,
+            engines,
+            config.rounds,
+            config.rest,
+            config.call_timeout,
+            SystemEntropy::new(),
+        ));
         let outbox = Arc::new(Outbox::new(config.linger));
         let (tracker, closing, abandoned) =
             (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
@@ -159,7 +158,8 @@ impl HttpPlumbing {
             });
         }
         tracker.close();
-        Ok(Self { client, outbox, tracker, closing, abandoned })
+        let checkpoint_bytes_max = config.checkpoint_bytes_max;
+        Ok(Self { client, checkpoint_bytes_max, outbox, tracker, closing, abandoned })
     }
 
     /// Sends a result past the queue, for when that is away: the engine applies it as if it had come through the queue.
@@ -227,37 +227,6 @@ fn base(text: &str) -> Result<Url, HttpPlumbingError> {
     url.set_query(None);
     url.set_fragment(None);
     Ok(url)
-}
-
-#[async_trait]
-impl CheckpointApi for HttpPlumbing {
-    async fn save_checkpoint(&self, access: &TaskAccess, data: Value) -> Result<Checkpoint, PlumbingError> {
-        let bytes = serde_json::to_vec(&data).map_err(|error| PlumbingError::Refused {
-            code: "INVALID_REQUEST".into(),
-            detail: error.to_string(),
-        })?;
-        let actual = bytes.len();
-        if actual > CHECKPOINT_BYTES_MAX {
-            return Err(PlumbingError::TooLarge {
-                what: "the checkpoint",
-                actual,
-                limit: CHECKPOINT_BYTES_MAX,
-            });
-        }
-        let body = Body::Json(bytes.into());
-        let answer = self.client.call(access, Method::PUT, Endpoint::Checkpoint, body).await?;
-        let Saved { id, saved_at } = call::read(&answer)?;
-        Ok(Checkpoint { id, saved_at, data })
-    }
-
-    async fn load_checkpoint(&self, access: &TaskAccess) -> Result<Option<Checkpoint>, PlumbingError> {
-        let answer = self.client.call(access, Method::GET, Endpoint::Checkpoint, Body::None).await?;
-        if answer.is_empty() { Ok(None) } else { call::read(&answer).map(Some) }
-    }
-
-    async fn clear_checkpoint(&self, access: &TaskAccess) -> Result<(), PlumbingError> {
-        self.client.call(access, Method::DELETE, Endpoint::Checkpoint, Body::None).await.map(drop)
-    }
 }
 
 impl ProgressApi for HttpPlumbing {

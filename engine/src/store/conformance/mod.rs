@@ -19,6 +19,7 @@ pub mod fixture;
 mod flows;
 mod idempotency;
 mod joins;
+mod objects;
 mod reads;
 mod upkeep;
 
@@ -99,6 +100,9 @@ rules! {
         versions_are_immutable,
         the_latest_version_is_by_semver,
         definitions_are_kept_without_publication;
+    objects:
+        content_comes_back_as_it_was,
+        objects_are_garbage_when_nothing_refers_to_them;
     upkeep:
         checkpoints_are_fenced,
         equal_rows_are_inserted_once,

@@ -3,6 +3,7 @@
 //! Nothing survives the process. All answers come in a fixed order, so that the same calls always give the same answers.
 
 mod commit;
+mod objects;
 mod store;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,15 @@ use super::model::{
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     rows: Mutex<MemoryRows>,
+}
+
+/// An object that was registered.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryObject {
+    /// Whether something has referred to it.
+    pub used: bool,
+    /// When it was registered.
+    pub at: Timestamp,
 }
 
 /// All that a [`MemoryStore`] holds.
@@ -50,6 +60,8 @@ pub struct MemoryRows {
     pub budgets: BTreeMap<ExecutionId, Cost>,
     /// Checkpoints.
     pub checkpoints: BTreeMap<TaskId, StoredCheckpoint>,
+    /// Objects by their keys.
+    pub objects: BTreeMap<String, MemoryObject>,
     /// Parked tasks, oldest first.
     pub failed_tasks: Vec<FailedTaskRow>,
     /// Table definitions.

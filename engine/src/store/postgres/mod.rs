@@ -13,6 +13,7 @@ mod connect;
 mod error;
 mod inspect;
 mod list;
+mod objects;
 mod options;
 mod rows;
 mod schema;

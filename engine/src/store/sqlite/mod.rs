@@ -13,6 +13,7 @@ mod events;
 mod flows;
 mod joins;
 mod list;
+mod objects;
 mod prepare;
 mod published;
 mod rows;
