@@ -12,6 +12,10 @@ use reqwest::Url;
 
 use super::{Objects, ObjectsError, RETRIES_MAX, RETRY_TIME};
 
+/// What there may be.
+const FORMS: &str =
+    "give file:///FOLDER, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX, without user and query";
+
 impl Objects {
     /// In a folder, which is made when it is not there.
     ///
@@ -32,7 +36,11 @@ impl Objects {
     /// When it is no such URL, or the environment does not fit it.
     pub fn open(url: &str) -> Result<Self, ObjectsError> {
         let shown = shown(url);
-        let wrong = |reason: String| ObjectsError::Open { url: shown.clone(), reason };
+        let wrong = |reason: String| {
+            // Reasons may quote the URL.
+            let reason = if shown == url { reason } else { FORMS.into() };
+            ObjectsError::Open { url: shown.clone(), reason }
+        };
         let parsed = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
         let (scheme, prefix) = ObjectStoreScheme::parse(&parsed).map_err(|error| wrong(error.to_string()))?;
         // An error means that the program has chosen its cryptography already.
@@ -62,8 +70,7 @@ impl Objects {
             }
             // The library may learn others.
             _other => {
-                let forms = "give file:///FOLDER, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX";
-                return Err(wrong(forms.into()));
+                return Err(wrong(FORMS.into()));
             }
         };
         Ok(Self::new(if prefix.as_ref().is_empty() { store } else { Arc::new(PrefixStore::new(store, prefix)) }))

@@ -18,6 +18,8 @@ const MAY_SCAN: &[(&str, &str)] = &[
     ("tables_list", "fm_tables"),
     ("joins_page", "fm_joins"),
     ("failed_tasks_page", "fm_failed_tasks"),
+    // A row for each large checkpoint.
+    ("objects_garbage", "fm_objects"),
     // All executions by id, up to the limit.
     ("executions_list_all", "fm_executions"),
 ];
