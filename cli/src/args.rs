@@ -660,6 +660,10 @@ pub(crate) struct EngineArgs {
     pub(crate) redis: RedisArgs,
     #[command(flatten)]
     pub(crate) api: ApiArgs,
+    /// Where checkpoints over 1 MiB are kept: file:///FOLDER (shared by all engines), s3://BUCKET/PREFIX, gs://… or az://…
+    /// [default: they are refused]
+    #[arg(long, value_name = "URL", env = "FLOWMONKEY_OBJECT_STORE", hide_env_values = true)]
+    pub(crate) object_store: Option<String>,
     /// Names this engine among others [default: made anew at each start]
     #[arg(long, value_name = "NAME", env = "FLOWMONKEY_ENGINE_NAME")]
     pub(crate) name: Option<String>,

@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flowmonkey_plumbing::api::{Checkpoint, CheckpointApi, CheckpointData, SavedCheckpoint, PlumbingError, Progress, ProgressApi, TaskAccess};
+use flowmonkey_plumbing::api::{
+    Checkpoint, CheckpointApi, CheckpointData, PlumbingError, Progress, ProgressApi, SavedCheckpoint,
+    TaskAccess,
+};
 use flowmonkey_plumbing::wire::{
     HandlerReference, LogLine, PROTOCOL_VERSION, Priority, TaskMessage, TaskMetadata,
 };

@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use flowmonkey_plumbing::api::{Checkpoint, CheckpointApi, CheckpointData, SavedCheckpoint, Plumbing, PlumbingError, Progress, ProgressApi, TaskAccess};
+use flowmonkey_plumbing::api::{
+    Checkpoint, CheckpointApi, CheckpointData, Plumbing, PlumbingError, Progress, ProgressApi,
+    SavedCheckpoint, TaskAccess,
+};
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::queue::DispatchQueue;
 use flowmonkey_plumbing::wire::{
@@ -387,7 +390,10 @@ async fn a_checkpoint_is_seen_by_the_next_attempt() {
     let saved = CheckpointReference { id: "c1".into(), saved_at: "2030-01-01T00:00:00Z".into(), size: 10 };
     let next = TaskMessage { attempt: 2, checkpoint: Some(saved), ..task("t", "child") };
     let output = bench.run(next).await.output.unwrap();
-    assert_eq!(output, json!({ "id": "c1", "savedAt": "2030-01-01T00:00:00Z", "version": 1, "data": { "page": 7 } }));
+    assert_eq!(
+        output,
+        json!({ "id": "c1", "savedAt": "2030-01-01T00:00:00Z", "version": 1, "data": { "page": 7 } })
+    );
 }
 
 /// What the engine did not name is not there: nobody has to be asked.

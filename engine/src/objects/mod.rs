@@ -36,7 +36,8 @@ pub const UPLOAD_TIME: Duration = Duration::from_secs(6 * 60 * 60);
 /// How long an object that nothing refers to yet is left alone: longer than any upload takes.
 pub const PENDING_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-const _: () = assert!(UPLOAD_TIME.as_secs() * 2 <= PENDING_TIME.as_secs(), "an upload is never taken for garbage");
+const _: () =
+    assert!(UPLOAD_TIME.as_secs() * 2 <= PENDING_TIME.as_secs(), "an upload is never taken for garbage");
 
 /// Why the object store did not serve.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,6 @@
 //! Opening an object store by its URL.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use object_store::aws::AmazonS3Builder;
@@ -13,8 +14,7 @@ use reqwest::Url;
 use super::{Objects, ObjectsError, RETRIES_MAX, RETRY_TIME};
 
 /// What there may be.
-const FORMS: &str =
-    "give file:///FOLDER, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX, without user and query";
+const FORMS: &str = "give file:///FOLDER, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX, without user and query";
 
 impl Objects {
     /// In a folder, which is made when it is not there.
@@ -28,13 +28,28 @@ impl Objects {
         Ok(Self::new(Arc::new(store.with_fsync(true).with_automatic_cleanup(true))))
     }
 
+    /// As [`Self::open_with`], with the variables of this process's environment.
+    ///
+    /// # Errors
+    /// When it is no such URL, or the environment does not fit it.
+    pub fn open(url: &str) -> Result<Self, ObjectsError> {
+        let variables = std::env::vars_os();
+        Self::open_with(
+            url,
+            variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+        )
+    }
+
     /// By its URL: `file:///folder`, `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`. What else there is to
     /// know (credentials, region, endpoint) comes from the environment variables that the tools of each cloud use. Nothing
     /// is sent yet: the object store may be away.
     ///
     /// # Errors
     /// When it is no such URL, or the environment does not fit it.
-    pub fn open(url: &str) -> Result<Self, ObjectsError> {
+    pub fn open_with(
+        url: &str,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ObjectsError> {
         let shown = shown(url);
         let wrong = |reason: String| {
             // Reasons may quote the URL.
@@ -57,15 +72,24 @@ impl Objects {
                 return Self::folder(&path);
             }
             ObjectStoreScheme::AmazonS3 => {
-                let builder = AmazonS3Builder::from_env().with_url(url).with_retry(retry);
+                let builder = of(variables, "AWS_", AmazonS3Builder::new(), AmazonS3Builder::with_config);
+                let builder = builder.with_url(url).with_retry(retry);
                 Arc::new(builder.build().map_err(failed)?)
             }
             ObjectStoreScheme::GoogleCloudStorage => {
-                let builder = GoogleCloudStorageBuilder::from_env().with_url(url).with_retry(retry);
+                let builder = of(
+                    variables,
+                    "GOOGLE_",
+                    GoogleCloudStorageBuilder::new(),
+                    GoogleCloudStorageBuilder::with_config,
+                );
+                let builder = builder.with_url(url).with_retry(retry);
                 Arc::new(builder.build().map_err(failed)?)
             }
             ObjectStoreScheme::MicrosoftAzure => {
-                let builder = MicrosoftAzureBuilder::from_env().with_url(url).with_retry(retry);
+                let builder =
+                    of(variables, "AZURE_", MicrosoftAzureBuilder::new(), MicrosoftAzureBuilder::with_config);
+                let builder = builder.with_url(url).with_retry(retry);
                 Arc::new(builder.build().map_err(failed)?)
             }
             // The library may learn others.
@@ -73,8 +97,31 @@ impl Objects {
                 return Err(wrong(FORMS.into()));
             }
         };
-        Ok(Self::new(if prefix.as_ref().is_empty() { store } else { Arc::new(PrefixStore::new(store, prefix)) }))
+        Ok(Self::new(if prefix.as_ref().is_empty() {
+            store
+        } else {
+            Arc::new(PrefixStore::new(store, prefix))
+        }))
     }
+}
+
+/// The builder with the settings among the variables.
+fn of<B, K: FromStr>(
+    variables: impl IntoIterator<Item = (String, String)>,
+    prefix: &str,
+    builder: B,
+    set: impl Fn(B, K, String) -> B,
+) -> B {
+    variables.into_iter().filter(|(name, _)| name.starts_with(prefix)).fold(
+        builder,
+        |builder, (name, value)| {
+            match name.to_ascii_lowercase().parse() {
+                Ok(key) => set(builder, key, value),
+                // Variables of other programs of that cloud.
+                Err(_) => builder,
+            }
+        },
+    )
 }
 
 /// The URL without what may be a password.

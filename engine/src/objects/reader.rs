@@ -2,8 +2,8 @@
 //! until the checksum has been seen, so that nobody who read to the end has read something else.
 
 use bytes::Bytes;
-use futures_util::stream::{BoxStream, StreamExt, try_unfold};
 use futures_util::Stream;
+use futures_util::stream::{BoxStream, StreamExt, try_unfold};
 use ring::digest::{Context, SHA256};
 use zstd::stream::raw::{Decoder, Operation};
 
@@ -36,9 +36,10 @@ pub(crate) async fn read(
         sha256,
         key,
     };
-    Ok(try_unfold(reading, |mut reading| async move {
-        Ok(reading.piece().await?.map(|piece| (piece, reading)))
-    }))
+    Ok(try_unfold(
+        reading,
+        |mut reading| async move { Ok(reading.piece().await?.map(|piece| (piece, reading))) },
+    ))
 }
 
 fn corrupt(key: &str, reason: impl std::fmt::Display) -> ObjectsError {

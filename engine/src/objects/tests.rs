@@ -28,15 +28,18 @@ fn chunks(data: &Bytes) -> impl futures_util::Stream<Item = Result<Bytes, std::i
 
 async fn whole(objects: &Objects, key: &str, written: &Written) -> Result<Vec<u8>, ObjectsError> {
     let content = read(objects.clone(), key.into(), written.bytes, written.sha256.clone()).await?;
-    content.try_fold(Vec::new(), async |mut all, piece| {
-        all.extend_from_slice(&piece);
-        Ok(all)
-    }).await
+    content
+        .try_fold(Vec::new(), async |mut all, piece| {
+            all.extend_from_slice(&piece);
+            Ok(all)
+        })
+        .await
 }
 
 fn both() -> (tempfile::TempDir, [Objects; 2]) {
     let folder = tempfile::tempdir().unwrap();
-    let objects = [Objects::new(Arc::new(InMemory::new())), Objects::folder(&folder.path().join("o")).unwrap()];
+    let objects =
+        [Objects::new(Arc::new(InMemory::new())), Objects::folder(&folder.path().join("o")).unwrap()];
     (folder, objects)
 }
 
@@ -44,7 +47,9 @@ fn both() -> (tempfile::TempDir, [Objects; 2]) {
 async fn what_is_written_is_read() {
     let (_folder, stores) = both();
     for objects in stores {
-        for data in [Bytes::new(), noise(1), noise(300_000), noise(2 * PART_BYTES + 5), vec![0; 30_000_000].into()] {
+        for data in
+            [Bytes::new(), noise(1), noise(300_000), noise(2 * PART_BYTES + 5), vec![0; 30_000_000].into()]
+        {
             let written = objects.write("a/b c", chunks(&data), data.len() as u64).await.unwrap();
             assert_eq!(written.bytes, data.len() as u64);
             assert!(whole(&objects, "a/b c", &written).await.unwrap() == data);

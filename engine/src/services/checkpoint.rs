@@ -114,7 +114,8 @@ impl EnginePlumbing {
             return Err(self.not_read(ObjectsError::Open { url: object.key, reason }));
         };
         let ObjectReference { key, sha256, .. } = object;
-        let content = objects::read(objects, key, bytes, sha256).await.map_err(|error| self.not_read(error))?;
+        let content =
+            objects::read(objects, key, bytes, sha256).await.map_err(|error| self.not_read(error))?;
         let plumbing = self.clone();
         Ok(content.inspect(move |piece| {
             if let Err(error) = piece {
@@ -167,7 +168,6 @@ fn slices(data: Bytes) -> impl Stream<Item = Result<Bytes, std::convert::Infalli
     stream::iter(starts.map(move |start| Ok(data.slice(start..data.len().min(start + SLICE_BYTES)))))
 }
 
-
 #[async_trait]
 impl CheckpointApi for EnginePlumbing {
     async fn save_checkpoint(
@@ -184,7 +184,9 @@ impl CheckpointApi for EnginePlumbing {
         let (bytes, content_type) = data.encode()?;
         if bytes.len() <= CHECKPOINT_BYTES_MAX {
             let length = bytes.len() as u64;
-            return self.save_small(access, CheckpointContent::Bytes(content_type.into(), bytes), length).await;
+            return self
+                .save_small(access, CheckpointContent::Bytes(content_type.into(), bytes), length)
+                .await;
         }
         self.save_large(access, content_type.into(), slices(bytes)).await
     }
@@ -210,7 +212,8 @@ impl CheckpointApi for EnginePlumbing {
 
     async fn clear_checkpoint(&self, access: &TaskAccess) -> Result<(), PlumbingError> {
         let attempt = access.delivery.attempt;
-        let cleared = self.0.store.clear_checkpoint(task(&access.delivery)?, attempt).await.map_err(unavailable)?;
+        let cleared =
+            self.0.store.clear_checkpoint(task(&access.delivery)?, attempt).await.map_err(unavailable)?;
         if cleared { Ok(()) } else { Err(stale(&access.delivery)) }
     }
 }

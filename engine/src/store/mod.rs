@@ -31,9 +31,8 @@ pub use memory::{MemoryKey, MemoryObject, MemoryRows, MemoryStore};
 pub use model::{
     Batch, CheckpointContent, CheckpointNote, ChildRow, Column, Committed, Create, CreateOutcome,
     ExecutionFilter, ExecutionSummary, FailedTaskRow, FlowRow, Join, JoinState, ListPage, ObjectReference,
-    PublishOutcome, PublishedEvent,
-    Retention, Spawn, Spent, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Update,
-    awaited_event,
+    PublishOutcome, PublishedEvent, Retention, Spawn, Spent, StoredCheckpoint, TableDefinition,
+    TableRowRecord, TaskOut, Update, awaited_event,
 };
 pub use objects::ObjectTable;
 pub use postgres::{

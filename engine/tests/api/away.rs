@@ -10,8 +10,8 @@ use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
     Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
-    ListPage, ObjectTable, MemoryStore, PublishOutcome, PublishedEvent, Retention, Store, StoreError, StoredCheckpoint,
-    TableDefinition, TableRowRecord, TaskOut,
+    ListPage, MemoryStore, ObjectTable, PublishOutcome, PublishedEvent, Retention, Store, StoreError,
+    StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
 };
 use tokio::sync::Notify;
 

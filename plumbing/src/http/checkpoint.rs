@@ -55,7 +55,9 @@ impl HttpPlumbing {
         Ok(Some(Checkpoint {
             id: id.trim_matches('"').into(),
             saved_at: header(&headers, SAVED_AT_HEADER).unwrap_or(&note.saved_at).into(),
-            version: header(&headers, VERSION_HEADER).and_then(|text| text.parse().ok()).unwrap_or(note.version),
+            version: header(&headers, VERSION_HEADER)
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(note.version),
             data: CheckpointData::decode(body, content_type)?,
         }))
     }

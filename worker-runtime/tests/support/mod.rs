@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use flowmonkey_plumbing::api::{Checkpoint, CheckpointApi, CheckpointData, SavedCheckpoint, PlumbingError, Progress, ProgressApi, TaskAccess};
+use flowmonkey_plumbing::api::{
+    Checkpoint, CheckpointApi, CheckpointData, PlumbingError, Progress, ProgressApi, SavedCheckpoint,
+    TaskAccess,
+};
 use flowmonkey_plumbing::clock::SystemClock;
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::queue::{

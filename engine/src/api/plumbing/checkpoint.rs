@@ -183,8 +183,7 @@ pub(in super::super) async fn save(
         if head.len() > CHECKPOINT_BYTES_MAX {
             let (plumbing, access) = (caller.plumbing(), caller.access);
             let whole = stream::once(ready(Ok(head.freeze()))).chain(body);
-            let saving =
-                async move { plumbing.save_large(&access, content_type, Box::pin(whole)).await };
+            let saving = async move { plumbing.save_large(&access, content_type, Box::pin(whole)).await };
             return Ok(Json(api.to_the_end(saving).await??));
         }
     }
@@ -205,11 +204,13 @@ pub(in super::super) async fn save(
 fn content_type(headers: &HeaderMap) -> Result<String, Problem> {
     let Some(media) = media_type(headers) else { return Ok(UNTYPED.into()) };
     let is_name = |name: &str| {
-        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte))
+        !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte))
     };
     let is_type = media.split_once('/').is_some_and(|(main, sub)| is_name(main) && is_name(sub));
     if !is_type || media.len() > CONTENT_TYPE_BYTES_MAX {
-        let detail = "`Content-Type` is no media type: send `application/json`, or `application/octet-stream`";
+        let detail =
+            "`Content-Type` is no media type: send `application/json`, or `application/octet-stream`";
         return Err(Problem::new(ErrorClass::Unsupported, "UNSUPPORTED_MEDIA_TYPE", detail));
     }
     Ok(if media.ends_with("+json") { CHECKPOINT_JSON.into() } else { media })
@@ -218,8 +219,10 @@ fn content_type(headers: &HeaderMap) -> Result<String, Problem> {
 /// Refuses at once what says of itself that it is too large.
 fn check_length(api: &Api, headers: &HeaderMap) -> Result<(), Problem> {
     let config = api.engine.config();
-    let max = if config.objects.is_some() { config.checkpoint_bytes_max } else { CHECKPOINT_BYTES_MAX as u64 };
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let max =
+        if config.objects.is_some() { config.checkpoint_bytes_max } else { CHECKPOINT_BYTES_MAX as u64 };
+    let length =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     match length {
         Some(length) if length > max => {
             let count = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);

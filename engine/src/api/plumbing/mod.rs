@@ -3,9 +3,9 @@
 //!
 //! Architecture invariant: the token is checked before a byte of the body is read.
 
-mod checkpoint;
-mod progress;
-mod result;
+pub(super) mod checkpoint;
+pub(super) mod progress;
+pub(super) mod result;
 
 use axum::Router;
 use axum::extract::{FromRequest, Request};

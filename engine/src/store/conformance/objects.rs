@@ -42,7 +42,11 @@ pub(super) async fn objects_are_garbage_when_nothing_refers_to_them(store: &dyn 
     let out = task(&one);
     let garbage = async |before| store.garbage_objects(at(before), 9).await.unwrap();
     assert_eq!(store.save_checkpoint(out, 1, &object("unknown")).await.unwrap(), None);
-    assert_eq!(store.load_checkpoint(out).await.unwrap(), None, "what was not registered may be garbage already");
+    assert_eq!(
+        store.load_checkpoint(out).await.unwrap(),
+        None,
+        "what was not registered may be garbage already"
+    );
     for (key, when) in [("a", 1), ("b", 2), ("c", 3), ("d", 4), ("c", 9)] {
         store.register_object(key, at(when)).await.unwrap();
     }

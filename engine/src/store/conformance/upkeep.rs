@@ -11,8 +11,8 @@ use super::fixture::{
 };
 use crate::store::Store;
 use crate::store::model::{
-    CheckpointContent, CheckpointNote, Column, CreateOutcome, ExecutionFilter, PublishedEvent, Retention, StoredCheckpoint,
-    TableDefinition,
+    CheckpointContent, CheckpointNote, Column, CreateOutcome, ExecutionFilter, PublishedEvent, Retention,
+    StoredCheckpoint, TableDefinition,
 };
 
 fn checkpoint(number: i64) -> StoredCheckpoint {
@@ -63,7 +63,11 @@ pub(super) async fn checkpoints_are_fenced(store: &dyn Store) {
     let next = update(&flow, &one, success(&one, json!(1)), at(1));
     store_all(store, updates(at(1), vec![next])).await;
     assert_eq!(store.save_checkpoint(out, 1, &checkpoint(5)).await.unwrap(), None, "the task is done");
-    assert_eq!(store.load_checkpoint(out).await.unwrap(), Some(version(1, checkpoint(4))), "it survives its task");
+    assert_eq!(
+        store.load_checkpoint(out).await.unwrap(),
+        Some(version(1, checkpoint(4))),
+        "it survives its task"
+    );
 }
 
 fn table_row(table: &str, name: &str, value: Value) -> TableRow {

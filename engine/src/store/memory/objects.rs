@@ -25,9 +25,10 @@ impl ObjectTable for MemoryStore {
 
     async fn garbage_objects(&self, before: Timestamp, max: usize) -> Result<Vec<String>, StoreError> {
         let rows = self.rows();
-        let garbage = rows.objects.iter().filter(|(key, object)| {
-            if object.used { !rows.refers_to(key) } else { object.at < before }
-        });
+        let garbage = rows
+            .objects
+            .iter()
+            .filter(|(key, object)| if object.used { !rows.refers_to(key) } else { object.at < before });
         Ok(garbage.take(max).map(|(key, _)| key.clone()).collect())
     }
 

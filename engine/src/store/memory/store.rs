@@ -12,9 +12,9 @@ use flowmonkey_core::time::Timestamp;
 
 use super::{MemoryRows, MemoryStore};
 use crate::store::model::{
-    Batch, CheckpointContent, CheckpointNote, ChildRow, Committed, ExecutionFilter, ExecutionSummary, FailedTaskRow, FlowRow,
-    Join, JoinState, ListPage, PublishOutcome, PublishedEvent, Retention, StoredCheckpoint, TableDefinition,
-    TableRowRecord, TaskOut,
+    Batch, CheckpointContent, CheckpointNote, ChildRow, Committed, ExecutionFilter, ExecutionSummary,
+    FailedTaskRow, FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, Retention,
+    StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
 };
 use crate::store::{Store, StoreError, child, flows};
 

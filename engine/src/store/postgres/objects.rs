@@ -5,7 +5,7 @@ use flowmonkey_core::time::Timestamp;
 use sqlx::query;
 
 use super::{PostgresStore, rows, sql};
-use crate::store::encode::{integer};
+use crate::store::encode::integer;
 use crate::store::{ObjectTable, StoreError};
 
 #[async_trait]
