@@ -45,16 +45,22 @@ fn peak() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// A piece that compresses to about half.
-fn piece(number: u64) -> Bytes {
-    let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+/// Bytes that compress to about half.
+fn base() -> Bytes {
+    let mut state = 1_u64;
     let words = std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        [state.to_le_bytes()[0], 0]
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        [state.to_be_bytes()[0], 0]
     });
     words.flatten().take(PIECE).collect()
+}
+
+/// The pieces differ by their numbers, each at another place.
+fn piece(base: &Bytes, number: u64) -> Bytes {
+    let mut piece = base.to_vec();
+    let place = usize::try_from(number).unwrap() * 1000;
+    piece[place..place + 8].copy_from_slice(&number.to_le_bytes());
+    piece.into()
 }
 
 #[tokio::test]
@@ -88,8 +94,10 @@ async fn a_checkpoint_of_200_mb_takes_little_memory() {
         router.clone().oneshot(request.body(body).unwrap()).await.unwrap()
     };
     ask("PUT", "checkpoint", Body::from("small")).await;
+    let base = base();
+    let all = base.clone();
     let before = peak();
-    let pieces = stream::iter((0..PIECES).map(|number| Ok::<_, Infallible>(piece(number))));
+    let pieces = stream::iter((0..PIECES).map(move |number| Ok::<_, Infallible>(piece(&all, number))));
     let saved = ask("PUT", "checkpoint", Body::from_stream(pieces)).await;
     assert_eq!(saved.status(), StatusCode::OK);
     let loaded = ask("GET", "checkpoint/data", Body::empty()).await;
@@ -102,7 +110,7 @@ async fn a_checkpoint_of_200_mb_takes_little_memory() {
         let mut bytes = bytes.unwrap();
         while !bytes.is_empty() {
             if wanted.is_empty() {
-                wanted = piece(seen / PIECE as u64);
+                wanted = piece(&base, seen / PIECE as u64);
             }
             let length = bytes.len().min(wanted.len());
             assert!(bytes.split_to(length) == wanted.split_to(length), "at {seen}");

@@ -1,6 +1,7 @@
 //! Checkpoints that the runtime saves by itself, and those that cannot be loaded.
 #![expect(clippy::unwrap_used, reason = "test code")]
 
+#[expect(dead_code, reason = "each test program uses a part")]
 mod support;
 
 use std::sync::Arc;
