@@ -28,7 +28,7 @@ struct Keeps {
 
 fn manifest(interval_ms: u64) -> Manifest {
     let checkpoint = Some(AutoCheckpoint { enabled: true, interval_ms });
-    Manifest { handler_type: "keeps".into(), checkpoint, ..Manifest::default() }
+    Manifest { handler_type: "keeps".into(), version: "1.0.0".into(), checkpoint, ..Manifest::default() }
 }
 
 #[async_trait]
