@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use flowmonkey_engine::objects::ObjectsError;
 use flowmonkey_engine::store::StoreError;
 use flowmonkey_engine::{CommandError, EngineError};
 use flowmonkey_plumbing::queue::QueueError;
@@ -79,6 +80,9 @@ pub(crate) enum CliError {
     /// The record failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The object store cannot be opened.
+    #[error(transparent)]
+    Objects(#[from] ObjectsError),
     /// The queues failed.
     #[error(transparent)]
     Queue(#[from] QueueError),
@@ -118,6 +122,7 @@ impl CliError {
             Self::Refused { status: 409, .. } => FAILED,
             Self::Refused { .. }
             | Self::Store(_)
+            | Self::Objects(_)
             | Self::Queue(_)
             | Self::Io { .. }
             | Self::Unreachable(_) => NOT_CARRIED_OUT,

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use flowmonkey_core::execution::state::StackPageLimits;
 use flowmonkey_core::limits::Limits;
+use flowmonkey_plumbing::api::LARGE_CHECKPOINT_BYTES_MAX;
+
+use crate::objects::Objects;
 
 /// Default time between heartbeats of a worker.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -122,6 +125,12 @@ pub struct EngineConfig {
     pub keep_events: Duration,
     /// How long checkpoints are kept after the end of their execution.
     pub keep_checkpoints: Duration,
+    /// Where checkpoints go that are too large for the record. Default none: they are refused.
+    pub objects: Option<Objects>,
+    /// Bytes of one checkpoint. Default 1 GiB.
+    pub checkpoint_bytes_max: u64,
+    /// Time between deletions of objects that nothing refers to any more.
+    pub collect_objects_every: Duration,
 }
 
 /// What becomes of tasks for which no handler is known.
@@ -159,6 +168,9 @@ impl Default for EngineConfig {
             keep_executions: DAY * 30,
             keep_events: DAY * 7,
             keep_checkpoints: DAY * 7,
+            objects: None,
+            checkpoint_bytes_max: LARGE_CHECKPOINT_BYTES_MAX,
+            collect_objects_every: Duration::from_secs(60),
         }
     }
 }

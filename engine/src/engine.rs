@@ -105,6 +105,8 @@ pub struct Counters {
     pub late_children: AtomicU64,
     /// Waits that had not been told of an earlier event.
     pub late_events: AtomicU64,
+    /// Objects that were not what was stored, or not there.
+    pub objects_corrupt: AtomicU64,
     /// Decisions that were stored.
     pub decisions: AtomicU64,
     /// Bytes of contexts that were read through the Context API over HTTP, before their compression.

@@ -18,6 +18,7 @@ mod handlers;
 mod jobs;
 mod joins;
 mod left;
+pub mod objects;
 mod outcome;
 mod pools;
 pub mod services;

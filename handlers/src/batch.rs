@@ -141,7 +141,7 @@ impl Work {
         let Some(checkpoint) = task.load_checkpoint().await.map_err(checkpoint_failure)? else {
             return Ok(Self::new(total, SystemClock.now_ms()));
         };
-        match serde_json::from_value::<Self>(checkpoint.data) {
+        match checkpoint.data.read::<Self>() {
             Ok(work)
                 if work.total == total && work.processed <= total && work.results.len() == work.processed =>
             {

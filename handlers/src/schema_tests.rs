@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flowmonkey_plumbing::api::{
-    Checkpoint, CheckpointApi, ContextApi, Heartbeat, HeartbeatAnswer, JobApi, PlumbingError, Progress,
-    ProgressApi, TaskAccess,
+    Checkpoint, CheckpointApi, CheckpointData, ContextApi, Heartbeat, HeartbeatAnswer, JobApi, PlumbingError,
+    Progress, ProgressApi, SavedCheckpoint, TaskAccess,
 };
 use flowmonkey_plumbing::wire::{
     ContextOperation, HandlerReference, LogLine, PROTOCOL_VERSION, Priority, TaskMessage, TaskMetadata,
@@ -65,8 +65,12 @@ struct Nothing;
 
 #[async_trait]
 impl CheckpointApi for Nothing {
-    async fn save_checkpoint(&self, _: &TaskAccess, data: Value) -> Result<Checkpoint, PlumbingError> {
-        Ok(Checkpoint { id: "c".into(), saved_at: String::new(), data })
+    async fn save_checkpoint(
+        &self,
+        _: &TaskAccess,
+        _: CheckpointData,
+    ) -> Result<SavedCheckpoint, PlumbingError> {
+        Ok(SavedCheckpoint { id: "c".into(), saved_at: String::new(), version: 1, bytes: 0 })
     }
 
     async fn load_checkpoint(&self, _: &TaskAccess) -> Result<Option<Checkpoint>, PlumbingError> {

@@ -12,7 +12,13 @@ TABLE fm_checkpoints WITH fillfactor=70
     id text NOT NULL
     saved_at bigint NOT NULL
     data text NOT NULL
+    version bigint NOT NULL DEFAULT 1
+    bytes bigint NOT NULL DEFAULT 0
+    kind text NOT NULL DEFAULT 'json'::text
+    content_type text NOT NULL DEFAULT 'application/json'::text
+    object_key text
     fm_checkpoints_pkey PRIMARY KEY (execution_id, task_number)
+    CREATE INDEX fm_checkpoints_object ON public.fm_checkpoints USING btree (object_key) WHERE (object_key IS NOT NULL)
     CREATE UNIQUE INDEX fm_checkpoints_pkey ON public.fm_checkpoints USING btree (execution_id, task_number)
 
 TABLE fm_context_patches
@@ -218,6 +224,13 @@ TABLE fm_migrations
     execution_time bigint NOT NULL
     fm_migrations_pkey PRIMARY KEY (version)
     CREATE UNIQUE INDEX fm_migrations_pkey ON public.fm_migrations USING btree (version)
+
+TABLE fm_objects
+    key text NOT NULL
+    used boolean NOT NULL
+    at bigint NOT NULL
+    fm_objects_pkey PRIMARY KEY (key)
+    CREATE UNIQUE INDEX fm_objects_pkey ON public.fm_objects USING btree (key)
 
 TABLE fm_pools WITH fillfactor=50
     pool text NOT NULL

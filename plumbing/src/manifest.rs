@@ -1,9 +1,13 @@
 //! The handler manifest: what a handler is and needs. One document per handler; Rust handlers give the same.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+/// Default milliseconds between two automatic checkpoints.
+pub const CHECKPOINT_INTERVAL_MS: u64 = 10_000;
 
 /// What a handler is and needs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,7 +60,7 @@ pub struct Manifest {
     pub auto_scale: Option<Value>,
     /// Automatic checkpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub checkpoint: Option<Value>,
+    pub checkpoint: Option<AutoCheckpoint>,
     /// How a worker treats its tasks; none: `exclusive` for stateful handlers without `concurrency`, else `shared`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ownership: Option<Ownership>,
@@ -155,6 +159,38 @@ pub struct Ttl {
     /// Milliseconds after which the attempt is ended: the same as the manifest's `timeoutMs`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hard_ms: Option<u64>,
+}
+
+/// Automatic checkpoints: `Task::keep_checkpoint` saves at most one in each interval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct AutoCheckpoint {
+    /// False: as if nothing were said here. Default true.
+    pub enabled: bool,
+    /// Milliseconds between two of them. Default 10,000.
+    pub interval_ms: u64,
+}
+
+impl Default for AutoCheckpoint {
+    fn default() -> Self {
+        Self { enabled: true, interval_ms: CHECKPOINT_INTERVAL_MS }
+    }
+}
+
+impl AutoCheckpoint {
+    /// The time between two of them.
+    #[must_use]
+    pub const fn interval(self) -> Duration {
+        Duration::from_millis(self.interval_ms)
+    }
+}
+
+impl Manifest {
+    /// The time between two automatic checkpoints.
+    #[must_use]
+    pub fn checkpoint_interval(&self) -> Duration {
+        self.checkpoint.filter(|checkpoint| checkpoint.enabled).unwrap_or_default().interval()
+    }
 }
 
 fn default_version() -> String {

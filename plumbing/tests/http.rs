@@ -12,14 +12,16 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use flowmonkey_plumbing::api::{
-    CHECKPOINT_BYTES_MAX, Checkpoint, CheckpointApi, ContextApi, PlumbingError, Progress, ProgressApi,
-    TaskAccess,
+    Checkpoint, CheckpointApi, ContextApi, PlumbingError, Progress, ProgressApi, SavedCheckpoint, TaskAccess,
 };
 use flowmonkey_plumbing::http::{HttpPlumbing, HttpPlumbingConfig, ResultSent};
 use flowmonkey_plumbing::queue::Delivery;
 use flowmonkey_plumbing::token::TaskToken;
 use flowmonkey_plumbing::wire::{ContextOperation, LogLevel, LogLine, ResultMessage, decode_result};
+use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -45,7 +47,7 @@ impl Seen {
 /// An engine that answers what it is told to, else 204.
 struct Fake {
     seen: watch::Sender<Vec<Seen>>,
-    answers: Mutex<VecDeque<(u16, String)>>,
+    answers: Mutex<VecDeque<Response<Body>>>,
     /// Requests wait for a permit; there are plenty unless a test takes them.
     gate: Semaphore,
 }
@@ -69,7 +71,20 @@ impl Fake {
     }
 
     fn answer(&self, status: u16, body: impl Into<String>) {
-        self.answers.lock().unwrap().push_back((status, body.into()));
+        let location = "http://127.0.0.1:1/elsewhere";
+        let answer = Response::builder().status(status).header("location", location);
+        self.answers.lock().unwrap().push_back(answer.body(Body::from(body.into())).unwrap());
+    }
+
+    /// The data of a checkpoint, with the digest of perhaps other bytes.
+    fn data(&self, id: &str, body: &[u8], summed: &[u8]) {
+        let sum = STANDARD.encode(digest(&SHA256, summed));
+        let answer = Response::builder()
+            .header("etag", format!("\"{id}\""))
+            .header("repr-digest", format!("sha-256=:{sum}:"))
+            .header("content-type", "application/octet-stream")
+            .header("x-flowmonkey-version", "7");
+        self.answers.lock().unwrap().push_back(answer.body(Body::from(body.to_vec())).unwrap());
     }
 
     fn problem(&self, status: u16, code: &str) {
@@ -95,9 +110,8 @@ async fn handle(State(fake): State<Arc<Fake>>, request: Request) -> Response<Bod
     let body = to_bytes(request.into_body(), usize::MAX).await.unwrap().to_vec();
     fake.seen.send_modify(|seen| seen.push(Seen { call, token, media, body }));
     fake.gate.acquire().await.unwrap().forget();
-    let (status, body) = fake.answers.lock().unwrap().pop_front().unwrap_or((204, String::new()));
-    let location = "http://127.0.0.1:1/elsewhere";
-    Response::builder().status(status).header("location", location).body(Body::from(body)).unwrap()
+    let answer = fake.answers.lock().unwrap().pop_front();
+    answer.unwrap_or_else(|| Response::builder().status(204).body(Body::empty()).unwrap())
 }
 
 async fn soon<F: Future>(future: F) -> F::Output {
@@ -137,11 +151,15 @@ fn result() -> ResultMessage {
 async fn calls_that_count_go_out_and_come_back() {
     let (engine, address) = Fake::start().await;
     let plumbing = client(&[address]);
-    engine.answer(200, r#"{"id":"cp_1","savedAt":"2030"}"#);
-    let saved = plumbing.save_checkpoint(&access(), json!({ "at": 1 })).await.unwrap();
-    assert_eq!(saved, Checkpoint { id: "cp_1".into(), saved_at: "2030".into(), data: json!({ "at": 1 }) });
+    engine.answer(200, r#"{"id":"cp_1","savedAt":"2030","version":3,"bytes":8}"#);
+    let saved = plumbing.save_checkpoint(&access(), json!({ "at": 1 }).into()).await.unwrap();
+    let (id, saved_at) = ("cp_1".to_owned(), "2030".to_owned());
+    let wanted = SavedCheckpoint { id: id.clone(), saved_at: saved_at.clone(), version: 3, bytes: 8 };
+    assert_eq!(saved, wanted);
+    // As an engine says it that is older.
     engine.answer(200, r#"{"id":"cp_1","savedAt":"2030","data":{"at":1}}"#);
-    assert_eq!(plumbing.load_checkpoint(&access()).await.unwrap(), Some(saved));
+    let loaded = plumbing.load_checkpoint(&access()).await.unwrap();
+    assert_eq!(loaded, Some(Checkpoint { id, saved_at, version: 0, data: json!({ "at": 1 }).into() }));
     assert_eq!(plumbing.load_checkpoint(&access()).await.unwrap(), None);
     plumbing.clear_checkpoint(&access()).await.unwrap();
     engine.answer(200, r#"{"id":"ex","status":"completed"}"#);
@@ -169,7 +187,7 @@ async fn refusals_say_what_can_be_done() {
     let (engine, address) = Fake::start().await;
     let plumbing = client(&[address]);
     engine.problem(409, "STALE_ATTEMPT");
-    let stale = plumbing.save_checkpoint(&access(), json!(1)).await.unwrap_err();
+    let stale = plumbing.save_checkpoint(&access(), json!(1).into()).await.unwrap_err();
     assert!(matches!(&stale, PlumbingError::Stale { task, attempt: 2 } if task == "tk_1_1"), "{stale}");
     for (status, code) in [(409, "EXECUTION_FINISHED"), (409, "STALE_ATTEMPT"), (404, "EXECUTION_NOT_FOUND")]
     {
@@ -194,9 +212,13 @@ async fn refusals_say_what_can_be_done() {
     let asked = engine.seen().len();
 
     // These are not even asked.
-    let large = json!("x".repeat(CHECKPOINT_BYTES_MAX));
-    let refused = plumbing.save_checkpoint(&access(), large).await.unwrap_err();
-    assert!(matches!(refused, PlumbingError::TooLarge { limit: CHECKPOINT_BYTES_MAX, .. }), "{refused}");
+    let config = HttpPlumbingConfig {
+        checkpoint_bytes_max: 1000,
+        ..HttpPlumbingConfig::new([format!("http://{address}")])
+    };
+    let large = vec![0; 1001].into();
+    let refused = HttpPlumbing::new(config).unwrap().save_checkpoint(&access(), large).await.unwrap_err();
+    assert!(matches!(refused, PlumbingError::TooLarge { actual: 1001, limit: 1000, .. }), "{refused}");
     for token in [None, Some(TaskToken::new("line\nbreak"))] {
         let refused = plumbing.load_checkpoint(&TaskAccess { token, ..access() }).await.unwrap_err();
         assert!(
@@ -237,6 +259,49 @@ async fn a_call_gives_up_after_its_rounds() {
     assert_eq!(busy.seen().len(), 6);
     let away = soon(client(&[nobody().await]).load_checkpoint(&access())).await.unwrap_err();
     assert!(matches!(away, PlumbingError::Unavailable(_)), "{away}");
+}
+
+#[tokio::test]
+async fn checkpoints_that_are_not_json_come_by_a_call_of_their_own() {
+    let (engine, address) = Fake::start().await;
+    let plumbing = client(&[address]);
+    let note =
+        r#"{"id":"cp_1","savedAt":"2030","version":1,"bytes":3,"contentType":"application/octet-stream"}"#;
+    engine.answer(200, note);
+    plumbing.save_checkpoint(&access(), vec![0, 1, 255].into()).await.unwrap();
+    engine.answer(200, note);
+    engine.data("cp_2", &[0, 1, 255], &[0, 1, 255]);
+    let loaded = plumbing.load_checkpoint(&access()).await.unwrap().unwrap();
+    assert_eq!((loaded.id.as_str(), loaded.version), ("cp_2", 7), "it was saved anew between the calls");
+    assert_eq!(loaded.data, vec![0, 1, 255].into());
+    // Another digest: it is asked for again.
+    engine.answer(200, note);
+    engine.data("cp_2", &[0, 1, 254], &[0, 1, 255]);
+    engine.data("cp_2", &[0, 1, 255], &[0, 1, 255]);
+    assert_eq!(plumbing.load_checkpoint(&access()).await.unwrap().unwrap().data, vec![0, 1, 255].into());
+    // Cleared between the calls.
+    engine.answer(200, note);
+    assert_eq!(plumbing.load_checkpoint(&access()).await.unwrap(), None);
+    let seen = engine.seen();
+    assert_eq!((seen[0].media.as_str(), &seen[0].body[..]), ("application/octet-stream", &[0, 1, 255][..]));
+    assert_eq!(seen[2].call, "GET /v1/plumbing/tasks/tk_1_1/checkpoint/data");
+    assert_eq!(seen.len(), 1 + 2 + 3 + 2);
+}
+
+#[tokio::test]
+async fn what_the_object_store_does_not_take_is_not_sent_again() {
+    let (engine, address) = Fake::start().await;
+    let plumbing = client(&[address]);
+    engine.problem(503, "OBJECT_STORE_UNAVAILABLE");
+    let away = plumbing.save_checkpoint(&access(), vec![0; 2_000_000].into()).await.unwrap_err();
+    assert!(matches!(&away, PlumbingError::Unavailable(_)), "{away}");
+    engine.problem(500, "CHECKPOINT_UNREADABLE");
+    let lost = plumbing.load_checkpoint(&access()).await.unwrap_err();
+    assert!(
+        matches!(&lost, PlumbingError::Refused { code, .. } if code == "CHECKPOINT_UNREADABLE"),
+        "{lost}"
+    );
+    assert_eq!(engine.seen().len(), 2);
 }
 
 #[tokio::test]

@@ -10,8 +10,8 @@ use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
     Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, ExecutionFilter,
     FailedTaskRow, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage,
-    PublishOutcome, PublishedEvent, Retention, Staged, Store, StoreError, StoredCheckpoint, TableDefinition,
-    TableRowRecord, TaskOut,
+    ObjectTable, PublishOutcome, PublishedEvent, Retention, Staged, Store, StoreError, StoredCheckpoint,
+    TableDefinition, TableRowRecord, TaskOut,
 };
 
 use crate::boundary::Boundary;
@@ -56,6 +56,21 @@ impl ContextStore for SimStore {
 
     async fn forget_patches(&self, attempts: &[(TaskId, u32)]) -> Result<(), StoreError> {
         self.call(self.0.store.forget_patches(attempts)).await
+    }
+}
+
+#[async_trait]
+impl ObjectTable for SimStore {
+    async fn register_object(&self, key: &str, now: Timestamp) -> Result<(), StoreError> {
+        self.call(self.0.store.register_object(key, now)).await
+    }
+
+    async fn garbage_objects(&self, before: Timestamp, max: usize) -> Result<Vec<String>, StoreError> {
+        self.call(self.0.store.garbage_objects(before, max)).await
+    }
+
+    async fn forget_objects(&self, keys: &[String]) -> Result<(), StoreError> {
+        self.call(self.0.store.forget_objects(keys)).await
     }
 }
 
@@ -223,7 +238,7 @@ impl Store for SimStore {
         task: TaskId,
         attempt: u32,
         checkpoint: &StoredCheckpoint,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<u64>, StoreError> {
         self.call(self.0.store.save_checkpoint(task, attempt, checkpoint)).await
     }
 

@@ -19,6 +19,7 @@
 //! | [`Redis`], [`Postgres`] | one server, which may be killed, paused and restarted on its port; with [`Tls`] if wanted |
 //! | [`Sentinel`], [`Cluster`] | several Redis, with failover or with the slots spread |
 //! | [`PgBouncer`] | a Postgres whose connections are shared, one transaction at a time |
+//! | [`S3`] | an object store |
 //! | [`FaultProxy`] | the network between a client and a server, and what goes wrong in it |
 //! | [`wait_until`], [`wait_for`] | waiting for a state instead of for a time |
 //!
@@ -35,6 +36,7 @@ mod postgres;
 mod process;
 mod proxy;
 mod redis;
+mod s3;
 mod sentinel;
 mod service;
 mod user;
@@ -46,5 +48,6 @@ pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::{Durability, Postgres, PostgresOptions, Template, TestDatabase};
 pub use self::proxy::{Direction, FaultProxy, Flow};
 pub use self::redis::{Persistence, Redis, RedisOptions};
+pub use self::s3::S3;
 pub use self::sentinel::Sentinel;
 pub use self::wait::{wait_for, wait_until};

@@ -14,6 +14,8 @@ pub const CONCURRENCY: usize = 16;
 pub const CONCURRENCY_MAX: usize = 10_000;
 /// Shortest time between heartbeats; what tasks ask for is raised to it.
 pub const HEARTBEAT_MS_MIN: u64 = 10;
+/// Default milliseconds that an attempt waits for its checkpoint.
+pub const CHECKPOINT_WAIT_MS: u64 = 30_000;
 /// Default milliseconds before results are written to disk.
 pub const SPILL_AFTER_MS: u64 = 5_000;
 /// Default bytes of results on disk.
@@ -46,6 +48,9 @@ pub struct WorkerConfig {
     pub flush_ms: u64,
     /// Log lines kept of one attempt. Default 1,000.
     pub log_lines_max: usize,
+    /// Milliseconds that an attempt waits for its checkpoint while no engine can be reached, before it is handed back. Default
+    /// 30,000.
+    pub checkpoint_wait_ms: u64,
     /// Version of the program, as people see it. Default: the version of this crate.
     pub version: String,
     /// Where results are kept that the queue does not take; made when it does not exist. Workers may share it. Default
@@ -74,6 +79,7 @@ impl WorkerConfig {
             stop_grace_ms: 1_000,
             flush_ms: 10_000,
             log_lines_max: crate::journal::LOG_LINES_DEFAULT,
+            checkpoint_wait_ms: CHECKPOINT_WAIT_MS,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             spill_dir: None,
             spill_after_ms: SPILL_AFTER_MS,

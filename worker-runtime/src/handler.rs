@@ -1,19 +1,24 @@
 //! What a handler is: a manifest and a function from a task to an outcome.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress, TaskAccess};
+use flowmonkey_plumbing::api::{
+    Checkpoint, CheckpointData, Plumbing, PlumbingError, Progress, SavedCheckpoint, TaskAccess,
+};
 use flowmonkey_plumbing::ids::SystemEntropy;
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::wire::{
     ContextOperation, Cost, EventWait, LogLevel, RESUMED, TableRow, TaskError, TaskEvent, TaskMessage,
 };
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::job::JobNotes;
+use crate::keeper::Keeper;
 
 /// Code that carries out tasks of one type. Must be safe to run more than once for the same task: a handler runs at least
 /// once and gets a stable idempotency key per step.
@@ -40,6 +45,9 @@ pub struct Task {
     /// For stateful handlers: what their heartbeats tell.
     pub(crate) job: Option<Arc<JobNotes>>,
     pub(crate) context: crate::context::ContextState,
+    pub(crate) keeper: Arc<Keeper>,
+    /// How long a checkpoint may take to be loaded.
+    pub(crate) checkpoint_wait: Duration,
 }
 
 impl Task {
@@ -68,17 +76,40 @@ impl Task {
         &self.message.idempotency_key
     }
 
-    /// Saves a checkpoint; a later attempt can go on from it.
+    /// Saves a checkpoint, JSON or bytes; a later attempt can go on from it. Up to 1 MiB is stored in the engine's record, more
+    /// in its object store, 1 GiB at most unless it is set to another limit.
     ///
     /// # Errors
-    /// [`PlumbingError::Stale`] when another attempt has taken over; the handler should stop.
-    pub async fn save_checkpoint(&self, data: Value) -> Result<Checkpoint, PlumbingError> {
-        let size = self.job.as_ref().map(|_| json_bytes(&data));
-        let saved = self.plumbing.save_checkpoint(&self.access, data).await?;
-        if let Some((job, size)) = self.job.as_ref().zip(size) {
-            job.saved(&saved, size);
+    /// [`PlumbingError::Stale`] when another attempt has taken over; the handler should stop. After all others it may go on:
+    /// the last good checkpoint stays, and the task's log says so.
+    pub async fn save_checkpoint(
+        &self,
+        data: impl Into<CheckpointData> + Send,
+    ) -> Result<SavedCheckpoint, PlumbingError> {
+        let saved = self.keeper.save(data.into()).await;
+        match &saved {
+            Ok(_) | Err(PlumbingError::Stale { .. }) => {}
+            Err(
+                error @ (PlumbingError::TooLarge { .. }
+                | PlumbingError::Refused { .. }
+                | PlumbingError::Unavailable(_)),
+            ) => self.keeper.not_saved(&error.to_string()),
         }
-        Ok(saved)
+        saved
+    }
+
+    /// Saves a checkpoint by and by: at most one in each interval of the manifest's `checkpoint.intervalMs` (default 10 s), the
+    /// latest one, beside the handler; and what is left when the attempt ends without having succeeded. Never waits. What
+    /// fails is said in the task's log, and tried again with the next one.
+    pub fn keep_checkpoint(&self, data: impl Into<CheckpointData>) {
+        self.keeper.keep(data.into());
+    }
+
+    /// Whether the interval of the manifest's `checkpoint.intervalMs` (default 10 s) has passed since the last checkpoint was
+    /// saved, or since the attempt began.
+    #[must_use]
+    pub fn checkpoint_due(&self) -> bool {
+        self.keeper.is_due()
     }
 
     /// Cancelled once the attempt has run for `ttl.softMs` of the manifest: a good time to save a checkpoint, to pause, or
@@ -96,26 +127,45 @@ impl Task {
         self.message.metadata.other.get(RESUMED)
     }
 
+    /// Forgets the task's checkpoint.
+    ///
+    /// # Errors
+    /// [`PlumbingError::Stale`] when another attempt has taken over; the handler should stop.
+    pub async fn clear_checkpoint(&self) -> Result<(), PlumbingError> {
+        self.plumbing.clear_checkpoint(&self.access).await
+    }
+
     /// The last checkpoint of this task.
     ///
     /// Waits while no engine can be reached: to begin anew would be to do again what was saved, and to fail would use up
-    /// the step's budget for nothing. The attempt's own limit ends the wait.
+    /// the step's budget for nothing. After [`WorkerConfig::checkpoint_wait_ms`] it gives up: a handler that fails then hands
+    /// its attempt back, and somebody else starts anew.
     ///
     /// # Errors
-    /// When the attempt is stale or is to be cancelled.
+    /// When the attempt is stale or is to be cancelled; [`PlumbingError::Unavailable`] when the time is over.
+    ///
+    /// [`WorkerConfig::checkpoint_wait_ms`]: crate::WorkerConfig::checkpoint_wait_ms
     pub async fn load_checkpoint(&self) -> Result<Option<Checkpoint>, PlumbingError> {
         let entropy = SystemEntropy::new();
         let mut backoff = Backoff::default();
+        let end = Instant::now() + self.checkpoint_wait;
         loop {
             match self.plumbing.load_checkpoint(&self.access).await {
-                Err(PlumbingError::Unavailable(error)) if !self.cancelled.is_cancelled() => {
+                Err(PlumbingError::Unavailable(error)) => {
+                    if self.cancelled.is_cancelled() || Instant::now() >= end {
+                        self.keeper.set_unloaded(true);
+                        return Err(PlumbingError::Unavailable(error));
+                    }
                     tracing::warn!(delivery = %self.access.delivery, %error, "a checkpoint cannot be loaded yet");
                 }
-                loaded => return loaded,
+                loaded => {
+                    self.keeper.set_unloaded(false);
+                    return loaded;
+                }
             }
             tokio::select! {
                 () = self.cancelled.cancelled() => {}
-                () = tokio::time::sleep(backoff.next(&entropy)) => {}
+                () = tokio::time::sleep(backoff.next(&entropy).min(end - Instant::now())) => {}
             }
         }
     }
@@ -214,11 +264,6 @@ pub struct Pause {
     /// A token chosen by the handler; a resume may name it. The execution's own resume token of the step counts only once
     /// in a visit, however often its handler pauses.
     pub resume_token: Option<String>,
-}
-
-/// Bytes of a value as JSON.
-fn json_bytes(value: &Value) -> u64 {
-    serde_json::to_vec(value).map_or(0, |bytes| bytes.len() as u64)
 }
 
 /// How an attempt failed.

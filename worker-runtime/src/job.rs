@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use flowmonkey_plumbing::api::{
-    Checkpoint, Heartbeat, HeartbeatAnswer, JobStatus, PlumbingError, Progress, TaskAccess,
+    Heartbeat, HeartbeatAnswer, JobStatus, PlumbingError, Progress, SavedCheckpoint, TaskAccess,
 };
 use flowmonkey_plumbing::wire::CheckpointReference;
 use tokio::time::MissedTickBehavior;
@@ -38,9 +38,9 @@ impl JobNotes {
         self.change(|notes| notes.progress = Some(progress.clone()));
     }
 
-    pub(crate) fn saved(&self, checkpoint: &Checkpoint, size: u64) {
-        let Checkpoint { id, saved_at, .. } = checkpoint;
-        let reference = CheckpointReference { id: id.clone(), saved_at: saved_at.clone(), size };
+    pub(crate) fn saved(&self, checkpoint: &SavedCheckpoint) {
+        let SavedCheckpoint { id, saved_at, bytes, .. } = checkpoint;
+        let reference = CheckpointReference { id: id.clone(), saved_at: saved_at.clone(), size: *bytes };
         self.change(|notes| notes.checkpoint = Some(reference));
     }
 

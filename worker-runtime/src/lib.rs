@@ -12,6 +12,7 @@ pub mod handler;
 mod heartbeat;
 mod job;
 mod journal;
+mod keeper;
 pub mod manifest_file;
 mod metrics;
 pub mod registry;

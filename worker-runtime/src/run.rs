@@ -22,6 +22,7 @@ use crate::context::PATCH_UNCERTAIN;
 use crate::handler::{Completion, Failure, Handler, Pause, Task, Wait};
 use crate::job::{self, JobNotes};
 use crate::journal::{Entries, Journal};
+use crate::keeper::Keeper;
 use crate::report::Report;
 use crate::rfc3339;
 use crate::running::Stop;
@@ -63,6 +64,18 @@ enum Ended {
     Discarded,
 }
 
+impl Ended {
+    /// Whether the task goes on after this attempt, so that its last checkpoint is of use.
+    const fn needs_checkpoint(&self) -> bool {
+        match self {
+            Self::Completed(Completion::Success(_) | Completion::Override { .. }) | Self::Discarded => false,
+            Self::Completed(Completion::Wait(_) | Completion::Pause(_))
+            | Self::Failed(_)
+            | Self::Released => true,
+        }
+    }
+}
+
 /// What stays of the message for the result, once the handler has it.
 struct Identity {
     access: TaskAccess,
@@ -80,6 +93,7 @@ pub(crate) async fn supervise(shared: Arc<Shared>, attempt: Attempt) {
     };
     let started = (shared.clock.now_ms(), Instant::now());
     let journal = Arc::new(Journal::new(Arc::clone(&shared.clock), shared.config.log_lines_max));
+    let mut kept = None;
     let ended = match find_handler(&shared, &message) {
         Err(failure) => {
             drop(slot);
@@ -102,7 +116,14 @@ pub(crate) async fn supervise(shared: Arc<Shared>, attempt: Attempt) {
             // However the attempt ends, nothing is told of it from then on.
             let _told_enough = told_enough.drop_guard();
             let soft = handler.manifest().soft_limit_ms().map(Duration::from_millis);
+            let interval = handler.manifest().checkpoint_interval();
+            let plumbing = Arc::clone(&shared.plumbing);
+            let keeper = Keeper::new(identity.access.clone(), plumbing, Arc::clone(&journal), interval);
+            let keeper = Arc::new(keeper.of_job(job.clone()));
+            kept = Some(Arc::clone(&keeper));
             let task = Task {
+                keeper: Arc::clone(&keeper),
+                checkpoint_wait: Duration::from_millis(shared.config.checkpoint_wait_ms),
                 message,
                 cancelled: cancelled.clone(),
                 access: identity.access.clone(),
@@ -123,11 +144,15 @@ pub(crate) async fn supervise(shared: Arc<Shared>, attempt: Attempt) {
                 journal: &journal,
                 access: &identity.access,
             });
-            let watched = Watched { shared: &shared, running, stop, cancelled, claimed_at, limit, soft };
+            let watched =
+                Watched { shared: &shared, running, stop, cancelled, keeper, claimed_at, limit, soft };
             watched.watch().await
         }
     };
     crash::point("worker/handler-ended");
+    if let Some(keeper) = kept {
+        keeper.end(ended.needs_checkpoint()).await;
+    }
     if matches!(ended, Ended::Discarded) {
         shared.running.remove(&identity.access.delivery);
         return;
@@ -171,6 +196,7 @@ struct Watched<'a> {
     running: JoinHandle<Result<Completion, Failure>>,
     stop: watch::Receiver<Stop>,
     cancelled: CancellationToken,
+    keeper: Arc<Keeper>,
     claimed_at: Instant,
     limit: Duration,
     soft: Option<SoftLimit<'a>>,
@@ -274,6 +300,12 @@ impl Watched<'_> {
             Ok(Ok(completion)) => Ended::Completed(completion),
             // A failure for being told to stop is no failure of the task.
             Ok(Err(_)) if told == Stop::Drain => Ended::Released,
+            // Nor is one for a checkpoint that nobody could load.
+            Ok(Err(failure)) if self.keeper.is_unloaded() => {
+                let code = &failure.error.code;
+                tracing::warn!(code, "an attempt is handed back: its checkpoint could not be loaded");
+                Ended::Released
+            }
             Ok(Err(failure)) => Ended::Failed(failure),
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => {

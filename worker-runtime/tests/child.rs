@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use flowmonkey_plumbing::api::{
-    Checkpoint, CheckpointApi, ContextApi, Heartbeat, HeartbeatAnswer, JobApi, Plumbing, PlumbingError,
-    Progress, ProgressApi, TaskAccess,
+    Checkpoint, CheckpointApi, CheckpointData, ContextApi, Heartbeat, HeartbeatAnswer, JobApi, Plumbing,
+    PlumbingError, Progress, ProgressApi, SavedCheckpoint, TaskAccess,
 };
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::queue::DispatchQueue;
@@ -216,7 +216,11 @@ struct Stale;
 
 #[async_trait::async_trait]
 impl CheckpointApi for Stale {
-    async fn save_checkpoint(&self, access: &TaskAccess, _: Value) -> Result<Checkpoint, PlumbingError> {
+    async fn save_checkpoint(
+        &self,
+        access: &TaskAccess,
+        _: CheckpointData,
+    ) -> Result<SavedCheckpoint, PlumbingError> {
         let delivery = &access.delivery;
         Err(PlumbingError::Stale { task: delivery.task_id.clone(), attempt: delivery.attempt })
     }
@@ -413,7 +417,10 @@ async fn a_checkpoint_is_seen_by_the_next_attempt() {
     let saved = CheckpointReference { id: "c1".into(), saved_at: "2030-01-01T00:00:00Z".into(), size: 10 };
     let next = TaskMessage { attempt: 2, checkpoint: Some(saved), ..task("t", "child") };
     let output = bench.run(next).await.output.unwrap();
-    assert_eq!(output, json!({ "id": "c1", "savedAt": "2030-01-01T00:00:00Z", "data": { "page": 7 } }));
+    assert_eq!(
+        output,
+        json!({ "id": "c1", "savedAt": "2030-01-01T00:00:00Z", "version": 1, "data": { "page": 7 } })
+    );
 }
 
 /// What the engine did not name is not there: nobody has to be asked.

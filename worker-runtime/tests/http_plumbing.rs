@@ -13,6 +13,7 @@ use flowmonkey_core::execution::{Handlers, Status};
 use flowmonkey_core::flow::parse::parse_flow_value;
 use flowmonkey_engine::api::{ApiOptions, router, serve};
 use flowmonkey_engine::chores::{collector, reaper};
+use flowmonkey_engine::objects::Objects;
 use flowmonkey_engine::start::{Start, StartFlow};
 use flowmonkey_engine::store::MemoryStore;
 use flowmonkey_engine::watch::Update;
@@ -24,7 +25,8 @@ use flowmonkey_plumbing::ids::SystemEntropy;
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::queue::{LocalQueue, LocalQueueLimits};
 use flowmonkey_worker::{Completion, Failure, Handler, Registry, Task, Worker, WorkerConfig};
-use serde_json::json;
+use object_store::memory::InMemory;
+use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -69,7 +71,11 @@ impl Handler for Resumes {
     async fn run(&self, task: &Task) -> Result<Completion, Failure> {
         if task.message.attempt == 1 {
             assert_eq!(task.load_checkpoint().await.unwrap(), None);
+            let first = task.save_checkpoint(large()).await.unwrap();
+            assert_eq!(first.version, 1);
+            assert_eq!(task.load_checkpoint().await.unwrap().unwrap().data, large().into());
             let saved = task.save_checkpoint(json!({ "at": 41 })).await.unwrap();
+            assert_eq!(saved.version, 2);
             task.progress(41.0, None);
             self.saved.send(saved.id).await.unwrap();
             self.given_up.notified().await;
@@ -78,8 +84,13 @@ impl Handler for Resumes {
             return Ok(Completion::output(json!("of the dead")));
         }
         let loaded = task.load_checkpoint().await.unwrap();
-        Ok(Completion::output(json!(loaded.map(|checkpoint| checkpoint.data))))
+        Ok(Completion::output(json!(loaded.map(|checkpoint| checkpoint.data.read::<Value>().unwrap()))))
     }
+}
+
+/// More than the record takes, and not JSON.
+fn large() -> Vec<u8> {
+    (0..1_500_000_u32).flat_map(u32::to_le_bytes).collect()
 }
 
 async fn soon<F: Future>(future: F) -> F::Output {
@@ -99,7 +110,8 @@ async fn a_checkpoint_outlives_its_attempt_and_a_zombie_saves_nothing() {
         announced: None,
     };
     // As where the queues are Redis: a result counts only with its proof.
-    let config = EngineConfig { require_result_mac: true, ..EngineConfig::default() };
+    let objects = Some(Objects::new(Arc::new(InMemory::new())));
+    let config = EngineConfig { require_result_mac: true, objects, ..EngineConfig::default() };
     let engine = Engine::open(deps, config, None).await.unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

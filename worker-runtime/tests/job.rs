@@ -84,7 +84,7 @@ async fn a_paused_job_frees_its_slot_and_goes_on_elsewhere_from_its_checkpoint()
                     let reason = Some("no GPU".into());
                     Ok(Completion::Pause(Pause { until, event: Some(event), reason, resume_token: None }))
                 }
-                Some(saved) => Ok(Completion::output(json!([saved.data, task.resumed()]))),
+                Some(saved) => Ok(Completion::output(json!([saved.data.as_json(), task.resumed()]))),
             }
         })
     };

@@ -104,6 +104,10 @@ pub(crate) struct EngineArgs {
     /// Bytes of the context that travel with a task; of a larger one workers read what they need from the engine
     #[arg(long, value_name = "BYTES", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(0..=16_777_216))]
     pub(crate) context_inline_bytes: u32,
+    /// Where checkpoints over 1 MiB are kept: file:///FOLDER (shared by all engines), s3://BUCKET/PREFIX, gs://… or az://…
+    /// [default: they are refused]
+    #[arg(long, value_name = "URL", env = "FLOWMONKEY_OBJECT_STORE", hide_env_values = true)]
+    pub(crate) object_store: Option<String>,
     /// Of a hundred executions so many send tasks of this handler to workers, the others run them here; separated by
     /// commas
     #[arg(long, value_name = "HANDLER=PERCENT", env = "FLOWMONKEY_QUEUE_PERCENT", value_delimiter = ',')]

@@ -10,6 +10,7 @@ use flowmonkey_core::limits::Limits;
 use flowmonkey_engine::api::{self, ApiOptions};
 use flowmonkey_engine::chores;
 use flowmonkey_engine::config::UnknownHandler;
+use flowmonkey_engine::objects::Objects;
 use flowmonkey_engine::services::EnginePlumbing;
 use flowmonkey_engine::store::PostgresStore;
 use flowmonkey_engine::{AnnouncedHandlers, EMBEDDED_POOLS, Engine, EngineConfig, EngineDeps, InProcess};
@@ -87,7 +88,8 @@ impl EngineProcess {
             handlers: announced.clone(),
             announced: Some(announced),
         };
-        let config = config(args, engine_id, &url, unknown_handler);
+        let mut config = config(args, engine_id, &url, unknown_handler);
+        config.objects = args.object_store.as_deref().map(Objects::open).transpose()?;
         let heartbeat = config.heartbeat;
         let committer = TaskTracker::new();
         let engine = Engine::open(deps, config, Some(&committer)).await?;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use flowmonkey_engine::api::{self, ApiOptions};
 use flowmonkey_engine::chores::{self, reconciler, sweeper};
 use flowmonkey_engine::config::UnknownHandler;
+use flowmonkey_engine::objects::Objects;
 use flowmonkey_engine::services::EnginePlumbing;
 use flowmonkey_engine::store::{self, SqliteOptions, SqliteStore};
 use flowmonkey_engine::{Engine, EngineConfig, EngineDeps};
@@ -42,6 +43,8 @@ const CONCURRENCY_MIN: usize = 8;
 const RESULTS_MAX: Duration = Duration::from_secs(10);
 /// How long chores may take to end.
 const CHORES_MAX: Duration = Duration::from_secs(10);
+/// Where checkpoints are that are too large for the record, in the data directory.
+const OBJECTS_DIR: &str = "objects";
 /// How often it is looked whether everything has come to rest.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -125,11 +128,14 @@ impl Embedded {
             handlers: Arc::new(known),
             announced: None,
         };
+        let objects =
+            if options.moves { Some(Objects::folder(&dir.path().join(OBJECTS_DIR))?) } else { None };
         let config = EngineConfig {
             heartbeat: HEARTBEAT,
             lease: LEASE,
             public_url: options.public_url.unwrap_or_else(|| format!("http://{address}")),
             unknown_handler: options.unknown_handler,
+            objects,
             ..EngineConfig::default()
         };
         let committer = TaskTracker::new();

@@ -46,7 +46,7 @@ fn exposition(
     depths: Option<&[(String, Depth)]>,
 ) -> String {
     let mut text = Exposition::default();
-    let counted: [(&str, &str, &AtomicU64); 7] = [
+    let counted: [(&str, &str, &AtomicU64); 8] = [
         ("flowmonkey_decisions_total", "Decisions that were stored.", &counters.decisions),
         (
             "flowmonkey_commit_conflicts_total",
@@ -73,6 +73,11 @@ fn exposition(
             "flowmonkey_context_bytes_sent_total",
             "Bytes of contexts that workers read, as they were sent.",
             &counters.context_bytes_sent,
+        ),
+        (
+            "flowmonkey_objects_corrupt_total",
+            "Objects of the object store that were not what was stored; the goal is none.",
+            &counters.objects_corrupt,
         ),
     ];
     for (name, help, counter) in counted {

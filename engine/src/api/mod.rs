@@ -10,6 +10,7 @@ mod flows;
 mod guard;
 mod jobs;
 mod metrics;
+mod openapi;
 mod operations;
 mod plumbing;
 mod problem;
@@ -34,6 +35,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::engine::Engine;
 
+pub use openapi::openapi;
 pub use problem::ErrorClass;
 use problem::Problem;
 
@@ -101,6 +103,7 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         .route("/v1/tables", get(tables::list))
         .route("/v1/tables/{id}", axum::routing::put(tables::define))
         .route("/v1/tables/{id}/rows", get(tables::rows))
+        .route("/v1/openapi.json", get(openapi::show))
         .route("/v1/version", get(operations::version))
         .route("/metrics", get(metrics::metrics))
         .route("/livez", get(operations::livez))

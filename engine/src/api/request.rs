@@ -195,7 +195,7 @@ pub(super) async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<
 }
 
 /// Reads JSON; nesting is limited by the reader, so that no body can exhaust the stack.
-fn json(bytes: &[u8]) -> Result<Value, Problem> {
+pub(super) fn json(bytes: &[u8]) -> Result<Value, Problem> {
     serde_json::from_slice(bytes).map_err(|error| {
         let detail = format!("the body is not JSON: {error}");
         let place = |place: usize| u32::try_from(place).ok();

@@ -6,6 +6,7 @@ pub mod events;
 pub mod fall_back;
 pub mod jobs;
 pub mod leftovers;
+pub mod objects;
 pub(crate) mod patches;
 pub mod presence;
 pub mod pruner;
@@ -55,6 +56,9 @@ pub fn spawn_all(engine: &Arc<Engine>, tracker: &TaskTracker, shutdown: &Cancell
     tracker.spawn(chore("sweeper").in_turn().every(config.sweep_every, sweeper::tick));
     tracker.spawn(chore("jobs").in_turn().every(config.jobs_every, jobs::tick));
     tracker.spawn(chore("pruner").in_turn().every(config.prune_every, pruner::tick));
+    if config.objects.is_some() {
+        tracker.spawn(chore("objects").in_turn().every(config.collect_objects_every, objects::tick));
+    }
 }
 
 /// What a chore's loop has at hand.

@@ -14,6 +14,7 @@ mod flows;
 mod jobs;
 mod memory;
 mod model;
+mod objects;
 mod postgres;
 mod sqlite;
 mod tally;
@@ -30,13 +31,14 @@ use flowmonkey_core::time::Timestamp;
 pub use context::{ContextPatch, ContextStore, Staged};
 pub use error::StoreError;
 pub use jobs::{BeatOutcome, JobBeat, JobChange, JobFilter, JobRow, JobStore, job_has_ended};
-pub use memory::{MemoryKey, MemoryRows, MemoryStore};
+pub use memory::{MemoryKey, MemoryObject, MemoryRows, MemoryStore};
 pub use model::{
-    Batch, CheckpointNote, ChildRow, Column, Committed, Create, CreateOutcome, ExecutionFilter,
-    ExecutionSummary, FailedTaskRow, FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent,
-    Retention, Spawn, Spent, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Update,
-    awaited_event,
+    Batch, CheckpointContent, CheckpointNote, ChildRow, Column, Committed, Create, CreateOutcome,
+    ExecutionFilter, ExecutionSummary, FailedTaskRow, FlowRow, Join, JoinState, ListPage, ObjectReference,
+    PublishOutcome, PublishedEvent, Retention, Spawn, Spent, StoredCheckpoint, TableDefinition,
+    TableRowRecord, TaskOut, Update, awaited_event,
 };
+pub use objects::ObjectTable;
 pub use postgres::{
     Causes, Inspection, POSTGRES_SCHEMA_VERSION, PoolFacts, PostgresOptions, PostgresSession, PostgresStore,
     PostgresUrlError, ServerFacts, TableFacts,
@@ -47,7 +49,7 @@ pub use transfer::{TransferError, TransferProgress, TransferredTable, transfer};
 
 /// The record. All instants are arguments; nothing here reads a clock.
 #[async_trait]
-pub trait Store: ContextStore + JobStore + Send + Sync + 'static {
+pub trait Store: ContextStore + JobStore + ObjectTable + Send + Sync + 'static {
     // Flows.
 
     /// Keeps a definition by its hash without publishing it. Repeatable.
@@ -172,13 +174,14 @@ pub trait Store: ContextStore + JobStore + Send + Sync + 'static {
 
     // Checkpoints.
 
-    /// Saves the checkpoint of a task, if `attempt` is the record's; false when it is stale.
+    /// Saves the checkpoint of a task, if `attempt` is the record's, and answers its version; none when it is stale. An
+    /// object that it refers to must have been registered.
     async fn save_checkpoint(
         &self,
         task: TaskId,
         attempt: u32,
         checkpoint: &StoredCheckpoint,
-    ) -> Result<bool, StoreError>;
+    ) -> Result<Option<u64>, StoreError>;
 
     /// The last checkpoint of a task.
     async fn load_checkpoint(&self, task: TaskId) -> Result<Option<StoredCheckpoint>, StoreError>;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use flowmonkey_core::execution::decision::{FailedTask, JoinSpec};
 use flowmonkey_core::execution::error::ExecutionError;
 use flowmonkey_core::execution::state::{Activity, Cost, Undoable};
@@ -372,8 +373,35 @@ pub struct StoredCheckpoint {
     pub id: String,
     /// When it was saved.
     pub saved_at: Timestamp,
+    /// Counts the saves of its task from 1. The store sets it: what a save says here does not count.
+    pub version: u64,
+    /// Bytes of what the handler saved, as it sent them.
+    pub bytes: u64,
     /// What the handler saved.
-    pub data: Value,
+    pub content: CheckpointContent,
+}
+
+/// What a checkpoint holds, or where that is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CheckpointContent {
+    /// A value.
+    Json(Value),
+    /// Bytes, and the type that was given with them.
+    Bytes(String, Bytes),
+    /// In the object store.
+    Object(ObjectReference),
+}
+
+/// An object of the object store, as it was stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectReference {
+    /// Its name in the object store; registered before it was written.
+    pub key: String,
+    /// The type of what is in it.
+    pub content_type: String,
+    /// SHA-256 of what is in it before it was compressed, in hexadecimal.
+    pub sha256: String,
 }
 
 /// That there is a checkpoint, without its data.
@@ -385,7 +413,7 @@ pub struct CheckpointNote {
     pub id: String,
     /// When it was saved.
     pub saved_at: Timestamp,
-    /// Bytes of its data as JSON.
+    /// Bytes of what the handler saved, as it sent them.
     pub bytes: u64,
 }
 

@@ -11,8 +11,8 @@ use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
     Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, ExecutionFilter,
     FailedTaskRow, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage,
-    MemoryStore, PublishOutcome, PublishedEvent, Retention, Staged, Store, StoreError, StoredCheckpoint,
-    TableDefinition, TableRowRecord, TaskOut,
+    MemoryStore, ObjectTable, PublishOutcome, PublishedEvent, Retention, Staged, Store, StoreError,
+    StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
 };
 use tokio::sync::Notify;
 
@@ -73,6 +73,24 @@ impl ContextStore for Away {
     async fn forget_patches(&self, attempts: &[(TaskId, u32)]) -> Result<(), StoreError> {
         self.there()?;
         self.inner.forget_patches(attempts).await
+    }
+}
+
+#[async_trait]
+impl ObjectTable for Away {
+    async fn register_object(&self, key: &str, now: Timestamp) -> Result<(), StoreError> {
+        self.there()?;
+        self.inner.register_object(key, now).await
+    }
+
+    async fn garbage_objects(&self, before: Timestamp, max: usize) -> Result<Vec<String>, StoreError> {
+        self.there()?;
+        self.inner.garbage_objects(before, max).await
+    }
+
+    async fn forget_objects(&self, keys: &[String]) -> Result<(), StoreError> {
+        self.there()?;
+        self.inner.forget_objects(keys).await
     }
 }
 
@@ -244,7 +262,7 @@ impl Store for Away {
         task: TaskId,
         attempt: u32,
         checkpoint: &StoredCheckpoint,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<u64>, StoreError> {
         self.there()?;
         self.inner.save_checkpoint(task, attempt, checkpoint).await
     }

@@ -1,5 +1,6 @@
 //! The plumbing APIs: who may ask, for what, and what comes of it.
 
+mod checkpoint;
 mod context;
 
 use std::sync::Arc;
@@ -24,9 +25,10 @@ use serde_json::{Value, json};
 use crate::{AllHandlers, Answer, Server, flow, request, work};
 
 /// Method, route, and a body that is taken.
-const ROUTES: [(&str, &str, &str); 9] = [
+const ROUTES: [(&str, &str, &str); 10] = [
     ("GET", "context", ""),
     ("GET", "checkpoint", ""),
+    ("GET", "checkpoint/data", ""),
     ("PUT", "checkpoint", "{}"),
     ("DELETE", "checkpoint", ""),
     ("POST", "heartbeat", r#"{"workerId":"w","status":"running"}"#),
@@ -131,9 +133,13 @@ async fn a_checkpoint_is_saved_and_loaded_and_forgotten() {
     let bench = Bench::new().await;
     assert_eq!(bench.call("GET", "checkpoint", "").await.expect(204), Value::Null);
     let saved = bench.call("PUT", "checkpoint", r#"{"at":41}"#).await.expect(200);
-    assert_eq!(saved.as_object().unwrap().len(), 2, "{saved}");
+    assert_eq!((saved["version"].as_u64(), saved["bytes"].as_u64()), (Some(1), Some(9)), "{saved}");
     let loaded = bench.call("GET", "checkpoint", "").await.expect(200);
-    assert_eq!(loaded, json!({ "id": saved["id"], "savedAt": saved["savedAt"], "data": { "at": 41 } }));
+    assert_eq!(
+        loaded,
+        json!({ "id": saved["id"], "savedAt": saved["savedAt"], "version": 1, "bytes": 9,
+            "contentType": "application/json", "data": { "at": 41 } })
+    );
     bench.call("PUT", "checkpoint", "null").await.expect(200);
     assert_eq!(bench.call("GET", "checkpoint", "").await.expect(200)["data"], Value::Null);
     bench.call("DELETE", "checkpoint", "").await.expect(204);
@@ -144,9 +150,12 @@ async fn a_checkpoint_is_saved_and_loaded_and_forgotten() {
     bench.call("PUT", "checkpoint", "[".repeat(100_000)).await.problem(400, "INVALID_JSON");
     let mebibyte = |extra: usize| json!("x".repeat(CHECKPOINT_BYTES_MAX - 2 + extra)).to_string();
     bench.call("PUT", "checkpoint", mebibyte(0)).await.expect(200);
+    // There is no object store.
     bench.call("PUT", "checkpoint", mebibyte(1)).await.problem(413, "CHECKPOINT_TOO_LARGE");
     let huge = " ".repeat(4 * CHECKPOINT_BYTES_MAX + 1);
-    bench.call("PUT", "checkpoint", huge).await.problem(413, "BODY_TOO_LARGE");
+    bench.call("PUT", "checkpoint", huge).await.problem(413, "CHECKPOINT_TOO_LARGE");
+    let last = bench.call("GET", "checkpoint", "").await.expect(200);
+    assert_eq!(last["bytes"], json!(CHECKPOINT_BYTES_MAX), "the last good one stays");
     bench.call("PATCH", "checkpoint", "{}").await.problem(405, "METHOD_NOT_ALLOWED");
 }
 
@@ -320,9 +329,9 @@ async fn a_token_opens_its_own_task_in_its_own_scope_only() {
     for (method, route, body) in ROUTES {
         bench.ask(method, route, foreign.as_str(), body).await.problem(403, "TOKEN_FOREIGN");
         let needed = match route {
-            "checkpoint" => Scopes::CHECKPOINT,
             "heartbeat" | "started" | "progress" => Scopes::PROGRESS,
             "context" => Scopes::CONTEXT,
+            "checkpoint" | "checkpoint/data" => Scopes::CHECKPOINT,
             "logs" => Scopes::LOGS,
             _ => Scopes::RESULT,
         };
@@ -395,7 +404,9 @@ async fn odd_paths_and_types_lead_nowhere() {
 
     for (method, route, _) in ROUTES.iter().filter(|(method, ..)| ["PUT", "POST"].contains(method)) {
         let path = format!("/v1/plumbing/tasks/{id}/{route}");
-        send(method, &path, "text/plain").await.problem(415, "UNSUPPORTED_MEDIA_TYPE");
+        // A checkpoint may be of any type.
+        let wrong = if *route == "checkpoint" { "text" } else { "text/plain" };
+        send(method, &path, wrong).await.problem(415, "UNSUPPORTED_MEDIA_TYPE");
         let path = format!("{path}?x=1");
         send(method, &path, "application/json").await.problem(422, "INVALID_PARAMETER");
     }

@@ -206,7 +206,7 @@ async fn a_later_delivery_names_the_checkpoint() {
     let task = bench.claim().await.remove(0);
     assert_eq!(task.checkpoint, None);
     let plumbing = EnginePlumbing::new(bench.engine.clone());
-    let saved = plumbing.save_checkpoint(&TaskAccess::from(&task), json!({ "at": 41 })).await.unwrap();
+    let saved = plumbing.save_checkpoint(&TaskAccess::from(&task), json!({ "at": 41 }).into()).await.unwrap();
     bench.finish(vec![result(&task, Outcome::Released)]).await;
     collector::tick(&bench.engine).await.unwrap();
     let again = bench.claim().await.remove(0);

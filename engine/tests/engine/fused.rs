@@ -12,8 +12,8 @@ use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
     Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, ExecutionFilter,
     FailedTaskRow, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage,
-    PublishOutcome, PublishedEvent, Retention, Staged, Store, StoreError, StoredCheckpoint, TableDefinition,
-    TableRowRecord, TaskOut,
+    ObjectTable, PublishOutcome, PublishedEvent, Retention, Staged, Store, StoreError, StoredCheckpoint,
+    TableDefinition, TableRowRecord, TaskOut,
 };
 
 /// How much was asked of a record at a time.
@@ -106,6 +106,24 @@ impl ContextStore for Fused {
     async fn forget_patches(&self, attempts: &[(TaskId, u32)]) -> Result<(), StoreError> {
         self.alive()?;
         self.inner.forget_patches(attempts).await
+    }
+}
+
+#[async_trait]
+impl ObjectTable for Fused {
+    async fn register_object(&self, key: &str, now: Timestamp) -> Result<(), StoreError> {
+        self.alive()?;
+        self.inner.register_object(key, now).await
+    }
+
+    async fn garbage_objects(&self, before: Timestamp, max: usize) -> Result<Vec<String>, StoreError> {
+        self.alive()?;
+        self.inner.garbage_objects(before, max).await
+    }
+
+    async fn forget_objects(&self, keys: &[String]) -> Result<(), StoreError> {
+        self.alive()?;
+        self.inner.forget_objects(keys).await
     }
 }
 
@@ -290,7 +308,7 @@ impl Store for Fused {
         task: TaskId,
         attempt: u32,
         checkpoint: &StoredCheckpoint,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<u64>, StoreError> {
         self.alive()?;
         self.inner.save_checkpoint(task, attempt, checkpoint).await
     }

@@ -101,7 +101,7 @@ async fn a_job_pauses_for_hours_and_another_worker_goes_on_from_its_checkpoint()
         assert_eq!(job(&bench.store, id).await.status, JobStatus::Claimed);
         beat(&bench.engine, &first, "w1", JobStatus::Running).await.unwrap();
         let plumbing = EnginePlumbing::new(bench.engine.clone());
-        plumbing.save_checkpoint(&TaskAccess::from(&first), json!({ "frame": 4 })).await.unwrap();
+        plumbing.save_checkpoint(&TaskAccess::from(&first), json!({ "frame": 4 }).into()).await.unwrap();
         let until = Timestamp::from_millis(bench.clock.now_ms() + 9 * HOUR_MS);
         finish(&bench, "w1", pause(&first, Some(until), None)).await;
         let row = job(&bench.store, id).await;
@@ -121,7 +121,7 @@ async fn a_job_pauses_for_hours_and_another_worker_goes_on_from_its_checkpoint()
         assert_eq!(second.metadata.other["resumed"], json!({ "by": "time" }));
         assert!(second.checkpoint.is_some());
         let saved = plumbing.load_checkpoint(&TaskAccess::from(&second)).await.unwrap().unwrap();
-        assert_eq!(saved.data, json!({ "frame": 4 }));
+        assert_eq!(saved.data, json!({ "frame": 4 }).into());
         beat(&bench.engine, &second, "w2", JobStatus::Running).await.unwrap();
         let stale = beat(&bench.engine, &first, "w1", JobStatus::Running).await;
         assert!(matches!(stale, Err(PlumbingError::Stale { attempt: 1, .. })));

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use flowmonkey_handlers::StockPolicy;
 use flowmonkey_handlers::jq::JqPolicy;
 use flowmonkey_plumbing::api::{
-    Checkpoint, CheckpointApi, ContextApi, Heartbeat, HeartbeatAnswer, JobApi, Plumbing, PlumbingError,
-    Progress, ProgressApi, TaskAccess,
+    Checkpoint, CheckpointApi, CheckpointData, ContextApi, Heartbeat, HeartbeatAnswer, JobApi, Plumbing,
+    PlumbingError, Progress, ProgressApi, SavedCheckpoint, TaskAccess,
 };
 use flowmonkey_plumbing::wire::{
     ContextOperation, HandlerReference, LogLine, PROTOCOL_VERSION, Priority, TaskMessage, TaskMetadata,
@@ -27,11 +27,17 @@ pub(crate) struct Memory {
 
 #[async_trait]
 impl CheckpointApi for Memory {
-    async fn save_checkpoint(&self, access: &TaskAccess, data: Value) -> Result<Checkpoint, PlumbingError> {
-        let checkpoint = Checkpoint { id: "c".into(), saved_at: String::new(), data: data.clone() };
-        self.saved.lock().unwrap().push(data);
-        self.checkpoints.lock().unwrap().insert(access.delivery.task_id.clone(), checkpoint.clone());
-        Ok(checkpoint)
+    async fn save_checkpoint(
+        &self,
+        access: &TaskAccess,
+        data: CheckpointData,
+    ) -> Result<SavedCheckpoint, PlumbingError> {
+        let saved = SavedCheckpoint { id: "c".into(), saved_at: String::new(), version: 1, bytes: 0 };
+        let checkpoint =
+            Checkpoint { id: "c".into(), saved_at: String::new(), version: 1, data: data.clone() };
+        self.saved.lock().unwrap().push(data.as_json().unwrap().clone());
+        self.checkpoints.lock().unwrap().insert(access.delivery.task_id.clone(), checkpoint);
+        Ok(saved)
     }
 
     async fn load_checkpoint(&self, access: &TaskAccess) -> Result<Option<Checkpoint>, PlumbingError> {

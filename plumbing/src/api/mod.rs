@@ -7,7 +7,10 @@ mod event;
 mod job;
 mod progress;
 
-pub use checkpoint::{CHECKPOINT_BYTES_MAX, Checkpoint, CheckpointApi};
+pub use checkpoint::{
+    CHECKPOINT_BINARY, CHECKPOINT_BYTES_MAX, CHECKPOINT_JSON, Checkpoint, CheckpointApi, CheckpointData,
+    DIGEST_HEADER, LARGE_CHECKPOINT_BYTES_MAX, SAVED_AT_HEADER, SavedCheckpoint, VERSION_HEADER,
+};
 pub use context::{
     CONTEXT_OPERATIONS_MAX, CONTEXT_PATCH_BYTES_MAX, CONTEXT_PATCHES_MAX, CONTEXT_PATH_BYTES_MAX, ContextApi,
 };

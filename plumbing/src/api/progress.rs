@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::TaskAccess;
 use crate::wire::LogLine;
@@ -13,7 +14,7 @@ pub const LOG_LINES_MAX: usize = 1000;
 pub const VOLATILE_BODY_BYTES_MAX: usize = 1024 * 1024;
 
 /// Progress of a running task.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Progress {
     /// 0 to 100.
@@ -30,7 +31,7 @@ pub struct Progress {
 }
 
 /// A counter of a running task: frames, bytes, rows.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Counter {
     /// How many by now.
     pub value: f64,

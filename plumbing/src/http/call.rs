@@ -4,18 +4,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::api::{CHECKPOINT_BYTES_MAX, PlumbingError, TaskAccess};
+use super::checkpoint::is_whole;
+use crate::api::{CHECKPOINT_BINARY, CHECKPOINT_BYTES_MAX, CHECKPOINT_JSON, PlumbingError, TaskAccess};
 use crate::ids::{Entropy, SystemEntropy};
 
 /// Bytes of an answer: a checkpoint, which some may spell in more bytes than others, and little beside it.
 const ANSWER_BYTES_MAX: usize = 4 * CHECKPOINT_BYTES_MAX;
 /// Longest rest between two rounds.
 const REST_MAX: Duration = Duration::from_secs(2);
+/// Bytes in a second that a large checkpoint takes at the slowest: how much time it is given on top.
+const BYTES_PER_SECOND_MIN: u64 = 256 * 1024;
 /// Characters of a problem's text that are kept.
 const DETAIL_CHARS_MAX: usize = 500;
 
@@ -25,6 +28,7 @@ pub(super) enum Endpoint {
     Checkpoint,
     Context,
     Heartbeat,
+    CheckpointData,
     Started,
     Progress,
     Logs,
@@ -37,6 +41,7 @@ impl Endpoint {
             Self::Checkpoint => "checkpoint",
             Self::Heartbeat => "heartbeat",
             Self::Context => "context",
+            Self::CheckpointData => "checkpoint/data",
             Self::Started => "started",
             Self::Progress => "progress",
             Self::Logs => "logs",
@@ -50,8 +55,25 @@ impl Endpoint {
 pub(super) enum Body {
     None,
     Json(Bytes),
+    /// Of no type that matters here.
+    Binary(Bytes),
     /// A message as the queues carry it.
     MessagePack(Bytes),
+}
+
+impl Body {
+    const fn len(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Json(bytes) | Self::Binary(bytes) | Self::MessagePack(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// What came back.
+pub(super) struct Answer {
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
 }
 
 /// Calls the engines.
@@ -62,6 +84,8 @@ pub(super) struct Client {
     preferred: AtomicUsize,
     rounds: u32,
     rest: Duration,
+    /// Of one try that carries little.
+    call_timeout: Duration,
     entropy: SystemEntropy,
 }
 
@@ -71,8 +95,8 @@ struct Patience {
     rounds: u32,
     /// Of one try; none: the client's.
     timeout: Option<Duration>,
-    /// Bytes of an answer.
-    answer_bytes_max: usize,
+    /// Bytes of the answer.
+    answer: usize,
 }
 
 /// How one try ended without an answer for good.
@@ -108,9 +132,11 @@ impl Client {
         engines: Vec<Url>,
         rounds: u32,
         rest: Duration,
+        call_timeout: Duration,
         entropy: SystemEntropy,
     ) -> Self {
-        Self { http, engines, preferred: AtomicUsize::new(0), rounds: rounds.max(1), rest, entropy }
+        let preferred = AtomicUsize::new(0);
+        Self { http, engines, preferred, rounds: rounds.max(1), rest, call_timeout, entropy }
     }
 
     /// Calls until an engine answers, for all rounds.
@@ -121,7 +147,10 @@ impl Client {
         endpoint: Endpoint,
         body: Body,
     ) -> Result<Bytes, PlumbingError> {
-        self.call_for(access, method, endpoint, body, (&[], ANSWER_BYTES_MAX)).await
+        let size = body.len() as u64;
+        let timeout = (size > CHECKPOINT_BYTES_MAX as u64).then(|| self.time_for(size));
+        let patience = Patience { rounds: self.rounds, timeout, answer: ANSWER_BYTES_MAX };
+        self.call_rounds(access, method, endpoint, body, &[], patience).await.map(|answer| answer.body)
     }
 
     /// As [`Self::call`], with a query, and with a limit of its own for the answer.
@@ -131,10 +160,26 @@ impl Client {
         method: Method,
         endpoint: Endpoint,
         body: Body,
-        (query, answer_bytes_max): (&[(&str, &str)], usize),
+        (query, answer): (&[(&str, &str)], usize),
     ) -> Result<Bytes, PlumbingError> {
-        let patience = Patience { rounds: self.rounds, timeout: None, answer_bytes_max };
-        self.call_rounds(access, method, endpoint, body, query, patience).await
+        let patience = Patience { rounds: self.rounds, timeout: None, answer };
+        self.call_rounds(access, method, endpoint, body, query, patience).await.map(|answer| answer.body)
+    }
+
+    /// Gets what has about `size` bytes and at most `max`, for all rounds.
+    pub(super) async fn download(
+        &self,
+        access: &TaskAccess,
+        endpoint: Endpoint,
+        size: u64,
+        max: usize,
+    ) -> Result<Answer, PlumbingError> {
+        let patience = Patience { rounds: self.rounds, timeout: Some(self.time_for(size)), answer: max };
+        self.call_rounds(access, Method::GET, endpoint, Body::None, &[], patience).await
+    }
+
+    fn time_for(&self, size: u64) -> Duration {
+        self.call_timeout.saturating_add(Duration::from_secs(size / BYTES_PER_SECOND_MIN))
     }
 
     /// Calls each engine at most once: for what is not worth more.
@@ -145,8 +190,8 @@ impl Client {
         body: Body,
         timeout: Duration,
     ) -> Result<Bytes, PlumbingError> {
-        let patience = Patience { rounds: 1, timeout: Some(timeout), answer_bytes_max: ANSWER_BYTES_MAX };
-        self.call_rounds(access, Method::POST, endpoint, body, &[], patience).await
+        let patience = Patience { rounds: 1, timeout: Some(timeout), answer: ANSWER_BYTES_MAX };
+        self.call_rounds(access, Method::POST, endpoint, body, &[], patience).await.map(|answer| answer.body)
     }
 
     async fn call_rounds(
@@ -157,7 +202,7 @@ impl Client {
         body: Body,
         query: &[(&str, &str)],
         patience: Patience,
-    ) -> Result<Bytes, PlumbingError> {
+    ) -> Result<Answer, PlumbingError> {
         let authorization = authorization(access)?;
         let mut round = 0;
         loop {
@@ -172,7 +217,10 @@ impl Client {
                 let request = self.http.request(method.clone(), url).header(AUTHORIZATION, &authorization);
                 let request = match &body {
                     Body::None => request,
-                    Body::Json(bytes) => request.header(CONTENT_TYPE, "application/json").body(bytes.clone()),
+                    Body::Json(bytes) => request.header(CONTENT_TYPE, CHECKPOINT_JSON).body(bytes.clone()),
+                    Body::Binary(bytes) => {
+                        request.header(CONTENT_TYPE, CHECKPOINT_BINARY).body(bytes.clone())
+                    }
                     Body::MessagePack(bytes) => {
                         request.header(CONTENT_TYPE, "application/msgpack").body(bytes.clone())
                     }
@@ -182,13 +230,13 @@ impl Client {
                     None => request,
                 };
                 let tried = match request.send().await {
-                    Ok(response) => answer(access, endpoint, response, patience.answer_bytes_max).await,
+                    Ok(response) => answer(access, endpoint, response, patience.answer).await,
                     Err(error) => Err(Failed::Again(error.without_url().into())),
                 };
                 match tried {
-                    Ok(bytes) => {
+                    Ok(answer) => {
                         self.preferred.store(place, Ordering::Relaxed);
-                        return Ok(bytes);
+                        return Ok(answer);
                     }
                     Err(Failed::ForGood(error)) => {
                         self.preferred.store(place, Ordering::Relaxed);
@@ -242,7 +290,8 @@ fn task_url(engine: &Url, task: &str, endpoint: Endpoint) -> Url {
     let mut url = engine.clone();
     // Only a URL that cannot be a base has no segments; those are refused before.
     if let Ok(mut segments) = url.path_segments_mut() {
-        segments.pop_if_empty().extend(["v1", "plumbing", "tasks", task, endpoint.as_str()]);
+        segments.pop_if_empty().extend(["v1", "plumbing", "tasks", task]);
+        segments.extend(endpoint.as_str().split('/'));
     }
     url
 }
@@ -251,19 +300,31 @@ async fn answer(
     access: &TaskAccess,
     endpoint: Endpoint,
     response: Response,
-    bytes_max: usize,
-) -> Result<Bytes, Failed> {
+    max: usize,
+) -> Result<Answer, Failed> {
     let status = response.status();
+    let headers = response.headers().clone();
+    let bytes = whole(endpoint, response, max).await;
+    // What is no problem document is of something between here and the engine.
+    let problem = |bytes: &[u8]| serde_json::from_slice::<ProblemBody>(bytes).unwrap_or_default();
     // Whatever is wrong with one engine now may be right with another, or later.
     if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-        return Err(Failed::Again(Busy(status).into()));
+        let ProblemBody { code, detail } = bytes.map(|bytes| problem(&bytes)).unwrap_or_default();
+        return Err(match code.as_str() {
+            // The engines have one object store, and have tried it several times.
+            "OBJECT_STORE_UNAVAILABLE" => Failed::ForGood(PlumbingError::Unavailable(detail.into())),
+            "CHECKPOINT_UNREADABLE" => Failed::ForGood(PlumbingError::Refused { code, detail }),
+            _ => Failed::Again(Busy(status).into()),
+        });
     }
-    let bytes = whole(endpoint, response, bytes_max).await?;
+    let bytes = bytes?;
     if status.is_success() {
-        return Ok(bytes);
+        if !is_whole(&headers, &bytes) {
+            return Err(Failed::Again("the answer is not what the engine sent".into()));
+        }
+        return Ok(Answer { headers, body: bytes });
     }
-    // What is no problem document is of something between here and the engine.
-    let ProblemBody { code, detail } = serde_json::from_slice(&bytes).unwrap_or_default();
+    let ProblemBody { code, detail } = problem(&bytes);
     let delivery = &access.delivery;
     Err(Failed::ForGood(match (status, code.as_str()) {
         (StatusCode::CONFLICT, _) | (StatusCode::NOT_FOUND, "EXECUTION_NOT_FOUND") => {
@@ -280,25 +341,26 @@ async fn answer(
     }))
 }
 
-async fn whole(endpoint: Endpoint, mut response: Response, bytes_max: usize) -> Result<Bytes, Failed> {
+async fn whole(endpoint: Endpoint, mut response: Response, max: usize) -> Result<Bytes, Failed> {
     let mut bytes = BytesMut::new();
     while let Some(chunk) =
         response.chunk().await.map_err(|error| Failed::Again(error.without_url().into()))?
     {
         let actual = bytes.len() + chunk.len();
-        if actual > bytes_max {
+        if actual > max {
             return Err(match endpoint {
                 // A context may well be larger than this worker takes.
                 Endpoint::Context => {
-                    let (what, limit) = ("the part of the context that was read", bytes_max);
+                    let (what, limit) = ("the part of the context that was read", max);
                     Failed::ForGood(PlumbingError::TooLarge { what, actual, limit })
                 }
                 Endpoint::Checkpoint
+                | Endpoint::CheckpointData
                 | Endpoint::Heartbeat
                 | Endpoint::Started
                 | Endpoint::Progress
                 | Endpoint::Logs
-                | Endpoint::Result => Failed::Again(Overlong(bytes_max).into()),
+                | Endpoint::Result => Failed::Again(Overlong(max).into()),
             });
         }
         bytes.extend_from_slice(&chunk);

@@ -5,6 +5,7 @@
 //! in the background takes the latest; what has no room is dropped and counted. A handler never waits for them.
 
 mod call;
+mod checkpoint;
 mod context;
 mod job;
 mod outbox;
@@ -12,16 +13,11 @@ mod outbox;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use reqwest::{Certificate, Method, Url, redirect};
-use serde::Deserialize;
-use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{
-    CHECKPOINT_BYTES_MAX, Checkpoint, CheckpointApi, PlumbingError, Progress, ProgressApi, TaskAccess,
-};
+use crate::api::{LARGE_CHECKPOINT_BYTES_MAX, PlumbingError, Progress, ProgressApi, TaskAccess};
 use crate::ids::SystemEntropy;
 use crate::wire::{LogLine, ResultMessage, WireError, encode_result};
 
@@ -51,6 +47,8 @@ pub struct HttpPlumbingConfig {
     pub context_bytes_max: usize,
     /// Certificates (PEM) of authorities to trust for `https`. Empty: those of the system. Default empty.
     pub ca_pem: Vec<u8>,
+    /// Bytes of one checkpoint, which is in memory as a whole. Default 1 GiB.
+    pub checkpoint_bytes_max: u64,
 }
 
 impl HttpPlumbingConfig {
@@ -66,6 +64,7 @@ impl HttpPlumbingConfig {
             linger: Duration::from_millis(50),
             context_bytes_max: 64 * 1024 * 1024,
             ca_pem: Vec::new(),
+            checkpoint_bytes_max: LARGE_CHECKPOINT_BYTES_MAX,
         }
     }
 }
@@ -102,6 +101,7 @@ pub enum ResultSent {
 pub struct HttpPlumbing {
     client: Arc<Client>,
     context_bytes_max: usize,
+    checkpoint_bytes_max: u64,
     outbox: Arc<Outbox>,
     tracker: TaskTracker,
     closing: CancellationToken,
@@ -112,14 +112,6 @@ impl Drop for HttpPlumbing {
     fn drop(&mut self) {
         self.abandoned.cancel();
     }
-}
-
-/// What the engine says of a saved checkpoint.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Saved {
-    id: String,
-    saved_at: String,
 }
 
 impl HttpPlumbing {
@@ -150,7 +142,14 @@ impl HttpPlumbing {
             http = http.tls_certs_only([]);
         }
         let http = http.build().map_err(HttpPlumbingError::Client)?;
-        let client = Arc::new(Client::new(http, engines, config.rounds, config.rest, SystemEntropy::new()));
+        let client = Arc::new(Client::new(
+            http,
+            engines,
+            config.rounds,
+            config.rest,
+            config.call_timeout,
+            SystemEntropy::new(),
+        ));
         let outbox = Arc::new(Outbox::new(config.linger));
         let (tracker, closing, abandoned) =
             (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
@@ -166,7 +165,8 @@ impl HttpPlumbing {
         }
         tracker.close();
         let context_bytes_max = config.context_bytes_max;
-        Ok(Self { client, context_bytes_max, outbox, tracker, closing, abandoned })
+        let checkpoint_bytes_max = config.checkpoint_bytes_max;
+        Ok(Self { client, context_bytes_max, checkpoint_bytes_max, outbox, tracker, closing, abandoned })
     }
 
     /// Sends a result past the queue, for when that is away: the engine applies it as if it had come through the queue.
@@ -234,37 +234,6 @@ fn base(text: &str) -> Result<Url, HttpPlumbingError> {
     url.set_query(None);
     url.set_fragment(None);
     Ok(url)
-}
-
-#[async_trait]
-impl CheckpointApi for HttpPlumbing {
-    async fn save_checkpoint(&self, access: &TaskAccess, data: Value) -> Result<Checkpoint, PlumbingError> {
-        let bytes = serde_json::to_vec(&data).map_err(|error| PlumbingError::Refused {
-            code: "INVALID_REQUEST".into(),
-            detail: error.to_string(),
-        })?;
-        let actual = bytes.len();
-        if actual > CHECKPOINT_BYTES_MAX {
-            return Err(PlumbingError::TooLarge {
-                what: "the checkpoint",
-                actual,
-                limit: CHECKPOINT_BYTES_MAX,
-            });
-        }
-        let body = Body::Json(bytes.into());
-        let answer = self.client.call(access, Method::PUT, Endpoint::Checkpoint, body).await?;
-        let Saved { id, saved_at } = call::read(&answer)?;
-        Ok(Checkpoint { id, saved_at, data })
-    }
-
-    async fn load_checkpoint(&self, access: &TaskAccess) -> Result<Option<Checkpoint>, PlumbingError> {
-        let answer = self.client.call(access, Method::GET, Endpoint::Checkpoint, Body::None).await?;
-        if answer.is_empty() { Ok(None) } else { call::read(&answer).map(Some) }
-    }
-
-    async fn clear_checkpoint(&self, access: &TaskAccess) -> Result<(), PlumbingError> {
-        self.client.call(access, Method::DELETE, Endpoint::Checkpoint, Body::None).await.map(drop)
-    }
 }
 
 impl ProgressApi for HttpPlumbing {

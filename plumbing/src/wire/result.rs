@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 /// What a worker reports of one attempt. Counts only while the record has that attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -229,7 +230,7 @@ pub struct TableRow {
 }
 
 /// How serious a log line is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     /// For developers of the handler.
@@ -244,7 +245,7 @@ pub enum LogLevel {
 }
 
 /// A log line of a task.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LogLine {
     /// Which line of the attempt, from 1; the same line may come live and with the result. 0: the sender does not count.
     #[serde(default, skip_serializing_if = "is_zero")]

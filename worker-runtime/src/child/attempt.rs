@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use flowmonkey_plumbing::api::{Checkpoint, PlumbingError};
+use flowmonkey_plumbing::api::{Checkpoint, PlumbingError, SavedCheckpoint};
 use flowmonkey_plumbing::manifest::{ChildLimits, Manifest};
 use flowmonkey_plumbing::wire::LogLevel;
 use rustix::process::Signal;
@@ -97,7 +97,7 @@ enum Stop {
     Late(Duration),
 }
 
-type Saving<'a> = Pin<Box<dyn Future<Output = Result<Checkpoint, PlumbingError>> + Send + 'a>>;
+type Saving<'a> = Pin<Box<dyn Future<Output = Result<SavedCheckpoint, PlumbingError>> + Send + 'a>>;
 
 /// One attempt in the hands of a child.
 pub(super) struct Attempt<'a> {
@@ -189,7 +189,7 @@ impl<'a> Attempt<'a> {
             if !self.requests.are_writing()
                 && let Some(data) = self.to_save.take()
             {
-                self.saving = Some(Box::pin(task.save_checkpoint(data)));
+                self.saving = Some(Box::pin(task.keeper.save(data.into())));
             }
             let is_storing = self.saving.is_some() || self.requests.are_writing();
             if self.result.is_some() && !is_storing {
@@ -303,7 +303,7 @@ impl<'a> Attempt<'a> {
         deadline.reset(Instant::now() + self.grace());
     }
 
-    async fn saved(&mut self, saved: Result<Checkpoint, PlumbingError>, mut deadline: Pin<&mut Sleep>) {
+    async fn saved(&mut self, saved: Result<SavedCheckpoint, PlumbingError>, mut deadline: Pin<&mut Sleep>) {
         match saved {
             Ok(_) => {}
             // Another attempt has taken over.
@@ -317,7 +317,7 @@ impl<'a> Attempt<'a> {
                 | PlumbingError::Refused { .. }
                 | PlumbingError::Unavailable(_)),
             ) => {
-                self.log(LogLevel::Warn, format!("a checkpoint was not saved: {error}"));
+                self.task.keeper.not_saved(&error.to_string());
             }
         }
         if matches!(self.phase, Phase::Exited(_)) {
@@ -439,7 +439,7 @@ impl<'a> Attempt<'a> {
 }
 
 /// Waits for the checkpoint that is being saved.
-async fn save(saving: &mut Option<Saving<'_>>) -> Result<Checkpoint, PlumbingError> {
+async fn save(saving: &mut Option<Saving<'_>>) -> Result<SavedCheckpoint, PlumbingError> {
     match saving {
         Some(saving) => saving.await,
         None => std::future::pending().await,

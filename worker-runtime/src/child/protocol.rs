@@ -13,7 +13,10 @@ use super::request::{self, Request};
 use crate::handler::{Completion, Failure, Pause, Wait};
 
 /// The line that hands a task to a child.
+///
+/// What its checkpoint holds is JSON, because children save nothing else; bytes of another handler of the type are left out.
 pub(crate) fn execute(message: &TaskMessage, checkpoint: Option<&Checkpoint>) -> String {
+    let checkpoint = checkpoint.map(shown);
     let mut line = json!({
         "type": "execute",
         "id": message.task_id,
@@ -40,6 +43,12 @@ pub(crate) fn execute(message: &TaskMessage, checkpoint: Option<&Checkpoint>) ->
         line["params"]["contextBytes"] = json!(message.context_bytes);
     }
     format!("{line}\n")
+}
+
+/// A checkpoint as children see it.
+pub(super) fn shown(checkpoint: &Checkpoint) -> Value {
+    let Checkpoint { id, saved_at, version, data } = checkpoint;
+    json!({ "id": id, "savedAt": saved_at, "version": version, "data": data.as_json() })
 }
 
 /// The line that tells a child to stop.

@@ -5,11 +5,12 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
 
-use flowmonkey_plumbing::api::PlumbingError;
+use flowmonkey_plumbing::api::{Checkpoint, PlumbingError};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
 
+use super::protocol;
 use super::request::{self, Answer, Call, Request};
 use crate::handler::Task;
 
@@ -92,7 +93,7 @@ impl<'a> Requests<'a> {
                 // Behind what was saved before.
                 let load = async move {
                     let loaded = task.load_checkpoint().await;
-                    let value = |checkpoint| json!({ "value": checkpoint });
+                    let value = |checkpoint: Option<Checkpoint>| json!({ "value": checkpoint.as_ref().map(protocol::shown) });
                     answered_call(task, number, loaded.map(value), limit)
                 };
                 self.writes.push_back(Box::pin(load));
@@ -109,8 +110,7 @@ impl<'a> Requests<'a> {
             Ok(Call::CheckpointSave(data)) => {
                 let save = async move {
                     let saved = task.save_checkpoint(data).await;
-                    let value =
-                        saved.map(|saved| json!({ "value": { "id": saved.id, "savedAt": saved.saved_at } }));
+                    let value = saved.map(|saved| json!({ "value": saved }));
                     answered_call(task, number, value, limit)
                 };
                 self.writes.push_back(Box::pin(save));
@@ -118,7 +118,7 @@ impl<'a> Requests<'a> {
             }
             Ok(Call::CheckpointClear) => {
                 let clear = async move {
-                    let cleared = task.plumbing.clear_checkpoint(&task.access).await;
+                    let cleared = task.clear_checkpoint().await;
                     answered_call(task, number, cleared.map(|()| Value::Null), limit)
                 };
                 self.writes.push_back(Box::pin(clear));

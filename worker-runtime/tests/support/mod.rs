@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flowmonkey_plumbing::api::{
-    Checkpoint, CheckpointApi, ContextApi, Heartbeat, HeartbeatAnswer, JobApi, PlumbingError, Progress,
-    ProgressApi, TaskAccess,
+    Checkpoint, CheckpointApi, CheckpointData, ContextApi, Heartbeat, HeartbeatAnswer, JobApi, PlumbingError,
+    Progress, ProgressApi, SavedCheckpoint, TaskAccess,
 };
 use flowmonkey_plumbing::clock::SystemClock;
 use flowmonkey_plumbing::manifest::Manifest;
@@ -248,6 +248,9 @@ pub(crate) struct Memory {
     pub(crate) reads: Mutex<Vec<Option<String>>>,
     pub(crate) patches: Mutex<Vec<(u32, Vec<ContextOperation>)>>,
     /// Nothing can be loaded.
+    /// What was saved, in order.
+    pub(crate) saves: watch::Sender<Vec<Value>>,
+    /// Nothing can be loaded or saved.
     pub(crate) away: AtomicBool,
     /// What was told of jobs.
     pub(crate) beats: watch::Sender<Vec<Heartbeat>>,
@@ -269,9 +272,19 @@ impl JobApi for Memory {
 
 #[async_trait]
 impl CheckpointApi for Memory {
-    async fn save_checkpoint(&self, _access: &TaskAccess, data: Value) -> Result<Checkpoint, PlumbingError> {
-        *self.checkpoint.lock().unwrap() = Some(data.clone());
-        Ok(Checkpoint { id: "c1".into(), saved_at: "2030-01-01T00:00:00Z".into(), data })
+    async fn save_checkpoint(
+        &self,
+        _access: &TaskAccess,
+        data: CheckpointData,
+    ) -> Result<SavedCheckpoint, PlumbingError> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(PlumbingError::Unavailable("nobody is there".into()));
+        }
+        let data = data.as_json().unwrap().clone();
+        self.saves.send_modify(|saves| saves.push(data.clone()));
+        *self.checkpoint.lock().unwrap() = Some(data);
+        let (id, saved_at) = ("c1".into(), "2030-01-01T00:00:00Z".into());
+        Ok(SavedCheckpoint { id, saved_at, version: 1, bytes: 0 })
     }
 
     async fn load_checkpoint(&self, _access: &TaskAccess) -> Result<Option<Checkpoint>, PlumbingError> {
@@ -279,7 +292,12 @@ impl CheckpointApi for Memory {
             return Err(PlumbingError::Unavailable("nobody is there".into()));
         }
         let data = self.checkpoint.lock().unwrap().clone();
-        Ok(data.map(|data| Checkpoint { id: "c1".into(), saved_at: "2030-01-01T00:00:00Z".into(), data }))
+        Ok(data.map(|data| Checkpoint {
+            id: "c1".into(),
+            saved_at: "2030-01-01T00:00:00Z".into(),
+            version: 1,
+            data: data.into(),
+        }))
     }
 
     async fn clear_checkpoint(&self, _access: &TaskAccess) -> Result<(), PlumbingError> {

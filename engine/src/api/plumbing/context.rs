@@ -37,7 +37,7 @@ pub(super) fn routes() -> Router<Api> {
         (status = 409, description = "`STALE_ATTEMPT`"),
     ),
 )]
-async fn read(
+pub(in super::super) async fn read(
     State(api): State<Api>,
     Segment(task): Segment,
     mut parameters: Parameters,
@@ -78,7 +78,7 @@ async fn read(
         (status = 422, description = "`CONTEXT_SEQUENCE_TAKEN`, `CONTEXT_NESTING_LIMIT`, or a path that is none"),
     ),
 )]
-async fn stage(
+pub(in super::super) async fn stage(
     State(api): State<Api>,
     Segment(task): Segment,
     mut parameters: Parameters,

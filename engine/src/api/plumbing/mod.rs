@@ -3,12 +3,12 @@
 //!
 //! Architecture invariant: the token is checked before a byte of the body is read.
 
-mod checkpoint;
-mod context;
-mod job;
+pub(super) mod checkpoint;
+pub(super) mod context;
+pub(super) mod job;
 pub(super) mod large;
-mod progress;
-mod result;
+pub(super) mod progress;
+pub(super) mod result;
 
 use axum::Router;
 use axum::extract::{FromRequest, Request};
@@ -22,6 +22,7 @@ use serde::de::DeserializeOwned;
 use super::Api;
 use super::problem::{Detail, ErrorClass, Problem};
 use super::request::JsonBody;
+use crate::objects::ObjectsError;
 use crate::services::EnginePlumbing;
 
 /// What a 401 asks for.
@@ -124,10 +125,20 @@ impl From<PlumbingError> for Problem {
         match error {
             PlumbingError::Stale { .. } => Self::new(ErrorClass::Conflict, "STALE_ATTEMPT", detail),
             PlumbingError::TooLarge { .. } => Self::new(ErrorClass::TooLarge, "CHECKPOINT_TOO_LARGE", detail),
-            // In process nothing is refused for its token.
-            PlumbingError::Refused { .. } => Self::new(ErrorClass::Internal, "INTERNAL", detail),
+            PlumbingError::Refused { code, detail } => match code.as_str() {
+                "BODY_INCOMPLETE" => Self::new(ErrorClass::Undecodable, "BODY_INCOMPLETE", detail),
+                "CHECKPOINT_UNREADABLE" => Self::new(ErrorClass::Internal, "CHECKPOINT_UNREADABLE", detail),
+                // In process nothing is refused for its token.
+                _ => Self::new(ErrorClass::Internal, "INTERNAL", detail),
+            },
             PlumbingError::Unavailable(source) => match source.downcast::<crate::store::StoreError>() {
                 Ok(error) => (*error).into(),
+                Err(other) if other.is::<ObjectsError>() => Self::hidden(
+                    ErrorClass::Unavailable,
+                    "OBJECT_STORE_UNAVAILABLE",
+                    "the object store does not serve now; the last good checkpoint stays",
+                    &*other,
+                ),
                 Err(other) => Self::hidden(
                     ErrorClass::Unavailable,
                     "STORE_UNAVAILABLE",

@@ -10,6 +10,7 @@ use flowmonkey_plumbing::api::{
 use flowmonkey_plumbing::token::Scopes;
 use flowmonkey_plumbing::wire::LogLine;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::super::Api;
 use super::super::problem::Problem;
@@ -24,13 +25,21 @@ pub(super) fn routes() -> Router<Api> {
         .layer(DefaultBodyLimit::max(VOLATILE_BODY_BYTES_MAX))
 }
 
-#[derive(Deserialize)]
-struct StartedBody {
+/// Who has started.
+#[derive(Deserialize, ToSchema)]
+pub(in super::super) struct StartedBody {
+    /// The worker's name, at most 200 bytes.
     worker: String,
 }
 
-/// `POST …/started`: `{worker}`.
-async fn started(
+/// Says that the handler has started.
+#[utoipa::path(
+    post, path = "/v1/plumbing/tasks/{task}/started", tag = "progress",
+    params(("task" = String, Path, description = "the id of the task")),
+    request_body = StartedBody,
+    responses((status = 204, description = "noted")),
+)]
+pub(in super::super) async fn started(
     State(api): State<Api>,
     Segment(task): Segment,
     parameters: Parameters,
@@ -47,8 +56,14 @@ async fn started(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `POST …/progress`: `{percent, message?, estimatedCompletion?}`; the latest counts.
-async fn progress(
+/// Reports progress; the latest counts.
+#[utoipa::path(
+    post, path = "/v1/plumbing/tasks/{task}/progress", tag = "progress",
+    params(("task" = String, Path, description = "the id of the task")),
+    request_body = Progress,
+    responses((status = 204, description = "noted")),
+)]
+pub(in super::super) async fn progress(
     State(api): State<Api>,
     Segment(task): Segment,
     parameters: Parameters,
@@ -63,13 +78,21 @@ async fn progress(
     Ok(StatusCode::NO_CONTENT)
 }
 
-#[derive(Deserialize)]
-struct LogsBody {
+/// Log lines.
+#[derive(Deserialize, ToSchema)]
+pub(in super::super) struct LogsBody {
+    /// In order.
     lines: Vec<LogLine>,
 }
 
-/// `POST …/logs`: `{lines: [{level?, message, timestamp?}]}`.
-async fn logs(
+/// Shows log lines live, at most 1000 at a time.
+#[utoipa::path(
+    post, path = "/v1/plumbing/tasks/{task}/logs", tag = "logs",
+    params(("task" = String, Path, description = "the id of the task")),
+    request_body = LogsBody,
+    responses((status = 204, description = "shown")),
+)]
+pub(in super::super) async fn logs(
     State(api): State<Api>,
     Segment(task): Segment,
     parameters: Parameters,

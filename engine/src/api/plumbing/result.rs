@@ -9,6 +9,7 @@ use flowmonkey_plumbing::wire::{
     MESSAGE_BYTES_MAX, PROTOCOL_VERSION, ResultMessage, WireError, decode_result,
 };
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::super::problem::{ErrorClass, Problem};
 use super::super::request::{Parameters, Segment, media_type};
@@ -19,14 +20,36 @@ use crate::services::SpilledError;
 /// The message as the queues carry it, with its format byte.
 const MESSAGE_PACK: [&str; 3] = ["application/msgpack", "application/x-msgpack", "application/vnd.msgpack"];
 
+/// What came of a result.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "says how the answer looks")]
+pub(in super::super) struct ResultApplied {
+    /// The execution.
+    id: String,
+    /// Its status after the result.
+    status: String,
+}
+
 pub(super) fn routes() -> Router<Api> {
     Router::new()
         .route("/v1/plumbing/tasks/{task}/result", post(result))
         .layer(DefaultBodyLimit::max(MESSAGE_BYTES_MAX))
 }
 
-/// `POST …/result`: a result that could not go through the queue. Answers as commands do.
-async fn result(
+/// Hands in a result that could not go through the queue. Answers as commands do.
+#[utoipa::path(
+    post, path = "/v1/plumbing/tasks/{task}/result", tag = "result",
+    params(("task" = String, Path, description = "the id of the task")),
+    request_body(content(
+        (Object = "application/json"),
+        (Vec<u8> = "application/msgpack"),
+    ), description = "the result message, as JSON or as the queues carry it: see the protocol"),
+    responses(
+        (status = 200, description = "it counts", body = ResultApplied),
+        (status = 409, description = "`STALE_ATTEMPT`, `EXECUTION_FINISHED`: it does not count, forget it"),
+    ),
+)]
+pub(in super::super) async fn result(
     State(api): State<Api>,
     Segment(task): Segment,
     parameters: Parameters,

@@ -20,7 +20,7 @@ use super::fixture::{
 };
 use crate::store::Store;
 use crate::store::model::{
-    Batch, ExecutionFilter, JoinState, PublishedEvent, Retention, StoredCheckpoint, Update,
+    Batch, CheckpointContent, ExecutionFilter, JoinState, PublishedEvent, Retention, StoredCheckpoint, Update,
 };
 
 /// Executions that one batch changes, at most.
@@ -251,11 +251,17 @@ impl Work {
         right.mark_delivered(&delivered).await.unwrap();
         if let Some(out) = left.tasks_out(None, at(self.now), ALL).await.unwrap().pop() {
             let attempt = out.attempt + u32::from(self.random.one_in(3));
-            let saved = StoredCheckpoint { id: "cp".into(), saved_at: at(self.now), data: json!(self.now) };
+            let saved = StoredCheckpoint {
+                id: "cp".into(),
+                saved_at: at(self.now),
+                version: 0,
+                bytes: self.now.unsigned_abs(),
+                content: CheckpointContent::Json(json!(self.now)),
+            };
             let (one, other) = if self.random.one_in(4) {
                 (
-                    left.clear_checkpoint(out.task, attempt).await,
-                    right.clear_checkpoint(out.task, attempt).await,
+                    left.clear_checkpoint(out.task, attempt).await.map(u64::from).map(Some),
+                    right.clear_checkpoint(out.task, attempt).await.map(u64::from).map(Some),
                 )
             } else {
                 (

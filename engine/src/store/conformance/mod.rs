@@ -21,6 +21,7 @@ mod flows;
 mod idempotency;
 mod jobs;
 mod joins;
+mod objects;
 mod reads;
 mod upkeep;
 
@@ -109,6 +110,9 @@ rules! {
         heartbeats_of_jobs_are_fenced,
         what_is_said_of_jobs_counts_in_order,
         jobs_are_listed_and_go_with_their_executions;
+    objects:
+        content_comes_back_as_it_was,
+        objects_are_garbage_when_nothing_refers_to_them;
     upkeep:
         checkpoints_are_fenced,
         equal_rows_are_inserted_once,

@@ -11,12 +11,23 @@ use super::fixture::{
 };
 use crate::store::Store;
 use crate::store::model::{
-    CheckpointNote, Column, CreateOutcome, ExecutionFilter, PublishedEvent, Retention, StoredCheckpoint,
-    TableDefinition,
+    CheckpointContent, CheckpointNote, Column, CreateOutcome, ExecutionFilter, PublishedEvent, Retention,
+    StoredCheckpoint, TableDefinition,
 };
 
 fn checkpoint(number: i64) -> StoredCheckpoint {
-    StoredCheckpoint { id: format!("cp-{number}"), saved_at: at(number), data: json!({ "page": number }) }
+    let data = json!({ "page": number });
+    StoredCheckpoint {
+        id: format!("cp-{number}"),
+        saved_at: at(number),
+        version: 0,
+        bytes: data.to_string().len() as u64,
+        content: CheckpointContent::Json(data),
+    }
+}
+
+fn version(version: u64, checkpoint: StoredCheckpoint) -> StoredCheckpoint {
+    StoredCheckpoint { version, ..checkpoint }
 }
 
 pub(super) async fn checkpoints_are_fenced(store: &dyn Store) {
@@ -24,35 +35,39 @@ pub(super) async fn checkpoints_are_fenced(store: &dyn Store) {
     let one = start(store, &flow, 1, at(0)).await;
     let out = task(&one);
     assert_eq!(store.load_checkpoint(out).await.unwrap(), None);
-    assert!(store.save_checkpoint(out, 1, &checkpoint(1)).await.unwrap());
-    assert!(store.save_checkpoint(out, 1, &checkpoint(2)).await.unwrap());
+    assert_eq!(store.save_checkpoint(out, 1, &checkpoint(1)).await.unwrap(), Some(1));
+    assert_eq!(store.save_checkpoint(out, 1, &checkpoint(2)).await.unwrap(), Some(2));
     for (stale, attempt) in
         [(out, 2), (TaskId { number: 2, ..out }, 1), (TaskId { execution: id(9), ..out }, 1)]
     {
-        assert!(!store.save_checkpoint(stale, attempt, &checkpoint(3)).await.unwrap());
+        assert_eq!(store.save_checkpoint(stale, attempt, &checkpoint(3)).await.unwrap(), None);
         assert!(!store.clear_checkpoint(stale, attempt).await.unwrap());
     }
-    assert_eq!(store.load_checkpoint(out).await.unwrap(), Some(checkpoint(2)));
+    assert_eq!(store.load_checkpoint(out).await.unwrap(), Some(version(2, checkpoint(2))));
     let two = start(store, &flow, 2, at(0)).await;
-    assert!(store.save_checkpoint(task(&two), 1, &checkpoint(7)).await.unwrap());
+    assert_eq!(store.save_checkpoint(task(&two), 1, &checkpoint(7)).await.unwrap(), Some(1));
     let asked = [task(&two), TaskId { number: 2, ..out }, TaskId { execution: id(9), ..out }, out];
     let notes = store.checkpoint_notes(&asked).await.unwrap();
     let note = |task, stored: StoredCheckpoint| CheckpointNote {
         task,
         id: stored.id,
         saved_at: stored.saved_at,
-        bytes: stored.data.to_string().len() as u64,
+        bytes: stored.bytes,
     };
     assert_eq!(notes, [note(out, checkpoint(2)), note(task(&two), checkpoint(7))]);
     assert_eq!(store.checkpoint_notes(&[]).await.unwrap(), []);
     assert!(store.clear_checkpoint(out, 1).await.unwrap());
     assert!(store.clear_checkpoint(out, 1).await.unwrap(), "there is nothing, and the fence holds");
     assert_eq!(store.load_checkpoint(out).await.unwrap(), None);
-    assert!(store.save_checkpoint(out, 1, &checkpoint(4)).await.unwrap());
+    assert_eq!(store.save_checkpoint(out, 1, &checkpoint(4)).await.unwrap(), Some(1), "it counts anew");
     let next = update(&flow, &one, success(&one, json!(1)), at(1));
     store_all(store, updates(at(1), vec![next])).await;
-    assert!(!store.save_checkpoint(out, 1, &checkpoint(5)).await.unwrap(), "the task is done");
-    assert_eq!(store.load_checkpoint(out).await.unwrap(), Some(checkpoint(4)), "it survives its task");
+    assert_eq!(store.save_checkpoint(out, 1, &checkpoint(5)).await.unwrap(), None, "the task is done");
+    assert_eq!(
+        store.load_checkpoint(out).await.unwrap(),
+        Some(version(1, checkpoint(4))),
+        "it survives its task"
+    );
 }
 
 fn table_row(table: &str, name: &str, value: Value) -> TableRow {

@@ -5,6 +5,7 @@
 mod commit;
 mod context;
 mod jobs;
+mod objects;
 mod store;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,15 @@ use super::model::{
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     rows: Mutex<MemoryRows>,
+}
+
+/// An object that was registered.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryObject {
+    /// Whether something has referred to it.
+    pub used: bool,
+    /// When it was registered.
+    pub at: Timestamp,
 }
 
 /// All that a [`MemoryStore`] holds.
@@ -58,6 +68,8 @@ pub struct MemoryRows {
     pub jobs: BTreeMap<TaskId, JobRow>,
     /// Staged changes of contexts, by task, attempt and sequence.
     pub patches: BTreeMap<(TaskId, u32, u32), ContextPatch>,
+    /// Objects by their keys.
+    pub objects: BTreeMap<String, MemoryObject>,
     /// Parked tasks, oldest first.
     pub failed_tasks: Vec<FailedTaskRow>,
     /// Table definitions.

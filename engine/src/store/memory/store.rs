@@ -5,7 +5,6 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flowmonkey_core::context::json_size;
 use flowmonkey_core::execution::{Execution, FlowReference, RecordedEvent, Status};
 use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
@@ -13,9 +12,9 @@ use flowmonkey_core::time::Timestamp;
 
 use super::{MemoryRows, MemoryStore};
 use crate::store::model::{
-    Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, ExecutionSummary, FailedTaskRow, FlowRow,
-    Join, JoinState, ListPage, PublishOutcome, PublishedEvent, Retention, StoredCheckpoint, TableDefinition,
-    TableRowRecord, TaskOut,
+    Batch, CheckpointContent, CheckpointNote, ChildRow, Committed, ExecutionFilter, ExecutionSummary,
+    FailedTaskRow, FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, Retention,
+    StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
 };
 use crate::store::{Store, StoreError, child, flows};
 
@@ -240,13 +239,18 @@ impl Store for MemoryStore {
         task: TaskId,
         attempt: u32,
         checkpoint: &StoredCheckpoint,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<u64>, StoreError> {
         let mut rows = self.rows();
-        let is_out = rows.is_out(task, attempt);
-        if is_out {
-            rows.checkpoints.insert(task, checkpoint.clone());
+        if !rows.is_out(task, attempt) {
+            return Ok(None);
         }
-        Ok(is_out)
+        if let CheckpointContent::Object(object) = &checkpoint.content {
+            let Some(registered) = rows.objects.get_mut(&object.key) else { return Ok(None) };
+            registered.used = true;
+        }
+        let version = rows.checkpoints.get(&task).map_or(1, |before| before.version + 1);
+        rows.checkpoints.insert(task, StoredCheckpoint { version, ..checkpoint.clone() });
+        Ok(Some(version))
     }
 
     async fn load_checkpoint(&self, task: TaskId) -> Result<Option<StoredCheckpoint>, StoreError> {
@@ -261,7 +265,7 @@ impl Store for MemoryStore {
             task,
             id: checkpoint.id.clone(),
             saved_at: checkpoint.saved_at,
-            bytes: json_size(&checkpoint.data) as u64,
+            bytes: checkpoint.bytes,
         };
         Ok(found.map(note).collect())
     }

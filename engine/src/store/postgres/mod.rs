@@ -15,6 +15,7 @@ mod error;
 mod inspect;
 mod jobs;
 mod list;
+mod objects;
 mod options;
 mod rows;
 mod schema;

@@ -19,6 +19,7 @@ use crate::store::model::{
     ListPage, PublishOutcome, PublishedEvent, Retention, StoredCheckpoint, TableDefinition, TableRowRecord,
     TaskOut,
 };
+use crate::store::objects::ContentColumns;
 use crate::store::{Store, StoreError, child, flows};
 
 /// Fan-outs looked at with one statement.
@@ -306,15 +307,21 @@ impl Store for PostgresStore {
         task: TaskId,
         attempt: u32,
         checkpoint: &StoredCheckpoint,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<u64>, StoreError> {
+        let content = ContentColumns::of(&checkpoint.content)?;
         let statement = query(sql::CHECKPOINTS_SAVE)
             .bind(key(&task.execution))
             .bind(i64::from(task.number))
             .bind(i64::from(attempt))
             .bind(text(&checkpoint.id))
             .bind(checkpoint.saved_at.as_millis())
-            .bind(json(&checkpoint.data)?);
-        self.write(statement).await.map(|saved| saved > 0)
+            .bind(integer(checkpoint.bytes))
+            .bind(content.kind)
+            .bind(content.content_type)
+            .bind(content.object_key)
+            .bind(content.data);
+        let saved = self.read_one(statement).await?;
+        saved.map(|row| rows::count(&row, 0, &"fm_checkpoints")).transpose()
     }
 
     async fn load_checkpoint(&self, task: TaskId) -> Result<Option<StoredCheckpoint>, StoreError> {
@@ -324,7 +331,15 @@ impl Store for PostgresStore {
         Ok(Some(StoredCheckpoint {
             id: rows::column(&row, 0, &what)?,
             saved_at: rows::instant(&row, 1, &what)?,
-            data: rows::parsed(&row, 2, &what)?,
+            version: rows::count(&row, 2, &what)?,
+            bytes: rows::count(&row, 3, &what)?,
+            content: ContentColumns::read(
+                &rows::column::<String>(&row, 4, &what)?,
+                rows::column(&row, 5, &what)?,
+                rows::column(&row, 6, &what)?,
+                rows::column(&row, 7, &what)?,
+            )
+            .map_err(|reason| rows::corrupt(&what, reason))?,
         }))
     }
 

@@ -20,8 +20,17 @@ const MAY_SCAN: &[(&str, &str)] = &[
     ("context_patches_prune", "fm_context_patches"),
 ];
 /// Tables without rows in this test: any plan will do for them.
-const EMPTY: &[&str] =
-    &["fm_definitions", "fm_flows", "fm_health", "fm_joins", "fm_keys", "fm_pools", "fm_tables", "fm_turns"];
+const EMPTY: &[&str] = &[
+    "fm_definitions",
+    "fm_flows",
+    "fm_health",
+    "fm_joins",
+    "fm_keys",
+    "fm_objects",
+    "fm_pools",
+    "fm_tables",
+    "fm_turns",
+];
 /// Partitions of weeks, which are empty, too.
 const WEEKS: &str = "fm_history_2";
 /// Rows that make reading all of a table dear.

@@ -15,6 +15,7 @@ mod flows;
 mod jobs;
 mod joins;
 mod list;
+mod objects;
 mod prepare;
 mod published;
 mod rows;

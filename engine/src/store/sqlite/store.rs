@@ -18,6 +18,7 @@ use crate::store::model::{
     ListPage, PublishOutcome, PublishedEvent, Retention, StoredCheckpoint, TableDefinition, TableRowRecord,
     TaskOut,
 };
+use crate::store::objects::ContentColumns;
 use crate::store::{Store, StoreError, child, flows};
 
 #[async_trait]
@@ -239,15 +240,36 @@ impl Store for SqliteStore {
         task: TaskId,
         attempt: u32,
         checkpoint: &StoredCheckpoint,
-    ) -> Result<bool, StoreError> {
-        let statement = query(sql::CHECKPOINTS_SAVE)
-            .bind(blob(task.execution))
-            .bind(task.number)
-            .bind(attempt)
-            .bind(checkpoint.id.clone())
-            .bind(checkpoint.saved_at.as_millis())
-            .bind(encode::json(&checkpoint.data)?);
-        self.write(statement).await.map(|saved| saved > 0)
+    ) -> Result<Option<u64>, StoreError> {
+        let fail = |error| self.classify(error);
+        let content = ContentColumns::of(&checkpoint.content)?;
+        let mut writer = self.writer.lend().await.map_err(fail)?;
+        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(fail)?;
+        let fence = query(sql::CHECKPOINTS_FENCE).bind(blob(task.execution)).bind(task.number).bind(attempt);
+        let mut counts = fence.fetch_optional(&mut *transaction).await.map_err(fail)?.is_some();
+        if let Some(key) = content.object_key.as_ref().filter(|_| counts) {
+            let used = query(sql::OBJECTS_USE).bind(key.clone()).execute(&mut *transaction).await;
+            counts = used.map_err(fail)?.rows_affected() > 0;
+        }
+        let version = if counts {
+            let save = query(sql::CHECKPOINTS_SAVE)
+                .bind(blob(task.execution))
+                .bind(task.number)
+                .bind(checkpoint.id.clone())
+                .bind(checkpoint.saved_at.as_millis())
+                .bind(integer(checkpoint.bytes))
+                .bind(content.kind)
+                .bind(content.content_type)
+                .bind(content.object_key)
+                .bind(content.data);
+            let saved = save.fetch_one(&mut *transaction).await.map_err(fail)?;
+            Some(rows::count(&saved, 0, &"fm_checkpoints")?)
+        } else {
+            None
+        };
+        transaction.commit().await.map_err(fail)?;
+        writer.give_back();
+        Ok(version)
     }
 
     async fn load_checkpoint(&self, task: TaskId) -> Result<Option<StoredCheckpoint>, StoreError> {
@@ -257,7 +279,15 @@ impl Store for SqliteStore {
         Ok(Some(StoredCheckpoint {
             id: rows::column(&row, 0, &what)?,
             saved_at: rows::instant(&row, 1, &what)?,
-            data: rows::parsed(&row, 2, &what)?,
+            version: rows::count(&row, 2, &what)?,
+            bytes: rows::count(&row, 3, &what)?,
+            content: ContentColumns::read(
+                &rows::column::<String>(&row, 4, &what)?,
+                rows::column(&row, 5, &what)?,
+                rows::column(&row, 6, &what)?,
+                rows::column(&row, 7, &what)?,
+            )
+            .map_err(|reason| rows::corrupt(&what, reason))?,
         }))
     }
 

@@ -20,6 +20,8 @@ const MAY_SCAN: &[(&str, &str)] = &[
     ("failed_tasks_page", "fm_failed_tasks"),
     // Those of attempts that are over are most of them: results take their own away.
     ("context_patches_prune", "fm_context_patches"),
+    // A row for each large checkpoint.
+    ("objects_garbage", "fm_objects"),
     // All executions by id, up to the limit.
     ("executions_list_all", "fm_executions"),
 ];

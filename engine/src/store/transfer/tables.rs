@@ -64,7 +64,7 @@ const fn numbered(name: &'static str, sequence: &'static str, columns: &'static 
 }
 
 /// All tables that are carried over, in an order that keeps references whole.
-pub(in crate::store) const TABLES: [Table; 18] = [
+pub(in crate::store) const TABLES: [Table; 19] = [
     table(
         "fm_definitions",
         &[text("hash"), text("flow_id"), text("version"), text("status"), text("definition")],
@@ -164,7 +164,18 @@ pub(in crate::store) const TABLES: [Table; 18] = [
     table("fm_budgets", &[id("root_id"), real("cost_usd"), integer("cost_tokens"), integer("cost_attempts")]),
     table(
         "fm_checkpoints",
-        &[id("execution_id"), integer("task_number"), text("id"), integer("saved_at"), text("data")],
+        &[
+            id("execution_id"),
+            integer("task_number"),
+            text("id"),
+            integer("saved_at"),
+            text("data"),
+            integer("version"),
+            integer("bytes"),
+            text("kind"),
+            text("content_type"),
+            text("object_key"),
+        ],
     ),
     table(
         "fm_jobs",
@@ -201,6 +212,7 @@ pub(in crate::store) const TABLES: [Table; 18] = [
             text("changes"),
         ],
     ),
+    table("fm_objects", &[text("key"), flag("used"), integer("at")]),
     numbered(
         "fm_failed_tasks",
         "fm_failed_tasks_sequence_seq",

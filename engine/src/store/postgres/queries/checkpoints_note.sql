@@ -1,3 +1,3 @@
-SELECT execution_id, task_number, id, saved_at, octet_length(data)::bigint
+SELECT execution_id, task_number, id, saved_at, bytes
 FROM fm_checkpoints WHERE execution_id = ANY ($1)
 ORDER BY execution_id, task_number

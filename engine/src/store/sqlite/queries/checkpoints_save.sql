@@ -1,5 +1,6 @@
--- Fenced: only for the attempt that is out.
-INSERT INTO fm_checkpoints (execution_id, task_number, id, saved_at, data)
-SELECT fm_executions.id, task_number, ?4, ?5, ?6 FROM fm_executions
-WHERE fm_executions.id = ?1 AND task_out = 1 AND task_number = ?2 AND task_attempt = ?3
-ON CONFLICT (execution_id, task_number) DO UPDATE SET id = excluded.id, saved_at = excluded.saved_at, data = excluded.data
+INSERT INTO fm_checkpoints (execution_id, task_number, id, saved_at, bytes, kind, content_type, object_key, data)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+ON CONFLICT (execution_id, task_number) DO UPDATE SET id = excluded.id, saved_at = excluded.saved_at, version = version + 1,
+    bytes = excluded.bytes, kind = excluded.kind, content_type = excluded.content_type, object_key = excluded.object_key,
+    data = excluded.data
+RETURNING version

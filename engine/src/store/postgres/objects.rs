@@ -1,0 +1,27 @@
+//! The objects that were registered.
+
+use async_trait::async_trait;
+use flowmonkey_core::time::Timestamp;
+use sqlx::query;
+
+use super::{PostgresStore, rows, sql};
+use crate::store::encode::integer;
+use crate::store::{ObjectTable, StoreError};
+
+#[async_trait]
+impl ObjectTable for PostgresStore {
+    async fn register_object(&self, key: &str, now: Timestamp) -> Result<(), StoreError> {
+        let statement = query(sql::OBJECTS_REGISTER).bind(key.to_owned()).bind(now.as_millis());
+        self.write(statement).await.map(drop)
+    }
+
+    async fn garbage_objects(&self, before: Timestamp, max: usize) -> Result<Vec<String>, StoreError> {
+        let statement = query(sql::OBJECTS_GARBAGE).bind(before.as_millis()).bind(integer(max as u64));
+        let found = self.read(statement).await?;
+        found.iter().map(|row| rows::column(row, 0, &"fm_objects")).collect()
+    }
+
+    async fn forget_objects(&self, keys: &[String]) -> Result<(), StoreError> {
+        self.write(query(sql::OBJECTS_FORGET).bind(keys.to_vec())).await.map(drop)
+    }
+}

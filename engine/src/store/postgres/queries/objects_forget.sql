@@ -1,0 +1,1 @@
+DELETE FROM fm_objects WHERE key = ANY ($1)

@@ -1,0 +1,1 @@
+UPDATE fm_objects SET used = 1 WHERE key = ?1
