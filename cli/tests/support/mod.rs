@@ -64,13 +64,14 @@ pub fn call(args: &[&str]) -> Ended {
 pub struct Run {
     file: PathBuf,
     args: Vec<String>,
+    folder: Option<PathBuf>,
     /// Holds the record, so that a failed run leaves nothing behind.
     data: tempfile::TempDir,
 }
 
 impl Run {
     pub fn of(file: &str) -> Self {
-        Self { file: example(file), args: Vec::new(), data: tempfile::tempdir().unwrap() }
+        Self { file: example(file), args: Vec::new(), folder: None, data: tempfile::tempdir().unwrap() }
     }
 
     pub fn flow(self, id: &str) -> Self {
@@ -91,6 +92,12 @@ impl Run {
         self
     }
 
+    /// The current directory of the program.
+    pub fn in_folder(mut self, folder: &Path) -> Self {
+        self.folder = Some(folder.to_owned());
+        self
+    }
+
     pub fn data_dir(&self) -> &str {
         self.data.path().to_str().unwrap()
     }
@@ -98,6 +105,9 @@ impl Run {
     fn command(&self) -> Command {
         let mut command = flowmonkey();
         command.arg("run").arg(&self.file).args(&self.args);
+        if let Some(folder) = &self.folder {
+            command.current_dir(folder);
+        }
         command.args(["--output", "json", "--durability", "relaxed", "--data-dir", self.data_dir()]);
         command
     }
@@ -211,32 +221,57 @@ impl Drop for Server {
 pub struct Dev {
     child: Child,
     pub url: String,
-    _data: tempfile::TempDir,
+    ids: Vec<String>,
+    handlers: PathBuf,
+    data: tempfile::TempDir,
 }
 
 impl Dev {
     pub fn with_flows(file: &str, ids: &[&str], handlers: &str) -> Self {
         require_python();
         let data = tempfile::tempdir().unwrap();
-        let (flows, record) = (data.path().join("flows"), data.path().join("record"));
+        let flows = data.path().join("flows");
         std::fs::create_dir(&flows).unwrap();
         let file = example(file);
         std::fs::copy(&file, flows.join(file.file_name().unwrap())).unwrap();
-        let mut command = flowmonkey();
-        command.args(["dev", "--listen", "127.0.0.1:0", "--handlers"]).arg(example(handlers));
-        command.arg("--data-dir").arg(&record).arg("--flows").arg(&flows);
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let mut dev = Self { child, url: String::new(), _data: data };
-        wait_for("the server to say where it is", || {
-            assert!(dev.child.try_wait().unwrap().is_none(), "the server ended early");
-            let Ok(note) = std::fs::read_to_string(record.join("address")) else { return false };
-            let note: Value = serde_json::from_str(&note).unwrap();
-            note["address"].as_str().unwrap_or_default().clone_into(&mut dev.url);
-            // The flows are published once it serves.
-            !dev.url.is_empty()
-                && ids.iter().all(|id| dev.call("GET", &format!("/v1/flows/{id}"), None).0 == 200)
-        });
+        let handlers = example(handlers);
+        let child = Self::spawn(data.path(), &handlers);
+        let ids = ids.iter().map(ToString::to_string).collect();
+        let mut dev = Self { child, url: String::new(), ids, handlers, data };
+        dev.wait_until_ready();
         dev
+    }
+
+    /// As kill -9; then it starts again, with the same record.
+    pub fn kill_and_restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        // What a killed owner left must not be taken for the new one's.
+        std::fs::remove_file(self.data.path().join("record/address")).ok();
+        self.url.clear();
+        self.child = Self::spawn(self.data.path(), &self.handlers);
+        self.wait_until_ready();
+    }
+
+    fn spawn(data: &Path, handlers: &Path) -> Child {
+        let mut command = flowmonkey();
+        command.args(["dev", "--listen", "127.0.0.1:0", "--handlers"]).arg(handlers);
+        command.arg("--data-dir").arg(data.join("record")).arg("--flows").arg(data.join("flows"));
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    fn wait_until_ready(&mut self) {
+        wait_for("the server to say where it is", || {
+            assert!(self.child.try_wait().unwrap().is_none(), "the server ended early");
+            let Ok(note) = std::fs::read_to_string(self.data.path().join("record/address")) else {
+                return false;
+            };
+            let note: Value = serde_json::from_str(&note).unwrap();
+            note["address"].as_str().unwrap_or_default().clone_into(&mut self.url);
+            // The flows are published once it serves.
+            !self.url.is_empty()
+                && self.ids.iter().all(|id| self.call("GET", &format!("/v1/flows/{id}"), None).0 == 200)
+        });
     }
 
     pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
