@@ -100,6 +100,8 @@ pub struct Counters {
     pub repairs: AtomicU64,
     /// Decisions that were stored.
     pub decisions: AtomicU64,
+    /// Calls of the plumbing APIs that were refused over HTTP, as their attempt is over.
+    pub plumbing_refused: AtomicU64,
 }
 
 impl Counters {

@@ -46,7 +46,7 @@ fn exposition(
     depths: Option<&[(String, Depth)]>,
 ) -> String {
     let mut text = Exposition::default();
-    let counted: [(&str, &str, &AtomicU64); 6] = [
+    let counted: [(&str, &str, &AtomicU64); 7] = [
         ("flowmonkey_decisions_total", "Decisions that were stored.", &counters.decisions),
         (
             "flowmonkey_commit_conflicts_total",
@@ -68,6 +68,11 @@ fn exposition(
             "flowmonkey_invariant_repairs_total",
             "Executions that nothing would have moved any more; the goal is none.",
             &counters.repairs,
+        ),
+        (
+            "flowmonkey_plumbing_refused_total",
+            "Calls of workers that were refused, as their attempt is over.",
+            &counters.plumbing_refused,
         ),
     ];
     for (name, help, counter) in counted {

@@ -8,8 +8,9 @@ mod progress;
 mod result;
 
 use axum::Router;
-use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::extract::{FromRequest, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
 use flowmonkey_core::ids::TaskId;
 use flowmonkey_plumbing::api::{PlumbingError, TaskAccess};
 use flowmonkey_plumbing::queue::Delivery;
@@ -19,6 +20,7 @@ use serde::de::DeserializeOwned;
 use super::Api;
 use super::problem::{Detail, ErrorClass, Problem};
 use super::request::JsonBody;
+use crate::engine::Counters;
 use crate::services::EnginePlumbing;
 
 /// What a 401 asks for.
@@ -27,6 +29,14 @@ pub(super) const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer");
 /// The routes of workers.
 pub(super) fn routes() -> Router<Api> {
     checkpoint::routes().merge(progress::routes()).merge(result::routes())
+}
+
+/// Counts what attempts that are over still ask for: their workers do not know it yet, or do not care.
+pub(super) async fn count_refused(State(api): State<Api>, response: Response) -> Response {
+    if response.status() == StatusCode::CONFLICT {
+        Counters::add(&api.engine.counters.plumbing_refused, 1);
+    }
+    response
 }
 
 /// A worker whose token counts, for one attempt of one task.
