@@ -22,7 +22,7 @@ const RATE: usize = 25;
 const KILLS: usize = 3;
 /// The longest time between the beginning of a segment and a kill. A segment takes about two seconds, as ffmpeg is held to the
 /// film's own speed and reads a second more than it writes.
-const MOMENT_MS_MAX: u64 = 2_500;
+const MOMENT_MS_MAX: u64 = 3_500;
 
 const FLOW: &str = r"
 id: film

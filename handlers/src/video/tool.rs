@@ -163,10 +163,9 @@ fn start(command: &mut Command, program: &Path) -> Result<Group, Failure> {
     inherit(command, []);
     Group::spawn(command).map_err(|error| {
         let message = format!("`{}` cannot be started: {error}", program.display());
-        let code = match error.kind() {
-            std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => "FFMPEG_NOT_FOUND",
-            _ => ENCODING_FAILED,
-        };
+        let kind = error.kind();
+        let is_absent = matches!(kind, std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied);
+        let code = if is_absent { "FFMPEG_NOT_FOUND" } else { ENCODING_FAILED };
         // Another worker may have it.
         Failure::new(code, message)
     })

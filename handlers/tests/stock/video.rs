@@ -98,7 +98,7 @@ async fn attempt(bench: &Bench, number: u32, config: Value) -> Result<Value, Fai
     task.message.attempt = number;
     match bench.run_task(&task).await? {
         Completion::Success(output) => Ok(output.unwrap()),
-        other => panic!("not a success: {other:?}"),
+        other @ (Completion::Override { .. } | Completion::Wait(_)) => panic!("not a success: {other:?}"),
     }
 }
 
