@@ -12,4 +12,5 @@ mod rebuild;
 mod redelivery;
 mod soak;
 mod system;
+mod video;
 mod workload;

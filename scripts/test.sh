@@ -26,6 +26,7 @@ need "command -v redis-sentinel" redis-sentinel "the tests start private servers
 # Debian keeps the programs of the server out of the PATH.
 need "ls /usr/lib/postgresql/*/bin/postgres || command -v postgres" postgresql "the tests start private servers"
 need "[ -x /usr/sbin/pgbouncer ] || command -v pgbouncer" pgbouncer "the tests start private servers"
+need "command -v ffmpeg && command -v ffprobe" ffmpeg "the handler video-processing is part of the tests"
 # A library that shifts the time of a process, for the tests of clocks that are apart.
 need "ls /usr/lib/*/faketime/libfaketimeMT.so.1" faketime "the end-to-end tests run processes whose clocks differ"
 for module in redis msgpack zstandard; do

@@ -156,7 +156,7 @@ pub(crate) struct HandlerArgs {
     /// may be given several times
     #[arg(long, value_name = "NETWORK")]
     pub(crate) allow_net: Vec<String>,
-    /// Directory that the handler `file` may work in; may be given several times [default: the current directory]
+    /// Directory that the handlers `file` and `video-processing` may work in; may be given several times [default: the current directory]
     #[arg(long = "files", value_name = "DIR")]
     pub(crate) files: Vec<PathBuf>,
     /// Program that the handler `command` may run, or `all`; may be given several times [default: none]

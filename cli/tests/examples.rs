@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 
 use serde_json::{Value, json};
-use support::{Run, Server, Started, call, example, history, http};
+use support::{Dev, Run, Server, Started, call, example, history, http, wait_for};
 
 #[test]
 fn hello_greets_and_shouts() {
@@ -47,6 +47,54 @@ fn a_python_handler_goes_on_from_its_checkpoint() {
     assert_eq!(record["output"], json!({ "words": words, "report": { "documents": 4, "attempt": 2 } }));
     assert_eq!(history(&record), [("count", "failure"), ("count", "success")]);
     assert_eq!(record["history"][0]["error"]["code"], "TIRED");
+}
+
+#[test]
+fn a_job_in_python_that_is_killed_goes_on_from_its_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = folder.path().join("said");
+    // The handler of the example; what it says is written down as well.
+    let script = example("python-job/prime_count.py");
+    let command = format!("python3 '{}' | tee -a '{}'", script.display(), said.display());
+    let handler = json!({ "type": "prime-count", "version": "1.0.0", "mode": "stateful", "command": ["sh", "-c", command] });
+    let manifest = folder.path().join("handlers.json");
+    fs::write(&manifest, json!({ "handlers": [handler] }).to_string()).unwrap();
+    let mut dev = Dev::with_flows("python-job/flow.yaml", &["count-primes"], manifest.to_str().unwrap());
+    let input = json!({ "limit": 999, "chunk": 100, "pauseMs": 100 });
+    let (status, started) =
+        dev.call("POST", "/v1/executions", Some(&json!({ "flowId": "count-primes", "input": input })));
+    assert_eq!(status, 202, "{started}");
+    // What each attempt saved: the attempts that did the chunks until then.
+    let saved = || -> Vec<Vec<u64>> {
+        let said = fs::read_to_string(&said).unwrap_or_default();
+        let lines = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let saved = lines.filter(|line| line["type"] == "checkpoint");
+        saved.map(|line| serde_json::from_value(line["data"]["chunks"].clone()).unwrap()).collect()
+    };
+    wait_for("some chunks to be done", || (saved().len() >= 4).then_some(()));
+    dev.kill_and_restart();
+    let record = dev.ends(started["id"].as_str().unwrap(), "completed");
+    assert_eq!(record["output"], json!({ "primes": 168, "chunks": 10, "attempts": [1, 2] }));
+    let second = saved().into_iter().find(|chunks| chunks.contains(&2)).unwrap();
+    assert!(second.len() > 3, "the second attempt began with what the first had saved: {second:?}");
+}
+
+#[test]
+fn a_film_is_encoded_segment_by_segment() {
+    let films = tempfile::tempdir().unwrap();
+    let run = Run::of("video/flow.yaml").args(&["--allow-command", "ffmpeg", "--allow-command", "ffprobe"]);
+    let record = run.in_folder(films.path()).ends("completed");
+    let film = &record["output"]["film"];
+    assert_eq!(record["output"]["verdict"], "every frame is there");
+    assert_eq!(
+        (&film["frames"], &film["segments"], &film["durationMs"], &film["resumedFrom"]),
+        (&json!(180), &json!(3), &json!(6000), &Value::Null)
+    );
+    assert_eq!(film["bytes"], fs::metadata(films.path().join("film.mp4")).unwrap().len());
+    let mut left: Vec<_> =
+        fs::read_dir(films.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["film.mp4", "raw.mp4"]);
 }
 
 #[test]

@@ -113,6 +113,8 @@ pub struct Counters {
     pub context_bytes_read: AtomicU64,
     /// The same as they were sent.
     pub context_bytes_sent: AtomicU64,
+    /// Calls of the plumbing APIs that were refused over HTTP, as their attempt is over.
+    pub plumbing_refused: AtomicU64,
 }
 
 impl Counters {

@@ -5,6 +5,8 @@ pub mod jq;
 mod batch;
 mod command;
 mod config;
+mod confined;
+mod digest;
 mod email;
 mod file;
 mod http;
@@ -14,6 +16,7 @@ mod schema_tests;
 mod table;
 mod transform;
 mod trust;
+mod video;
 
 use std::sync::Arc;
 
@@ -29,6 +32,7 @@ pub use http::{HttpPolicy, HttpRequest};
 pub use table::TableInsert;
 pub use transform::Transform;
 pub use trust::{Trust, TrustError};
+pub use video::{VideoPolicy, VideoProcessing};
 
 /// What the stock handlers may do on this worker. The default is the strictest: public addresses only, no programs, no
 /// files, no jq, mail only by servers that flows name.
@@ -40,6 +44,8 @@ pub struct StockPolicy {
     pub command: CommandPolicy,
     /// For `file`.
     pub file: FilePolicy,
+    /// For `video-processing`.
+    pub video: VideoPolicy,
     /// For `email`.
     pub email: EmailPolicy,
     /// For the certificates of the servers of `http-request` and `email`.
@@ -51,7 +57,7 @@ pub struct StockPolicy {
 /// All stock handlers.
 #[must_use]
 pub fn stock(policy: StockPolicy) -> Vec<Arc<dyn Handler>> {
-    let StockPolicy { http, command, file, email, trust, jq } = policy;
+    let StockPolicy { http, command, file, video, email, trust, jq } = policy;
     let jq = Arc::new(jq::Jq::new(jq));
     vec![
         Arc::new(HttpRequest::new(http, &trust)),
@@ -59,6 +65,7 @@ pub fn stock(policy: StockPolicy) -> Vec<Arc<dyn Handler>> {
         Arc::new(BatchProcess::new(jq)),
         Arc::new(Command::new(command)),
         Arc::new(FileHandler::new(file)),
+        Arc::new(VideoProcessing::new(video)),
         Arc::new(TableInsert::default()),
         Arc::new(Email::new(email, trust)),
     ]

@@ -31,7 +31,7 @@ pub(crate) fn note_read(field: String) {
 }
 
 /// What only the handler can tell: fields that need or exclude each other, mail addresses, URLs, content by its encoding.
-const HANDLER_ONLY: [(&str, &str); 27] = [
+const HANDLER_ONLY: [(&str, &str); 30] = [
     ("batch-process", "accumulator"),
     ("batch-process", "condition"),
     ("batch-process", "jq"),
@@ -59,6 +59,9 @@ const HANDLER_ONLY: [(&str, &str); 27] = [
     ("transform", "keys"),
     ("transform", "mapping"),
     ("transform", "program"),
+    ("video-processing", "crf"),
+    ("video-processing", "input"),
+    ("video-processing", "output"),
 ];
 
 struct Nothing;
@@ -161,6 +164,14 @@ fn bases(handler: &str) -> Vec<Value> {
             vec![
                 json!({ "from": "a@example.com", "to": "b@example.com", "text": "x", "html": "x", "smtp": smtp }),
             ]
+        }
+        "video-processing" => {
+            let film = |extra: (&str, Value)| {
+                let mut config = json!({ "input": "a", "output": "b.mkv", "videoCodec": "libx265" });
+                config[extra.0] = extra.1;
+                config
+            };
+            vec![film(("crf", json!(20))), film(("bitrate", json!(500_000)))]
         }
         other => panic!("no configuration for {other}"),
     }

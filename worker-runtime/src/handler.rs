@@ -172,8 +172,12 @@ impl Task {
 
     /// Reports progress, 0 to 100. Never waits.
     pub fn progress(&self, percent: f64, message: impl Into<Option<String>>) {
-        let progress =
-            Progress { percent: percent.clamp(0.0, 100.0), message: message.into(), ..Progress::default() };
+        self.report_progress(Progress { percent, message: message.into(), ..Progress::default() });
+    }
+
+    /// Reports progress with all that can be told of it: counters, an estimate. Never waits.
+    pub fn report_progress(&self, progress: Progress) {
+        let progress = Progress { percent: progress.percent.clamp(0.0, 100.0), ..progress };
         if let Some(job) = &self.job {
             job.progress(&progress);
         }

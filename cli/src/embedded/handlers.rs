@@ -8,7 +8,8 @@ use flowmonkey_core::execution::Handlers;
 use flowmonkey_engine::config::UnknownHandler;
 use flowmonkey_handlers::jq::JqPolicy;
 use flowmonkey_handlers::{
-    CommandPolicy, EmailPolicy, FilePolicy, HttpPolicy, Programs, SmtpTls, StockPolicy, Trust, stock,
+    CommandPolicy, EmailPolicy, FilePolicy, HttpPolicy, Programs, SmtpTls, StockPolicy, Trust, VideoPolicy,
+    stock,
 };
 use flowmonkey_plumbing::manifest::Mode;
 use flowmonkey_worker::{ChildHandler, Handler, Registry, load_manifests};
@@ -94,7 +95,9 @@ fn policy(args: &HandlerArgs) -> Result<StockPolicy, CliError> {
     let jq = JqPolicy { program, arguments: vec![JQ_EVALUATOR.to_owned()] };
     let command = CommandPolicy { programs: programs(&args.allow_command) };
     let trust = trust(&args.ca_files)?;
-    Ok(StockPolicy { http, command, file: folders(&args.files)?, email, trust, jq: Some(jq) })
+    let file = folders(&args.files)?;
+    let video = VideoPolicy { roots: file.roots.clone(), ..VideoPolicy::default() };
+    Ok(StockPolicy { http, command, file, video, email, trust, jq: Some(jq) })
 }
 
 fn networks(words: &[String]) -> Result<HttpPolicy, CliError> {

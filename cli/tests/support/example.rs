@@ -18,13 +18,14 @@ pub fn example(path: &str) -> PathBuf {
 pub struct Run {
     file: PathBuf,
     args: Vec<String>,
+    folder: Option<PathBuf>,
     /// Holds the record, so that a failed run leaves nothing behind.
     data: tempfile::TempDir,
 }
 
 impl Run {
     pub fn of(file: &str) -> Self {
-        Self { file: example(file), args: Vec::new(), data: tempfile::tempdir().unwrap() }
+        Self { file: example(file), args: Vec::new(), folder: None, data: tempfile::tempdir().unwrap() }
     }
 
     pub fn flow(self, id: &str) -> Self {
@@ -45,6 +46,12 @@ impl Run {
         self
     }
 
+    /// The current directory of the program.
+    pub fn in_folder(mut self, folder: &Path) -> Self {
+        self.folder = Some(folder.to_owned());
+        self
+    }
+
     pub fn data_dir(&self) -> &str {
         self.data.path().to_str().unwrap()
     }
@@ -52,6 +59,9 @@ impl Run {
     fn command(&self) -> Command {
         let mut command = flowmonkey(&["run"]);
         command.arg(&self.file).args(&self.args);
+        if let Some(folder) = &self.folder {
+            command.current_dir(folder);
+        }
         command.args(["--output", "json", "--durability", "relaxed", "--data-dir", self.data_dir()]);
         command
     }
@@ -163,9 +173,11 @@ impl Drop for Server {
 /// `flowmonkey dev`, with the flows (`ids`) of one example file.
 pub struct Dev {
     pub url: String,
+    ids: Vec<String>,
+    handlers: PathBuf,
     /// Ends with the test, before the directory that it works in.
-    _running: Running,
-    _bench: Bench,
+    running: Running,
+    bench: Bench,
 }
 
 impl Dev {
@@ -176,25 +188,37 @@ impl Dev {
         std::fs::create_dir(&flows).unwrap();
         std::fs::copy(&file, flows.join(file.file_name().unwrap())).unwrap();
         let handlers = example(handlers);
-        let running = bench.start(&[
-            "dev",
-            "--listen",
-            "127.0.0.1:0",
-            "--handlers",
-            handlers.to_str().unwrap(),
-            "--data-dir",
-            "record",
-            "--flows",
-            "flows",
-        ]);
-        let url = bench.address("record", &running);
+        let running = Self::start(&bench, &handlers);
+        let ids = ids.iter().map(ToString::to_string).collect();
+        let mut dev = Self { url: String::new(), ids, handlers, running, bench };
+        dev.wait_until_ready();
+        dev
+    }
+
+    /// As kill -9; then it starts again, with the same record.
+    pub fn kill_and_restart(&mut self) {
+        self.running.child.kill().unwrap();
+        self.running.child.wait().unwrap();
+        self.running = Self::start(&self.bench, &self.handlers);
+        self.wait_until_ready();
+    }
+
+    fn start(bench: &Bench, handlers: &Path) -> Running {
+        let handlers = handlers.to_str().unwrap();
+        let args = ["dev", "--listen", "127.0.0.1:0", "--handlers", handlers, "--data-dir", "record"];
+        bench.start(&[&args[..], &["--flows", "flows"]].concat())
+    }
+
+    fn wait_until_ready(&mut self) {
+        self.url = self.bench.address("record", &self.running);
         // The flows are published once it serves.
         wait_for("the flows to be published", || {
-            let is_there =
-                |id: &&str| try_http(&url, "GET", &format!("/v1/flows/{id}"), "").is_some_and(|a| a.0 == 200);
-            ids.iter().all(is_there).then_some(())
+            let is_there = |id: &String| {
+                let answer = try_http(&self.url, "GET", &format!("/v1/flows/{id}"), "");
+                answer.is_some_and(|answer| answer.0 == 200)
+            };
+            self.ids.iter().all(is_there).then_some(())
         });
-        Self { url, _running: running, _bench: bench }
     }
 
     pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {

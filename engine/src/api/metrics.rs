@@ -46,7 +46,7 @@ fn exposition(
     depths: Option<&[(String, Depth)]>,
 ) -> String {
     let mut text = Exposition::default();
-    let counted: [(&str, &str, &AtomicU64); 8] = [
+    let counted: [(&str, &str, &AtomicU64); 9] = [
         ("flowmonkey_decisions_total", "Decisions that were stored.", &counters.decisions),
         (
             "flowmonkey_commit_conflicts_total",
@@ -78,6 +78,11 @@ fn exposition(
             "flowmonkey_objects_corrupt_total",
             "Objects of the object store that were not what was stored; the goal is none.",
             &counters.objects_corrupt,
+        ),
+        (
+            "flowmonkey_plumbing_refused_total",
+            "Calls of workers that were refused, as their attempt is over.",
+            &counters.plumbing_refused,
         ),
     ];
     for (name, help, counter) in counted {

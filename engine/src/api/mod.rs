@@ -110,7 +110,10 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         .route("/readyz", get(operations::readyz))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .merge(flows)
-        .merge(plumbing::routes())
+        .merge(
+            plumbing::routes()
+                .layer(middleware::map_response_with_state(api.clone(), plumbing::count_refused)),
+        )
         .fallback(problem::no_such_route)
         .method_not_allowed_fallback(problem::no_such_method)
         .layer(middleware::from_fn_with_state(guard, guard::guard))

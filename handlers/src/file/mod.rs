@@ -1,7 +1,5 @@
 //! `file`: reads and writes files below the worker's file roots.
 
-mod confined;
-
 use std::io::Read;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -18,8 +16,9 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::config::{ConfigError, Fields, kind};
+use crate::confined::{Confined, FileError};
+use crate::digest::hex;
 use crate::schema::{Table, anything, flag, optional, required, required_text, text, whole, words};
-use confined::{Confined, FileError};
 
 /// Bytes of a file that is read or written.
 const FILE_BYTES: u64 = 8 << 20;
@@ -250,10 +249,6 @@ impl Job {
             }
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn describe(path: &str, stat: &Stat) -> Value {

@@ -62,6 +62,14 @@ async fn bad_configuration_is_refused_for_good_and_the_field_is_named() {
         ("file", json!({ "operation": "read" }), "BAD_CONFIG", "config.path"),
         ("file", json!({ "operation": "list", "path": ".", "glob": "[" }), "BAD_CONFIG", "config.glob"),
         ("file", json!({ "operation": "write", "path": "x", "content": 1 }), "BAD_CONFIG", "config.content"),
+        ("video-processing", json!({ "output": "b.mp4" }), "BAD_CONFIG", "config.input"),
+        ("video-processing", json!({ "input": "a" }), "BAD_CONFIG", "config.output"),
+        (
+            "video-processing",
+            json!({ "input": "a", "output": "b.mp4", "crf": -1 }),
+            "BAD_CONFIG",
+            "config.crf",
+        ),
         ("table-insert", json!({}), "TABLE_INSERT_FAILED", "config.mappings"),
         ("table-insert", json!({ "mappings": [] }), "TABLE_INSERT_FAILED", "config.tableId"),
         (

@@ -11,4 +11,5 @@ mod ndjson;
 mod support;
 mod table;
 mod tls;
+mod video;
 mod worker;

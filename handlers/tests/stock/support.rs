@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -16,6 +17,7 @@ use flowmonkey_plumbing::wire::{
 };
 use flowmonkey_worker::{Completion, Failure, Handler, Task};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 /// Checkpoints and progress in memory.
 #[derive(Default)]
@@ -23,6 +25,11 @@ pub(crate) struct Memory {
     checkpoints: Mutex<HashMap<String, Checkpoint>>,
     pub(crate) saved: Mutex<Vec<Value>>,
     pub(crate) progress: Mutex<Vec<String>>,
+    pub(crate) reports: Mutex<Vec<Progress>>,
+    /// Rings with each checkpoint.
+    pub(crate) saving: Notify,
+    /// Whether another attempt has taken over.
+    pub(crate) taken_over: AtomicBool,
 }
 
 #[async_trait]
@@ -32,6 +39,11 @@ impl CheckpointApi for Memory {
         access: &TaskAccess,
         data: CheckpointData,
     ) -> Result<SavedCheckpoint, PlumbingError> {
+        self.saving.notify_one();
+        if self.taken_over.load(Ordering::SeqCst) {
+            let delivery = access.delivery.clone();
+            return Err(PlumbingError::Stale { task: delivery.task_id, attempt: delivery.attempt });
+        }
         let saved = SavedCheckpoint { id: "c".into(), saved_at: String::new(), version: 1, bytes: 0 };
         let checkpoint =
             Checkpoint { id: "c".into(), saved_at: String::new(), version: 1, data: data.clone() };
@@ -81,7 +93,8 @@ impl ProgressApi for Memory {
     fn started(&self, _: &TaskAccess, _: &str) {}
 
     fn progress(&self, _: &TaskAccess, progress: Progress) {
-        self.progress.lock().unwrap().push(progress.message.unwrap_or_default());
+        self.progress.lock().unwrap().push(progress.message.clone().unwrap_or_default());
+        self.reports.lock().unwrap().push(progress);
     }
 
     fn log(&self, _: &TaskAccess, _: &LogLine) {}

@@ -78,8 +78,16 @@ async fn every_stock_handler_can_be_registered() {
         registry.register(handler).unwrap();
     }
     let types: Vec<&str> = registry.manifests().map(|manifest| manifest.handler_type.as_str()).collect();
-    for handler in ["http-request", "transform", "batch-process", "command", "file", "table-insert", "email"]
-    {
+    for handler in [
+        "http-request",
+        "transform",
+        "batch-process",
+        "command",
+        "file",
+        "video-processing",
+        "table-insert",
+        "email",
+    ] {
         assert!(types.contains(&handler), "{handler}");
     }
 }

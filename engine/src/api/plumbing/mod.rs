@@ -11,8 +11,9 @@ pub(super) mod progress;
 pub(super) mod result;
 
 use axum::Router;
-use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::extract::{FromRequest, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
 use flowmonkey_core::ids::TaskId;
 use flowmonkey_plumbing::api::{PlumbingError, TaskAccess};
 use flowmonkey_plumbing::queue::Delivery;
@@ -22,6 +23,7 @@ use serde::de::DeserializeOwned;
 use super::Api;
 use super::problem::{Detail, ErrorClass, Problem};
 use super::request::JsonBody;
+use crate::engine::Counters;
 use crate::objects::ObjectsError;
 use crate::services::EnginePlumbing;
 
@@ -35,6 +37,14 @@ pub(super) fn routes() -> Router<Api> {
         .merge(job::routes())
         .merge(progress::routes())
         .merge(result::routes())
+}
+
+/// Counts what attempts that are over still ask for: their workers do not know it yet, or do not care.
+pub(super) async fn count_refused(State(api): State<Api>, response: Response) -> Response {
+    if response.status() == StatusCode::CONFLICT {
+        Counters::add(&api.engine.counters.plumbing_refused, 1);
+    }
+    response
 }
 
 /// A worker whose token counts, for one attempt of one task.

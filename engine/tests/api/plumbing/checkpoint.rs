@@ -34,7 +34,8 @@ fn noise(length: usize) -> Bytes {
 }
 
 async fn bench(objects: Objects) -> Bench {
-    Bench::with(work(), json!({ "a": 1 }), EngineConfig { objects: Some(objects), ..EngineConfig::default() }).await
+    Bench::with(work(), json!({ "a": 1 }), EngineConfig { objects: Some(objects), ..EngineConfig::default() })
+        .await
 }
 
 async fn in_memory() -> (Bench, Arc<InMemory>) {

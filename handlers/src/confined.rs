@@ -19,7 +19,7 @@ const DEPTH_MAX: usize = 64;
 
 /// Why a file cannot be worked with.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FileError {
+pub(crate) enum FileError {
     #[error("`{path}` is out of bounds: {why}")]
     Forbidden { path: String, why: &'static str },
     #[error("`{0}` does not exist")]
@@ -32,7 +32,7 @@ pub(super) enum FileError {
 
 /// A path below one of the roots.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Confined {
+pub(crate) struct Confined {
     root: PathBuf,
     /// Plain names; empty: the root itself.
     names: Vec<std::ffi::OsString>,
@@ -41,15 +41,15 @@ pub(super) struct Confined {
 }
 
 /// An entry of a listing.
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// Below the listed directory.
-    pub(super) path: String,
-    pub(super) stat: Stat,
+    pub(crate) path: String,
+    pub(crate) stat: Stat,
 }
 
 impl Confined {
     /// The path of the flow: relative to the first root, or absolute and below any of them.
-    pub(super) fn new(roots: &[PathBuf], path: &str) -> Result<Self, FileError> {
+    pub(crate) fn new(roots: &[PathBuf], path: &str) -> Result<Self, FileError> {
         let forbidden = |why| FileError::Forbidden { path: path.into(), why };
         if path.contains('\0') {
             return Err(forbidden("the path has a NUL character"));
@@ -77,6 +77,38 @@ impl Confined {
         Ok(Self { root: root.clone(), names, path: path.into() })
     }
 
+    /// An entry of the same directory.
+    pub(crate) fn sibling(&self, name: &str) -> Self {
+        let mut sibling = self.clone();
+        sibling.names.pop();
+        sibling.path = match self.path.rsplit_once('/') {
+            Some((directory, _)) => format!("{directory}/{name}"),
+            None => name.to_owned(),
+        };
+        sibling.names.push(name.into());
+        sibling
+    }
+
+    /// An entry of the directory at this path.
+    pub(crate) fn child(&self, name: &str) -> Self {
+        let mut child = self.clone();
+        child.path = format!("{}/{name}", self.path);
+        child.names.push(name.into());
+        child
+    }
+
+    /// Whether both are the same place, however they are spelled.
+    pub(crate) fn is_same_place(&self, other: &Self) -> bool {
+        (&self.root, &self.names) == (&other.root, &other.names)
+    }
+
+    /// The place, with its root; for messages and for systems where an open directory has no path.
+    pub(crate) fn whole(&self) -> PathBuf {
+        let mut whole = self.root.clone();
+        whole.extend(&self.names);
+        whole
+    }
+
     fn error(&self, errno: Errno) -> FileError {
         match errno {
             Errno::NOENT => FileError::NotFound(self.path.clone()),
@@ -90,7 +122,7 @@ impl Confined {
         FileError::Forbidden { path: self.path.clone(), why }
     }
 
-    pub(super) fn io(&self, source: io::Error) -> FileError {
+    pub(crate) fn io(&self, source: io::Error) -> FileError {
         FileError::Io { path: self.path.clone(), source }
     }
 
@@ -130,7 +162,7 @@ impl Confined {
     }
 
     /// Opens a regular file for reading.
-    pub(super) fn open(&self) -> Result<(File, Stat), FileError> {
+    pub(crate) fn open(&self) -> Result<(File, Stat), FileError> {
         let (directory, name) = self.parent(false)?;
         // Without NONBLOCK, opening a pipe would wait for a writer.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -148,7 +180,7 @@ impl Confined {
     }
 
     /// Writes the whole file: readers see the old content or the new, also after a crash.
-    pub(super) fn write(&self, content: &[u8], temporary: &str) -> Result<(), FileError> {
+    pub(crate) fn write(&self, content: &[u8], temporary: &str) -> Result<(), FileError> {
         let (directory, name) = self.parent(true)?;
         // Left over from an attempt that was cut off.
         match unlinkat(&directory, temporary, AtFlags::empty()) {
@@ -171,8 +203,27 @@ impl Confined {
         fsync(&directory).map_err(|errno| self.error(errno))
     }
 
+    /// Opens the directory at the path, which is made when it is missing.
+    pub(crate) fn make_directory(&self) -> Result<OwnedFd, FileError> {
+        let (directory, name) = self.parent(true)?;
+        match mkdirat(&directory, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(self.error(errno)),
+        }
+        self.enter(&directory, name).map_err(|errno| self.error(errno))
+    }
+
+    /// Moves the file `name` of `directory`, which must be on the same file system, to this place: readers see what was here
+    /// before or the new file, also after a crash.
+    pub(crate) fn replace_with(&self, directory: &OwnedFd, name: &str) -> Result<(), FileError> {
+        let (parent, own) = self.parent(true)?;
+        renameat(directory, name, &parent, own)
+            .and_then(|()| fsync(&parent))
+            .map_err(|errno| self.error(errno))
+    }
+
     /// Adds to the end of the file, and returns its size.
-    pub(super) fn append(&self, content: &[u8]) -> Result<u64, FileError> {
+    pub(crate) fn append(&self, content: &[u8]) -> Result<u64, FileError> {
         let (directory, name) = self.parent(true)?;
         let flags = OFlags::WRONLY
             | OFlags::CREATE
@@ -189,7 +240,7 @@ impl Confined {
     }
 
     /// What is at the path; a symbolic link is described, not followed.
-    pub(super) fn stat(&self) -> Result<Stat, FileError> {
+    pub(crate) fn stat(&self) -> Result<Stat, FileError> {
         if self.names.is_empty() {
             return fstat(self.root()?).map_err(|errno| self.error(errno));
         }
@@ -198,7 +249,7 @@ impl Confined {
     }
 
     /// Deletes a file, a link, or a directory: with all that is in it when `recursive`. False: nothing was there.
-    pub(super) fn delete(&self, recursive: bool) -> Result<bool, FileError> {
+    pub(crate) fn delete(&self, recursive: bool) -> Result<bool, FileError> {
         let (directory, name) = match self.parent(false) {
             Ok(found) => found,
             Err(FileError::NotFound(_)) => return Ok(false),
@@ -233,7 +284,7 @@ impl Confined {
     }
 
     /// The entries below a directory, sorted, at most `max` of those that `keep` keeps. True: there are more.
-    pub(super) fn list(
+    pub(crate) fn list(
         &self,
         recursive: bool,
         max: usize,
