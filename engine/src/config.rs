@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use flowmonkey_core::execution::state::StackPageLimits;
 use flowmonkey_core::limits::Limits;
+use flowmonkey_plumbing::net::HttpPolicy;
 
 /// Default time between heartbeats of a worker.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -116,6 +117,8 @@ pub struct EngineConfig {
     pub keep_events: Duration,
     /// How long checkpoints are kept after the end of their execution.
     pub keep_checkpoints: Duration,
+    /// Which addresses webhooks may be at. Default: public ones only.
+    pub webhook_policy: HttpPolicy,
 }
 
 /// What becomes of tasks for which no handler is known.
@@ -152,6 +155,7 @@ impl Default for EngineConfig {
             keep_executions: DAY * 30,
             keep_events: DAY * 7,
             keep_checkpoints: DAY * 7,
+            webhook_policy: HttpPolicy::default(),
         }
     }
 }

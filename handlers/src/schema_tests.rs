@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flowmonkey_plumbing::api::{Checkpoint, CheckpointApi, PlumbingError, Progress, ProgressApi, TaskAccess};
+use flowmonkey_plumbing::api::{
+    Checkpoint, CheckpointApi, EmittedEvent, EventApi, PlumbingError, Progress, ProgressApi, TaskAccess,
+};
 use flowmonkey_plumbing::wire::{
     HandlerReference, LogLine, PROTOCOL_VERSION, Priority, TaskMessage, TaskMetadata,
 };
@@ -72,6 +74,19 @@ impl CheckpointApi for Nothing {
 
     async fn clear_checkpoint(&self, _: &TaskAccess) -> Result<(), PlumbingError> {
         Ok(())
+    }
+}
+
+#[async_trait]
+impl EventApi for Nothing {
+    async fn emit_events(
+        &self,
+        _: &TaskAccess,
+        events: Vec<EmittedEvent>,
+    ) -> Result<Vec<String>, PlumbingError> {
+        let named =
+            events.into_iter().zip(1..).map(|(event, place)| event.id.unwrap_or(format!("ev_{place}")));
+        Ok(named.collect())
     }
 }
 

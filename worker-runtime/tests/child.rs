@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use flowmonkey_plumbing::api::{Checkpoint, CheckpointApi, Plumbing, PlumbingError, Progress, ProgressApi, TaskAccess};
+use flowmonkey_plumbing::api::{
+    Checkpoint, CheckpointApi, EmittedEvent, EventApi, Plumbing, PlumbingError, Progress, ProgressApi,
+    TaskAccess,
+};
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::queue::DispatchQueue;
 use flowmonkey_plumbing::wire::{
@@ -224,6 +227,19 @@ impl CheckpointApi for Stale {
 
     async fn clear_checkpoint(&self, _: &TaskAccess) -> Result<(), PlumbingError> {
         Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl EventApi for Stale {
+    async fn emit_events(
+        &self,
+        access: &TaskAccess,
+        events: Vec<EmittedEvent>,
+    ) -> Result<Vec<String>, PlumbingError> {
+        let delivery = &access.delivery;
+        drop(events);
+        Err(PlumbingError::Stale { task: delivery.task_id.clone(), attempt: delivery.attempt })
     }
 }
 

@@ -1,6 +1,7 @@
 //! The server side of the plumbing APIs.
 
 mod checkpoint;
+mod events;
 mod plumbing;
 mod progress;
 mod results;

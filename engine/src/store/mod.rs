@@ -9,6 +9,7 @@ pub mod conformance;
 mod creates;
 mod encode;
 mod error;
+pub(crate) mod events;
 mod flows;
 mod memory;
 mod model;
@@ -26,6 +27,10 @@ use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 
 pub use error::StoreError;
+pub use events::{
+    Delivery, DeliveryStatus, DeliveryTry, EventAttributes, EventFilter, EventPlace, EventStore, NewDelivery,
+    SettledDelivery, Webhook, WebhookNote,
+};
 pub use memory::{MemoryKey, MemoryRows, MemoryStore};
 pub use model::{
     Batch, CheckpointNote, ChildRow, Column, Committed, Create, CreateOutcome, ExecutionFilter,
@@ -43,7 +48,7 @@ pub use transfer::{TransferError, TransferProgress, TransferredTable, transfer};
 
 /// The record. All instants are arguments; nothing here reads a clock.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: EventStore + Send + Sync + 'static {
     // Flows.
 
     /// Keeps a definition by its hash without publishing it. Repeatable.

@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use flowmonkey_handlers::StockPolicy;
 use flowmonkey_handlers::jq::JqPolicy;
 use flowmonkey_plumbing::api::{
-    Checkpoint, CheckpointApi, Plumbing, PlumbingError, Progress, ProgressApi, TaskAccess,
+    Checkpoint, CheckpointApi, EmittedEvent, EventApi, Plumbing, PlumbingError, Progress, ProgressApi,
+    TaskAccess,
 };
 use flowmonkey_plumbing::wire::{
     HandlerReference, LogLine, PROTOCOL_VERSION, Priority, TaskMessage, TaskMetadata,
@@ -40,6 +41,19 @@ impl CheckpointApi for Memory {
     async fn clear_checkpoint(&self, access: &TaskAccess) -> Result<(), PlumbingError> {
         self.checkpoints.lock().unwrap().remove(&access.delivery.task_id);
         Ok(())
+    }
+}
+
+#[async_trait]
+impl EventApi for Memory {
+    async fn emit_events(
+        &self,
+        _: &TaskAccess,
+        events: Vec<EmittedEvent>,
+    ) -> Result<Vec<String>, PlumbingError> {
+        let named =
+            events.into_iter().zip(1..).map(|(event, place)| event.id.unwrap_or(format!("ev_{place}")));
+        Ok(named.collect())
     }
 }
 

@@ -9,7 +9,10 @@ mod progress;
 
 pub use checkpoint::{CHECKPOINT_BYTES_MAX, Checkpoint, CheckpointApi};
 pub use context::{CONTEXT_PATCH_BYTES_MAX, ContextApi};
-pub use event::{EVENT_BYTES_MAX, EmittedEvent, EventApi};
+pub use event::{
+    EVENT_BYTES_MAX, EVENT_NAME_BYTES_MAX, EVENTS_BODY_BYTES_MAX, EVENTS_PER_CALL_MAX, EmittedEvent,
+    EventApi, RESERVED_EVENTS, event_refusal,
+};
 pub use job::{Heartbeat, HeartbeatAnswer, JobApi, JobStatus};
 pub use progress::{Counter, LOG_LINES_MAX, Progress, ProgressApi, VOLATILE_BODY_BYTES_MAX};
 
@@ -70,6 +73,6 @@ pub enum PlumbingError {
 }
 
 /// The plumbing APIs, for one worker.
-pub trait Plumbing: CheckpointApi + ProgressApi {}
+pub trait Plumbing: CheckpointApi + EventApi + ProgressApi {}
 
-impl<T: CheckpointApi + ProgressApi> Plumbing for T {}
+impl<T: CheckpointApi + EventApi + ProgressApi> Plumbing for T {}

@@ -27,6 +27,7 @@ pub(super) enum Endpoint {
     Progress,
     Logs,
     Result,
+    Events,
 }
 
 impl Endpoint {
@@ -37,6 +38,7 @@ impl Endpoint {
             Self::Progress => "progress",
             Self::Logs => "logs",
             Self::Result => "result",
+            Self::Events => "events",
         }
     }
 }

@@ -5,6 +5,7 @@
 //! in the background takes the latest; what has no room is dropped and counted. A handler never waits for them.
 
 mod call;
+mod events;
 mod outbox;
 
 use std::sync::Arc;

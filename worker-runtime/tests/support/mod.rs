@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use flowmonkey_plumbing::api::{Checkpoint, CheckpointApi, PlumbingError, Progress, ProgressApi, TaskAccess};
+use flowmonkey_plumbing::api::{
+    Checkpoint, CheckpointApi, EmittedEvent, EventApi, PlumbingError, Progress, ProgressApi, TaskAccess,
+};
 use flowmonkey_plumbing::clock::SystemClock;
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::queue::{
@@ -262,6 +264,19 @@ impl CheckpointApi for Memory {
     async fn clear_checkpoint(&self, _access: &TaskAccess) -> Result<(), PlumbingError> {
         *self.checkpoint.lock().unwrap() = None;
         Ok(())
+    }
+}
+
+#[async_trait]
+impl EventApi for Memory {
+    async fn emit_events(
+        &self,
+        _: &TaskAccess,
+        events: Vec<EmittedEvent>,
+    ) -> Result<Vec<String>, PlumbingError> {
+        let named =
+            events.into_iter().zip(1..).map(|(event, place)| event.id.unwrap_or(format!("ev_{place}")));
+        Ok(named.collect())
     }
 }
 

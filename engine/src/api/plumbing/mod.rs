@@ -4,6 +4,7 @@
 //! Architecture invariant: the token is checked before a byte of the body is read.
 
 mod checkpoint;
+mod events;
 mod progress;
 mod result;
 
@@ -26,7 +27,7 @@ pub(super) const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer");
 
 /// The routes of workers.
 pub(super) fn routes() -> Router<Api> {
-    checkpoint::routes().merge(progress::routes()).merge(result::routes())
+    checkpoint::routes().merge(events::routes()).merge(progress::routes()).merge(result::routes())
 }
 
 /// A worker whose token counts, for one attempt of one task.
@@ -116,7 +117,11 @@ impl From<PlumbingError> for Problem {
         let detail = error.to_string();
         match error {
             PlumbingError::Stale { .. } => Self::new(ErrorClass::Conflict, "STALE_ATTEMPT", detail),
+            PlumbingError::TooLarge { what: "the event's data", .. } => {
+                Self::new(ErrorClass::TooLarge, "EVENT_TOO_LARGE", detail)
+            }
             PlumbingError::TooLarge { .. } => Self::new(ErrorClass::TooLarge, "CHECKPOINT_TOO_LARGE", detail),
+            PlumbingError::Refused { code, detail } if code == "INVALID_REQUEST" => invalid(detail),
             // In process nothing is refused for its token.
             PlumbingError::Refused { .. } => Self::new(ErrorClass::Internal, "INTERNAL", detail),
             PlumbingError::Unavailable(source) => match source.downcast::<crate::store::StoreError>() {

@@ -13,6 +13,7 @@ fn event(name: &str, number: i64, when: i64) -> PublishedEvent {
         name: name.into(),
         data: json!({ "n": number }),
         source: None,
+        attributes: None,
         at: at(when),
     }
 }

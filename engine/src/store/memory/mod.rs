@@ -3,6 +3,7 @@
 //! Nothing survives the process. All answers come in a fixed order, so that the same calls always give the same answers.
 
 mod commit;
+mod events;
 mod store;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use flowmonkey_core::execution::{Execution, FlowReference, JoinSpec, RecordedEve
 use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_core::time::Timestamp;
 
+use super::events::{Delivery, Webhook};
 use super::model::{
     FailedTaskRow, FlowRow, JoinState, PublishedEvent, StoredCheckpoint, TableDefinition, TableRowRecord,
 };
@@ -62,6 +64,10 @@ pub struct MemoryRows {
     pub turns: BTreeMap<String, (String, Timestamp)>,
     /// Generations of pools, and the servers that they are of.
     pub pools: BTreeMap<String, (u64, String)>,
+    /// Webhooks.
+    pub webhooks: BTreeMap<String, Webhook>,
+    /// Deliveries by webhook and event.
+    pub deliveries: BTreeMap<(String, String), Delivery>,
 }
 
 /// What an idempotency key stands for.

@@ -1,0 +1,3 @@
+DELETE FROM fm_webhook_deliveries WHERE (webhook_id, event_id) IN (
+    SELECT webhook_id, event_id FROM fm_webhook_deliveries WHERE created_at < $1 ORDER BY created_at LIMIT $2
+    FOR UPDATE SKIP LOCKED)
