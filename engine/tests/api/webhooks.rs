@@ -433,7 +433,7 @@ async fn cloud_events_come_in_as_they_go_out() {
 async fn a_thousand_events_reach_each_of_those_who_wait_once() {
     let bench = Bench::new().await;
     let mut steps = listen();
-    steps["hear"]["config"]["matches"] = json!("event.data.n == input.n");
+    steps["hear"]["config"]["match"] = json!("event.data.n == context.n");
     bench.server.post("/v1/flows", &flow("listen", steps)).await.expect(201);
     let mut waiting = Vec::new();
     for number in [0, 499, 500, 999] {
