@@ -86,7 +86,7 @@ impl EngineProcess {
             handlers: announced.clone(),
             announced: Some(announced),
         };
-        let config = config(args, engine_id, &url, unknown_handler);
+        let config = config(args, engine_id, &url, unknown_handler)?;
         let heartbeat = config.heartbeat;
         let committer = TaskTracker::new();
         let engine = Engine::open(deps, config, Some(&committer)).await?;
@@ -192,8 +192,13 @@ impl EngineProcess {
     }
 }
 
-fn config(args: &EngineArgs, engine_id: String, url: &str, unknown_handler: UnknownHandler) -> EngineConfig {
-    EngineConfig {
+fn config(
+    args: &EngineArgs,
+    engine_id: String,
+    url: &str,
+    unknown_handler: UnknownHandler,
+) -> Result<EngineConfig, CliError> {
+    Ok(EngineConfig {
         engine_id,
         heartbeat: Duration::from_millis(args.heartbeat_ms),
         lease: Duration::from_millis(args.lease_ms),
@@ -203,8 +208,9 @@ fn config(args: &EngineArgs, engine_id: String, url: &str, unknown_handler: Unkn
         shares_record: true,
         collectors: IN_FLIGHT,
         commits_in_flight: IN_FLIGHT,
+        webhook_policy: handlers::webhook_policy(&args.api.webhook_allow)?,
         ..EngineConfig::default()
-    }
+    })
 }
 
 /// What runs in process, and the handlers for it.

@@ -371,7 +371,10 @@ async fn ends_and_incidents_are_told_to_those_who_want_them() {
     assert_eq!(event["type"], "flowmonkey.execution.failed");
     assert_eq!(event["source"], format!("/executions/{failed}"));
     assert_eq!(event["flowmonkeyexecution"], failed);
-    assert_eq!((&event["data"]["status"], &event["data"]["error"]["code"]), (&json!("failed"), &json!("BROKEN")));
+    assert_eq!(
+        (&event["data"]["status"], &event["data"]["error"]["code"]),
+        (&json!("failed"), &json!("BROKEN"))
+    );
     let of = bench.server.get(&format!("/v1/executions/{failed}/events")).await.expect(200);
     assert_eq!(of["items"], json!([event]));
 }
@@ -395,14 +398,20 @@ async fn cloud_events_come_in_as_they_go_out() {
 
     // The same id of another source is another event; in binary mode, the data is the body.
     let headers = [
-        ("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/other%20shop"), ("ce-type", "order.paid"),
+        ("ce-specversion", "1.0"),
+        ("ce-id", "1"),
+        ("ce-source", "/other%20shop"),
+        ("ce-type", "order.paid"),
         ("content-type", "application/octet-stream"),
     ];
     let binary = request("POST", "/v1/events", &headers, Body::from(vec![0xff, 0]));
     assert_eq!(bench.server.send(binary).await.expect(202)["created"], true);
     let shown = bench.server.get("/v1/events?limit=1").await.expect(200);
     let item = &shown["items"][0];
-    assert_eq!((&item["source"], &item["data_base64"], item.get("data")), (&json!("/other shop"), &json!("/wA="), None));
+    assert_eq!(
+        (&item["source"], &item["data_base64"], item.get("data")),
+        (&json!("/other shop"), &json!("/wA="), None)
+    );
     let next = shown["nextCursor"].as_str().unwrap();
     let rest = bench.server.get(&format!("/v1/events?limit=1&cursor={next}")).await.expect(200);
     assert_eq!((&rest["items"][0]["source"], &rest["nextCursor"]), (&json!("/shop"), &Value::Null));
@@ -410,16 +419,28 @@ async fn cloud_events_come_in_as_they_go_out() {
     let batch = json!([event, { "specversion": "1.0", "id": "2", "source": "/shop", "type": "b" }]);
     let media = "application/cloudevents-batch+json";
     let answer = bench.server.text("/v1/events", media, &batch.to_string()).await.expect(202);
-    assert_eq!((&answer["items"][0]["created"], &answer["items"][1]["created"]), (&json!(false), &json!(true)));
+    assert_eq!(
+        (&answer["items"][0]["created"], &answer["items"][1]["created"]),
+        (&json!(false), &json!(true))
+    );
     let wrong = json!([
         { "specversion": "0.3", "id": "", "type": "flowmonkey.x", "time": "now", "Bad": 1, "list": [] },
         { "specversion": "1.0", "id": "1", "source": "s", "type": "t", "data": 1, "data_base64": "" }, 7,
     ]);
-    let problem = bench.server.text("/v1/events", media, &wrong.to_string()).await.problem(422, "INVALID_REQUEST");
+    let problem =
+        bench.server.text("/v1/events", media, &wrong.to_string()).await.problem(422, "INVALID_REQUEST");
     let mut pointers = crate::pointers(&problem);
     pointers.sort_unstable();
     let expected = [
-        "/0/Bad", "/0/id", "/0/list", "/0/source", "/0/specversion", "/0/time", "/0/type", "/1/data_base64", "/2",
+        "/0/Bad",
+        "/0/id",
+        "/0/list",
+        "/0/source",
+        "/0/specversion",
+        "/0/time",
+        "/0/type",
+        "/1/data_base64",
+        "/2",
     ];
     assert_eq!(pointers, expected);
     let reserved = json!({ "name": "flowmonkey.execution.failed" });
@@ -457,6 +478,9 @@ async fn a_thousand_events_reach_each_of_those_who_wait_once() {
     assert_eq!(delivered, 1000);
     for (number, id) in waiting {
         let execution = bench.server.get(&format!("/v1/executions/{id}")).await.expect(200);
-        assert_eq!((&execution["status"], &execution["context"]["weather"]["n"]), (&json!("completed"), &json!(number)));
+        assert_eq!(
+            (&execution["status"], &execution["context"]["weather"]["n"]),
+            (&json!("completed"), &json!(number))
+        );
     }
 }
