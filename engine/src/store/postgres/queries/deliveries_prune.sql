@@ -1,3 +1,2 @@
-DELETE FROM fm_webhook_deliveries WHERE (webhook_id, event_id) IN (
-    SELECT webhook_id, event_id FROM fm_webhook_deliveries WHERE created_at < $1 ORDER BY created_at LIMIT $2
-    FOR UPDATE SKIP LOCKED)
+DELETE FROM fm_webhook_deliveries WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM fm_webhook_deliveries WHERE created_at < $1 ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED))
