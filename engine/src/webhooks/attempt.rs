@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_plumbing::net::{GuardedResolver, ResolveError};
@@ -106,7 +106,7 @@ impl Engine {
             None => again(chain(&error)),
         })?;
         let status = response.status();
-        let rest = retry_after(&response);
+        let rest = retry_after(&response, self.now());
         drain(response).await;
         Ok(if status.is_success() {
             (Some(status), None, Next::Arrived)
@@ -174,11 +174,15 @@ fn chain(error: &reqwest::Error) -> String {
 }
 
 /// What the receiver asks for: seconds, or a date.
-fn retry_after(response: &Response) -> Duration {
+fn retry_after(response: &Response, now: Timestamp) -> Duration {
     let value = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
     let asked = value.map(str::trim).and_then(|text| match text.parse::<u64>() {
         Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok(),
+        Err(_) => {
+            let date = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
+            let at = Timestamp::from_millis(i64::try_from(date.as_millis()).ok()?);
+            Some(Duration::from_millis(at.since(now)))
+        }
     });
     asked.unwrap_or_default().min(RETRY_AFTER_MAX)
 }
