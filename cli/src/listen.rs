@@ -22,6 +22,10 @@ pub(crate) struct ApiArgs {
     /// Host names by which requests may call this engine, beside those of this machine, separated by commas; `*` for any
     #[arg(long = "allow-host", value_name = "HOST", env = "FLOWMONKEY_ALLOW_HOST", value_delimiter = ',')]
     pub(crate) allowed_hosts: Vec<String>,
+    /// Let webhooks reach more than public addresses: `loopback`, `private`, a network such as 10.1.0.0/16, an address or the
+    /// name of a host, separated by commas
+    #[arg(long, value_name = "NETWORK", env = "FLOWMONKEY_WEBHOOK_ALLOW", value_delimiter = ',')]
+    pub(crate) webhook_allow: Vec<String>,
 }
 
 impl ApiArgs {
@@ -79,6 +83,7 @@ mod tests {
             insecure,
             public_url: None,
             allowed_hosts: vec!["e1".into()],
+            webhook_allow: Vec::new(),
         }
     }
 

@@ -7,6 +7,7 @@ use flowmonkey_core::limits::Limits;
 use flowmonkey_plumbing::api::LARGE_CHECKPOINT_BYTES_MAX;
 
 use crate::objects::Objects;
+use flowmonkey_plumbing::net::HttpPolicy;
 
 /// Default time between heartbeats of a worker.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -131,6 +132,8 @@ pub struct EngineConfig {
     pub checkpoint_bytes_max: u64,
     /// Time between deletions of objects that nothing refers to any more.
     pub collect_objects_every: Duration,
+    /// Which addresses webhooks may be at. Default: public ones only.
+    pub webhook_policy: HttpPolicy,
 }
 
 /// What becomes of tasks for which no handler is known.
@@ -171,6 +174,7 @@ impl Default for EngineConfig {
             objects: None,
             checkpoint_bytes_max: LARGE_CHECKPOINT_BYTES_MAX,
             collect_objects_every: Duration::from_secs(60),
+            webhook_policy: HttpPolicy::default(),
         }
     }
 }

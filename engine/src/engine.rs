@@ -36,6 +36,7 @@ use crate::pools::Pools;
 use crate::store::{Store, StoreError};
 use crate::tokens::{RESUME_KEY, ResumeTokens, SIGNING_KEY_BYTES, TASK_KEY};
 use crate::watch::Watchers;
+use crate::webhooks::Hooks;
 use crate::weighed::{WeighedCache, join_bytes, snapshot_bytes};
 
 /// What the engine stands on.
@@ -168,6 +169,8 @@ pub struct Engine {
     worked: AtomicU64,
     /// Executions whose next wake this engine stored, where it shares the record.
     pub(crate) our_wakes: Mutex<LruCache<ExecutionId, ()>>,
+    /// Who is told of events over HTTP.
+    pub(crate) hooks: Hooks,
     hot: Mutex<LruCache<ExecutionId, Arc<Execution>>>,
     /// Contexts that do not travel with their tasks.
     pub(crate) contexts: Contexts,
@@ -221,7 +224,8 @@ impl Engine {
             None => Committer::Direct,
         };
         let our_wakes = cache(if config.shares_record { OUR_WAKES_MAX } else { 1 });
-        Ok(Arc::new(Self {
+        let engine = Arc::new(Self {
+            hooks: Hooks::new(config.webhook_policy.clone()),
             store: deps.store,
             queue: deps.queue,
             clock: deps.clock,
@@ -254,7 +258,12 @@ impl Engine {
             datasets: cache(DATASETS_CACHED_MAX),
             joins: Mutex::new(WeighedCache::new(JOINS_CACHED_MAX, JOINS_CACHED_BYTES_MAX)),
             snapshots: Mutex::new(WeighedCache::new(JOINS_CACHED_MAX, JOINS_CACHED_BYTES_MAX)),
-        }))
+        });
+        // What happens before the first look of the chore is told, too.
+        if tracker.is_some() {
+            engine.read_webhooks().await?;
+        }
+        Ok(engine)
     }
 
     /// The record.

@@ -28,6 +28,7 @@ pub mod store;
 pub mod tokens;
 pub mod view;
 pub mod watch;
+pub mod webhooks;
 mod weighed;
 mod wire;
 

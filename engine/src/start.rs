@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flowmonkey_core::execution::rerun::context_at;
 use flowmonkey_core::execution::state::Lineage;
-use flowmonkey_core::execution::{Execution, FlowReference, Origin, StartRequest, Status, create};
+use flowmonkey_core::execution::{Execution, FlowReference, Origin, Record, StartRequest, Status, create};
 use flowmonkey_core::flow::Flow;
 use flowmonkey_core::ids::{ExecutionId, FlowHash};
 use flowmonkey_plumbing::crash;
@@ -207,7 +207,9 @@ impl Engine {
         let id = request.id;
         let input_hash = FlowHash::of(request.context.to_string().as_bytes()).to_string();
         let creation = create(request, &flow.flow, &self.config.limits, now)?;
-        let (create, effects) = self.begun(creation, &mut SubFlows::default()).await?;
+        let (mut create, effects) = self.begun(creation, &mut SubFlows::default()).await?;
+        self.announce(None, &create.execution, &mut create.records);
+        let publishes = create.records.iter().any(|record| matches!(record, Record::Publish(_)));
         let execution = Arc::new(create.execution.clone());
         let events = create.events.clone();
         let batch = Batch { now, creates: vec![Create { input_hash, ..create }], ..Batch::default() };
@@ -226,6 +228,9 @@ impl Engine {
             Some(CreateOutcome::IdTaken | CreateOutcome::NotSpawned) | None => {
                 return Err(EngineError::IdTaken(id));
             }
+        }
+        if publishes {
+            self.event_bell.notify_one();
         }
         let mut aftermath = Aftermath::default();
         self.note_commit(&execution, events);

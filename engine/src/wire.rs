@@ -10,6 +10,7 @@ use flowmonkey_core::execution::{Execution, TaskDraft, codes};
 use flowmonkey_core::flow::definition::Priority;
 use flowmonkey_core::ids::TaskId;
 use flowmonkey_core::time::Timestamp;
+use flowmonkey_plumbing::api::event_refusal;
 use flowmonkey_plumbing::queue::{Delivery, Dispatched};
 use flowmonkey_plumbing::token::TokenKey;
 use flowmonkey_plumbing::wire;
@@ -147,6 +148,10 @@ pub(crate) fn task_report(result: ResultMessage) -> Result<(TaskId, TaskReport),
         wire::Outcome::Released => ReportedOutcome::Released,
     };
     let cost = result.cost.unwrap_or_default();
+    // Its data has no limit of its own: the message's is one.
+    if let Some(refusal) = result.events.iter().find_map(|event| event_refusal(&event.event, None)) {
+        return Err(refusal);
+    }
     let report = TaskReport {
         task: task.number,
         attempt: result.attempt,

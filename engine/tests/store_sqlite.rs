@@ -236,6 +236,7 @@ async fn corrupt_events_do_not_hold_up_those_behind_them() {
         name: "rain".into(),
         data: json!({ "number": number }),
         source: None,
+        attributes: None,
         // Several at each instant: within it, the order is that of publication.
         at: at(i64::from(number / 7)),
     };

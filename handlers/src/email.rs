@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::config::{ConfigError, Fields};
-use crate::http::{HttpPolicy, ResolveError};
+use crate::http::{HttpPolicy, ResolveError, blocked_failure};
 use crate::schema::{
     Field, Table, flag, object_of, object_to, one_or_more_texts, optional, required, required_text, text,
     whole, words,
@@ -172,7 +172,7 @@ impl Email {
         };
         // Resolved once, so that what is checked is what is connected to.
         let addresses = self.policy.flow_servers.resolve(host, port).await.map_err(|error| match error {
-            ResolveError::Blocked(blocked) => Failure::terminal("SSRF_BLOCKED", blocked.to_string()),
+            ResolveError::Blocked(blocked) => blocked_failure(&blocked),
             ResolveError::Lookup(source) => unavailable(format!("`{host}` cannot be resolved: {source}")),
         })?;
         let address = addresses

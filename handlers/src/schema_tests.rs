@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flowmonkey_plumbing::api::{
-    Checkpoint, CheckpointApi, CheckpointData, ContextApi, Heartbeat, HeartbeatAnswer, JobApi, PlumbingError,
-    Progress, ProgressApi, SavedCheckpoint, TaskAccess,
+    Checkpoint, CheckpointApi, CheckpointData, ContextApi, EmittedEvent, EventApi, Heartbeat,
+    HeartbeatAnswer, JobApi, PlumbingError, Progress, ProgressApi, SavedCheckpoint, TaskAccess,
 };
 use flowmonkey_plumbing::wire::{
     ContextOperation, HandlerReference, LogLine, PROTOCOL_VERSION, Priority, TaskMessage, TaskMetadata,
@@ -109,6 +109,19 @@ impl ContextApi for Nothing {
         _: &[ContextOperation],
     ) -> Result<(), PlumbingError> {
         Ok(())
+    }
+}
+
+#[async_trait]
+impl EventApi for Nothing {
+    async fn emit_events(
+        &self,
+        _: &TaskAccess,
+        events: Vec<EmittedEvent>,
+    ) -> Result<Vec<String>, PlumbingError> {
+        let named =
+            events.into_iter().zip(1..).map(|(event, place)| event.id.unwrap_or(format!("ev_{place}")));
+        Ok(named.collect())
     }
 }
 

@@ -49,10 +49,12 @@ TABLE fm_events
     at bigint NOT NULL
     delivered boolean NOT NULL DEFAULT false
     data text NOT NULL
+    attributes text
     fm_events_id_key UNIQUE (id)
     fm_events_pkey PRIMARY KEY (sequence)
-    CREATE INDEX fm_events_delivered ON public.fm_events USING btree (at) WHERE delivered
+    CREATE INDEX fm_events_at ON public.fm_events USING btree (at, sequence)
     CREATE INDEX fm_events_name ON public.fm_events USING btree (name, at, sequence)
+    CREATE INDEX fm_events_source ON public.fm_events USING btree (source, at, sequence) WHERE (source IS NOT NULL)
     CREATE INDEX fm_events_undelivered ON public.fm_events USING btree (at, sequence) WHERE (NOT delivered)
     CREATE UNIQUE INDEX fm_events_id_key ON public.fm_events USING btree (id)
     CREATE UNIQUE INDEX fm_events_pkey ON public.fm_events USING btree (sequence)
@@ -293,6 +295,39 @@ TABLE fm_turns WITH fillfactor=50
     until bigint NOT NULL
     fm_turns_pkey PRIMARY KEY (name)
     CREATE UNIQUE INDEX fm_turns_pkey ON public.fm_turns USING btree (name)
+
+TABLE fm_webhook_deliveries
+    webhook_id text NOT NULL
+    event_id text NOT NULL
+    event_name text NOT NULL
+    status text NOT NULL
+    attempts bigint NOT NULL
+    next_at bigint NOT NULL
+    created_at bigint NOT NULL
+    last_at bigint
+    last_status bigint
+    last_error text
+    duration_ms bigint
+    fm_webhook_deliveries_pkey PRIMARY KEY (webhook_id, event_id)
+    fm_webhook_deliveries_webhook_id_fkey FOREIGN KEY (webhook_id) REFERENCES fm_webhooks(id) ON DELETE CASCADE
+    status_known CHECK ((status = ANY (ARRAY['pending'::text, 'delivered'::text, 'failed'::text])))
+    CREATE INDEX fm_webhook_deliveries_age ON public.fm_webhook_deliveries USING btree (created_at)
+    CREATE INDEX fm_webhook_deliveries_due ON public.fm_webhook_deliveries USING btree (webhook_id, next_at) WHERE (status = 'pending'::text)
+    CREATE INDEX fm_webhook_deliveries_log ON public.fm_webhook_deliveries USING btree (webhook_id, created_at, event_id)
+    CREATE UNIQUE INDEX fm_webhook_deliveries_pkey ON public.fm_webhook_deliveries USING btree (webhook_id, event_id)
+
+TABLE fm_webhooks
+    id text NOT NULL
+    url text NOT NULL
+    secret text NOT NULL
+    patterns text NOT NULL
+    description text NOT NULL
+    active boolean NOT NULL
+    deactivated text
+    failing_since bigint
+    created_at bigint NOT NULL
+    fm_webhooks_pkey PRIMARY KEY (id)
+    CREATE UNIQUE INDEX fm_webhooks_pkey ON public.fm_webhooks USING btree (id)
 
 SEQUENCE fm_events_sequence_seq
 

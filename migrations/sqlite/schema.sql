@@ -40,13 +40,15 @@ CREATE TABLE fm_events (
     source       BLOB,
     at           INTEGER NOT NULL,
     delivered    INTEGER NOT NULL DEFAULT 0,
-    data         TEXT NOT NULL,
+    data         TEXT NOT NULL, attributes TEXT,
     CONSTRAINT delivered_is_bool CHECK (delivered IN (0, 1))
 ) STRICT;
 
-CREATE INDEX fm_events_delivered ON fm_events (at) WHERE delivered = 1;
+CREATE INDEX fm_events_at ON fm_events (at, sequence);
 
 CREATE INDEX fm_events_name ON fm_events (name, at, sequence);
+
+CREATE INDEX fm_events_source ON fm_events (source, at, sequence) WHERE source IS NOT NULL;
 
 CREATE INDEX fm_events_undelivered ON fm_events (at, sequence) WHERE delivered = 0;
 
@@ -268,4 +270,39 @@ CREATE TABLE fm_turns (
     holder TEXT NOT NULL,
     until  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE fm_webhook_deliveries (
+    webhook_id  TEXT NOT NULL REFERENCES fm_webhooks (id) ON DELETE CASCADE,
+    event_id    TEXT NOT NULL,
+    event_name  TEXT NOT NULL,
+    status      TEXT NOT NULL,
+    attempts    INTEGER NOT NULL,
+    next_at     INTEGER NOT NULL,
+    created_at  INTEGER NOT NULL,
+    last_at     INTEGER,
+    last_status INTEGER,
+    last_error  TEXT,
+    duration_ms INTEGER,
+    PRIMARY KEY (webhook_id, event_id),
+    CONSTRAINT status_known CHECK (status IN ('pending', 'delivered', 'failed'))
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX fm_webhook_deliveries_age ON fm_webhook_deliveries (created_at);
+
+CREATE INDEX fm_webhook_deliveries_due ON fm_webhook_deliveries (webhook_id, next_at) WHERE status = 'pending';
+
+CREATE INDEX fm_webhook_deliveries_log ON fm_webhook_deliveries (webhook_id, created_at, event_id);
+
+CREATE TABLE fm_webhooks (
+    id            TEXT NOT NULL PRIMARY KEY,
+    url           TEXT NOT NULL,
+    secret        TEXT NOT NULL,
+    patterns      TEXT NOT NULL,
+    description   TEXT NOT NULL,
+    active        INTEGER NOT NULL,
+    deactivated   TEXT,
+    failing_since INTEGER,
+    created_at    INTEGER NOT NULL,
+    CONSTRAINT active_is_bool CHECK (active IN (0, 1))
+) STRICT;
 

@@ -12,6 +12,8 @@ pub mod http;
 pub mod ids;
 pub mod mac;
 pub mod manifest;
+#[cfg(feature = "http-guard")]
+pub mod net;
 pub mod queue;
 pub mod token;
 pub mod wire;

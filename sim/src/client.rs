@@ -94,6 +94,7 @@ impl Client {
             name: name.into(),
             data,
             source: None,
+            attributes: None,
             at: Timestamp::from_millis(now_ms),
         })
     }

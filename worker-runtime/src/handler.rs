@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flowmonkey_plumbing::api::{
-    Checkpoint, CheckpointData, Plumbing, PlumbingError, Progress, SavedCheckpoint, TaskAccess,
+    Checkpoint, CheckpointData, EmittedEvent, Plumbing, PlumbingError, Progress, SavedCheckpoint, TaskAccess,
 };
 use flowmonkey_plumbing::ids::SystemEntropy;
 use flowmonkey_plumbing::manifest::Manifest;
@@ -194,6 +194,40 @@ impl Task {
     /// Emits a custom event; it is published when the result is accepted.
     pub fn emit(&self, event: impl Into<String>, data: Value) {
         self.journal.emit(TaskEvent { id: None, event: event.into(), data });
+    }
+
+    /// Publishes an event at once, while the handler goes on; its id. It stays published when the attempt fails, and an
+    /// attempt that begins anew publishes another one: see [`Self::emit_now_as`].
+    ///
+    /// # Errors
+    /// [`PlumbingError::Stale`] when another attempt has taken over: the handler should stop. Others: nothing was published,
+    /// or nobody knows whether it was.
+    pub async fn emit_now(&self, event: impl Into<String>, data: Value) -> Result<String, PlumbingError> {
+        let event = EmittedEvent { id: None, event: event.into(), data };
+        Ok(self.emit_all_now(vec![event]).await?.pop().unwrap_or_default())
+    }
+
+    /// As [`Self::emit_now`], under an id of the handler's own: all who publish it publish one event. Ids are shared by the
+    /// whole system: make yours of [`Self::idempotency_key`], so that each attempt of the step says the same.
+    ///
+    /// # Errors
+    /// As [`Self::emit_now`].
+    pub async fn emit_now_as(
+        &self,
+        id: impl Into<String>,
+        event: impl Into<String>,
+        data: Value,
+    ) -> Result<(), PlumbingError> {
+        let event = EmittedEvent { id: Some(id.into()), event: event.into(), data };
+        self.emit_all_now(vec![event]).await.map(drop)
+    }
+
+    /// As [`Self::emit_now`], for many in one call: all are published, or none. Their ids, in order.
+    ///
+    /// # Errors
+    /// As [`Self::emit_now`].
+    pub async fn emit_all_now(&self, events: Vec<EmittedEvent>) -> Result<Vec<String>, PlumbingError> {
+        self.plumbing.emit_events(&self.access, events).await
     }
 
     /// Changes the context; merged when the result is accepted, in the order of the calls.

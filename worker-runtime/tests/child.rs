@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use flowmonkey_plumbing::api::{
-    Checkpoint, CheckpointApi, CheckpointData, ContextApi, Heartbeat, HeartbeatAnswer, JobApi, Plumbing,
-    PlumbingError, Progress, ProgressApi, SavedCheckpoint, TaskAccess,
+    Checkpoint, CheckpointApi, CheckpointData, ContextApi, EmittedEvent, EventApi, Heartbeat,
+    HeartbeatAnswer, JobApi, Plumbing, PlumbingError, Progress, ProgressApi, SavedCheckpoint, TaskAccess,
 };
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::queue::DispatchQueue;
@@ -258,6 +258,19 @@ impl ContextApi for Stale {
         _: &[ContextOperation],
     ) -> Result<(), PlumbingError> {
         Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl EventApi for Stale {
+    async fn emit_events(
+        &self,
+        access: &TaskAccess,
+        events: Vec<EmittedEvent>,
+    ) -> Result<Vec<String>, PlumbingError> {
+        let delivery = &access.delivery;
+        drop(events);
+        Err(PlumbingError::Stale { task: delivery.task_id.clone(), attempt: delivery.attempt })
     }
 }
 

@@ -43,6 +43,7 @@ pub(crate) async fn dev(args: DevArgs) -> Result<Exit, CliError> {
         listen: args.api.listen,
         public_url: args.api.public_url.clone(),
         allowed_hosts: args.api.hosts(),
+        webhook_policy: handlers::webhook_policy(&args.api.webhook_allow)?,
         moves: true,
         registry: Some(registry.clone()),
         concurrency: args.handlers.concurrency,

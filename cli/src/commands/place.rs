@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use flowmonkey_engine::config::UnknownHandler;
+use flowmonkey_handlers::HttpPolicy;
 
 use super::tell;
 use crate::args::{Durability, Place};
@@ -56,6 +57,7 @@ impl Session {
             listen: ANY_PORT,
             public_url: None,
             allowed_hosts: Vec::new(),
+            webhook_policy: HttpPolicy::default(),
             moves: access == Access::Act,
             registry: None,
             concurrency: None,

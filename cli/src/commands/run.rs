@@ -17,6 +17,7 @@ use flowmonkey_engine::config::UnknownHandler;
 use flowmonkey_engine::start::{Start, StartFlow, Started};
 use flowmonkey_engine::store::ExecutionFilter;
 use flowmonkey_engine::view;
+use flowmonkey_handlers::HttpPolicy;
 use serde_json::Value;
 
 use super::{print, print_json, tell};
@@ -143,6 +144,7 @@ async fn here(args: &RunArgs, wanted: Wanted, interrupts: &mut Signals) -> Resul
         listen: ANY_PORT,
         public_url: None,
         allowed_hosts: Vec::new(),
+        webhook_policy: HttpPolicy::default(),
         moves: true,
         registry: Some(registry),
         concurrency: args.handlers.concurrency,

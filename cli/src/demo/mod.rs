@@ -24,6 +24,7 @@ use flowmonkey_core::flow::parse::{Format, parse_document};
 use flowmonkey_engine::CommandError;
 use flowmonkey_engine::config::UnknownHandler;
 use flowmonkey_engine::start::{Start, StartFlow};
+use flowmonkey_handlers::HttpPolicy;
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_worker::{Failure, Handler, Registry, Task};
 use serde::de::DeserializeOwned;
@@ -59,6 +60,7 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<Exit, CliError> {
         listen: ANY_PORT,
         public_url: None,
         allowed_hosts: Vec::new(),
+        webhook_policy: HttpPolicy::default(),
         moves: true,
         registry: Some(registry(args.concurrency)?),
         concurrency: args.concurrency,

@@ -88,7 +88,7 @@ impl EngineProcess {
             handlers: announced.clone(),
             announced: Some(announced),
         };
-        let mut config = config(args, engine_id, &url, unknown_handler);
+        let mut config = config(args, engine_id, &url, unknown_handler)?;
         config.objects = args.object_store.as_deref().map(Objects::open).transpose()?;
         let heartbeat = config.heartbeat;
         let committer = TaskTracker::new();
@@ -195,9 +195,14 @@ impl EngineProcess {
     }
 }
 
-fn config(args: &EngineArgs, engine_id: String, url: &str, unknown_handler: UnknownHandler) -> EngineConfig {
+fn config(
+    args: &EngineArgs,
+    engine_id: String,
+    url: &str,
+    unknown_handler: UnknownHandler,
+) -> Result<EngineConfig, CliError> {
     let inline_context_bytes = usize::try_from(args.context_inline_bytes).unwrap_or(usize::MAX);
-    EngineConfig {
+    Ok(EngineConfig {
         engine_id,
         limits: Limits { inline_context_bytes, ..Limits::default() },
         heartbeat: Duration::from_millis(args.heartbeat_ms),
@@ -208,8 +213,9 @@ fn config(args: &EngineArgs, engine_id: String, url: &str, unknown_handler: Unkn
         shares_record: true,
         collectors: IN_FLIGHT,
         commits_in_flight: IN_FLIGHT,
+        webhook_policy: handlers::webhook_policy(&args.api.webhook_allow)?,
         ..EngineConfig::default()
-    }
+    })
 }
 
 /// What runs in process, and the handlers for it.

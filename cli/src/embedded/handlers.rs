@@ -103,20 +103,47 @@ fn policy(args: &HandlerArgs) -> Result<StockPolicy, CliError> {
 fn networks(words: &[String]) -> Result<HttpPolicy, CliError> {
     let mut policy = HttpPolicy::default();
     for word in words {
-        match word.as_str() {
-            "loopback" => policy.allow_loopback = true,
-            "private" => {
-                policy.allow_networks.extend(PRIVATE_V4.map(IpNet::V4));
-                policy.allow_networks.push(IpNet::V6(PRIVATE_V6));
-            }
-            _ => {
-                let network = word.parse::<IpNet>().or_else(|_| word.parse::<IpAddr>().map(IpNet::from));
-                policy.allow_networks.push(network.map_err(|_| {
-                    let wanted = "`loopback`, `private` or a network such as 10.1.0.0/16";
-                    CliError::Usage(format!("--allow-net {word}: give {wanted}"))
-                })?);
-            }
+        if !allow(&mut policy, word) {
+            let wanted = "`loopback`, `private` or a network such as 10.1.0.0/16";
+            return Err(CliError::Usage(format!("--allow-net {word}: give {wanted}")));
         }
+    }
+    Ok(policy)
+}
+
+/// Allows what `word` means; false when it is no network.
+fn allow(policy: &mut HttpPolicy, word: &str) -> bool {
+    match word {
+        "loopback" => policy.allow_loopback = true,
+        "private" => {
+            policy.allow_networks.extend(PRIVATE_V4.map(IpNet::V4));
+            policy.allow_networks.push(IpNet::V6(PRIVATE_V6));
+        }
+        _ => match word.parse::<IpNet>().or_else(|_| word.parse::<IpAddr>().map(IpNet::from)) {
+            Ok(network) => policy.allow_networks.push(network),
+            Err(_) => return false,
+        },
+    }
+    true
+}
+
+/// Where webhooks may be beside public addresses, by the words of `--webhook-allow`.
+///
+/// # Errors
+/// When a word is neither a network nor the name of a host.
+pub(crate) fn webhook_policy(words: &[String]) -> Result<HttpPolicy, CliError> {
+    let mut policy = HttpPolicy::default();
+    for word in words {
+        if allow(&mut policy, word) {
+            continue;
+        }
+        let is_name = word.chars().all(|char| char.is_ascii_alphanumeric() || ".-_".contains(char))
+            && word.chars().any(|char| char.is_ascii_alphabetic());
+        if !is_name {
+            let wanted = "`loopback`, `private`, a network such as 10.1.0.0/16 or the name of a host";
+            return Err(CliError::Usage(format!("--webhook-allow {word}: give {wanted}")));
+        }
+        policy.allow_hosts.push(word.trim_end_matches('.').to_ascii_lowercase());
     }
     Ok(policy)
 }
@@ -247,6 +274,12 @@ mod tests {
         assert!(policy.allow_loopback);
         assert_eq!(policy.allow_networks.len(), 6);
         assert!(networks(&["internet".to_owned()]).is_err());
+        let words = ["private", "10.9.0.1", "Hooks.Internal."].map(str::to_owned);
+        let policy = webhook_policy(&words).unwrap();
+        assert_eq!((policy.allow_networks.len(), policy.allow_hosts), (5, vec!["hooks.internal".to_owned()]));
+        for wrong in ["10.0.0.0/33", "http://a", "1.2.3"] {
+            assert!(webhook_policy(&[wrong.to_owned()]).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use flowmonkey_engine::objects::Objects;
 use flowmonkey_engine::services::EnginePlumbing;
 use flowmonkey_engine::store::{self, SqliteOptions, SqliteStore};
 use flowmonkey_engine::{Engine, EngineConfig, EngineDeps};
+use flowmonkey_handlers::HttpPolicy;
 use flowmonkey_plumbing::clock::{SkippingClock, SystemClock};
 use flowmonkey_plumbing::ids::{Entropy, SystemEntropy};
 use flowmonkey_plumbing::queue::{LocalQueue, LocalQueueLimits};
@@ -58,6 +59,8 @@ pub(crate) struct Options {
     pub(crate) public_url: Option<String>,
     /// Hosts that requests may name beside those of the loopback interface.
     pub(crate) allowed_hosts: Vec<String>,
+    /// Which addresses webhooks may be at.
+    pub(crate) webhook_policy: HttpPolicy,
     /// Whether anything is to move. False: the record is only looked at.
     pub(crate) moves: bool,
     /// The handlers of the worker; none: there is no worker.
@@ -136,6 +139,7 @@ impl Embedded {
             public_url: options.public_url.unwrap_or_else(|| format!("http://{address}")),
             unknown_handler: options.unknown_handler,
             objects,
+            webhook_policy: options.webhook_policy,
             ..EngineConfig::default()
         };
         let committer = TaskTracker::new();

@@ -86,6 +86,16 @@ impl Fields {
         }
     }
 
+    /// A text that may be absent, but not empty.
+    pub(super) fn required_if_given(&mut self, field: &'static str) -> Option<String> {
+        let text = self.text(field)?;
+        if text.is_empty() {
+            self.error(field, format!("`{field}` is empty"));
+            return None;
+        }
+        Some(text)
+    }
+
     /// True or false; absent is false.
     pub(super) fn flag(&mut self, field: &'static str) -> bool {
         match self.value(field) {

@@ -3,6 +3,8 @@
 //! Architecture invariant: nothing is decided here. Each route reads a request, asks the engine, and shows the answer;
 //! every error goes out through [`problem`].
 
+mod cloud_events;
+mod events;
 mod executions;
 mod explain;
 mod fields;
@@ -19,6 +21,7 @@ mod start;
 mod tables;
 mod verbs;
 mod wait;
+mod webhooks;
 
 use std::io;
 use std::sync::Arc;
@@ -95,8 +98,16 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         .route("/v1/executions/{id}/children", get(executions::children))
         .route("/v1/executions/{id}/context", get(executions::context))
         .route("/v1/resume/{token}", post(verbs::resume))
-        .route("/v1/events", post(operations::publish_event))
         .route("/v1/jobs", get(jobs::list))
+        .route("/v1/events", get(events::list).post(events::publish))
+        .route("/v1/executions/{id}/events", get(events::of_execution))
+        .route("/v1/webhooks", get(webhooks::list).post(webhooks::create))
+        .route(
+            "/v1/webhooks/{target}",
+            get(webhooks::get).post(webhooks::verb).patch(webhooks::change).delete(webhooks::delete),
+        )
+        .route("/v1/webhooks/{id}/deliveries", get(webhooks::deliveries))
+        .route("/v1/webhooks/{id}/deliveries/{target}", post(webhooks::redeliver))
         .route("/v1/queues", get(operations::queues))
         .route("/v1/workers", get(operations::workers))
         .route("/v1/failed-tasks", get(operations::failed_tasks))

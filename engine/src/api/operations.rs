@@ -1,18 +1,13 @@
-//! Health, version, queues, parked tasks, events.
+//! Health, version, queues, parked tasks.
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
-use flowmonkey_plumbing::ids::new_uuid;
 use flowmonkey_plumbing::queue::Depth;
 use serde_json::{Value, json};
 
 use super::Api;
-use super::fields::Fields;
 use super::problem::Problem;
-use super::request::{JsonBody, Parameters};
-use super::verbs::NAME_BYTES_MAX;
-use crate::store::PublishedEvent;
+use super::request::Parameters;
 
 pub(super) async fn livez() -> Json<Value> {
     Json(json!({ "status": "alive" }))
@@ -103,33 +98,6 @@ pub(super) async fn failed_tasks(
         })
         .collect();
     Ok(Json(json!({ "items": items, "nextCursor": null })))
-}
-
-pub(super) async fn publish_event(
-    State(api): State<Api>,
-    parameters: Parameters,
-    JsonBody(body): JsonBody,
-) -> Result<(StatusCode, Json<Value>), Problem> {
-    parameters.finish()?;
-    let mut fields = Fields::of(body)?;
-    let name = fields.required_text("name");
-    let data = fields.value("data").unwrap_or(Value::Null);
-    let id = fields.text("id");
-    for (field, text) in [("name", &name), ("id", &id)] {
-        if text.as_ref().is_some_and(|text| text.len() > NAME_BYTES_MAX) {
-            fields.error(field, format!("`{field}` has more than {NAME_BYTES_MAX} bytes"));
-        }
-    }
-    if id.as_deref() == Some("") {
-        fields.error("id", "`id` is empty");
-    }
-    fields.finish()?;
-    let engine = &api.engine;
-    let id = id.unwrap_or_else(|| format!("ev_{}", new_uuid(&*engine.clock, &*engine.entropy).simple()));
-    let event = PublishedEvent { id, name: name.unwrap_or_default(), data, source: None, at: engine.now() };
-    let created = engine.store().publish_event(&event).await?;
-    engine.event_bell.notify_one();
-    Ok((StatusCode::ACCEPTED, Json(json!({ "id": event.id, "created": created }))))
 }
 
 #[cfg(test)]

@@ -21,8 +21,8 @@ use crate::apply::CommandError;
 
 /// What `POST /v1/executions/{id}:{verb}` understands.
 const VERBS: &str = "cancel, signal, pause, resume, retry, rerun, terminate";
-/// Bytes of the id of a signal or event.
-pub(super) const NAME_BYTES_MAX: usize = 512;
+/// Bytes of the name and the id of a signal.
+const NAME_BYTES_MAX: usize = 512;
 
 /// `POST /v1/executions/{id}:{verb}`: a router cannot split a segment, so that it is done here.
 pub(super) async fn verb(

@@ -113,6 +113,7 @@ impl Engine {
         let mut batch = Batch { now, ..Batch::default() };
         for one in &mut decided {
             self.detached_children(one, &loaded, &mut batch, now).await?;
+            self.announce(Some(&one.before), &one.after, &mut one.records);
             batch.updates.push(Update {
                 execution: one.after.clone(),
                 expected_version: one.before.version,

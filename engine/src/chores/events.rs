@@ -1,16 +1,23 @@
 //! The event chore: published events to the executions that wait for them.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
+use flowmonkey_core::context::json_size;
 use flowmonkey_core::execution::command::Command;
 
 use super::{Backoff, Chore};
 use crate::engine::{Engine, EngineError};
+use crate::store::PublishedEvent;
 
 /// Events delivered in one tick.
-const EVENT_BATCH_MAX: usize = 100;
-/// Executions that are told of an event in one commit.
+const EVENT_BATCH_MAX: usize = 250;
+/// Executions that are told of events at a time.
 const SUBSCRIBER_PAGE: usize = 500;
+/// Tellings at a time: executions times events. Memory stays bounded, however many wait for however many.
+const COMMANDS_MAX: usize = 2000;
+/// Bytes of data in them.
+const COMMAND_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Longest rest between looks, should a bell be lost.
 const POLL: Duration = Duration::from_secs(5);
 
@@ -30,25 +37,51 @@ pub async fn tick(engine: &Engine) -> Result<Delivered, EngineError> {
     if events.is_empty() {
         return Ok(Delivered { events: 0 });
     }
-    for event in &events {
-        let mut last = None;
-        loop {
-            let waiting = engine.store.subscribers(&event.name, last, SUBSCRIBER_PAGE).await?;
-            let Some(end) = waiting.last() else { break };
-            last = Some(*end);
-            let commands = waiting
-                .into_iter()
-                .map(|execution| {
-                    let (id, name, data) = (event.id.clone(), event.name.clone(), event.data.clone());
-                    (execution, Command::Event { id, name, data })
-                })
-                .collect();
-            engine.apply(commands).await?;
-        }
-        // One by one, so that what is delivered stays delivered when a later one fails.
-        engine.store.mark_delivered(std::slice::from_ref(&event.id)).await?;
+    let count = events.len();
+    // Before anything is marked: an event that is not delivered is put into the logs again.
+    engine.enqueue_for_webhooks(&events).await?;
+    let mut groups: Vec<Vec<PublishedEvent>> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for event in events {
+        let place = *places.entry(event.name.clone()).or_insert_with(|| {
+            groups.push(Vec::new());
+            groups.len() - 1
+        });
+        groups[place].push(event);
     }
-    Ok(Delivered { events: events.len() })
+    for group in groups {
+        tell(engine, &group).await?;
+        // Name by name, so that what is delivered stays delivered when a later one fails.
+        let ids: Vec<String> = group.into_iter().map(|event| event.id).collect();
+        engine.store.mark_delivered(&ids).await?;
+    }
+    Ok(Delivered { events: count })
+}
+
+/// Tells those who wait for it of events of one name, oldest first.
+async fn tell(engine: &Engine, events: &[PublishedEvent]) -> Result<(), EngineError> {
+    let Some(name) = events.first().map(|event| event.name.as_str()) else { return Ok(()) };
+    let bytes: usize = events.iter().map(|event| json_size(&event.data)).fold(0, usize::saturating_add);
+    let by_count = COMMANDS_MAX / events.len();
+    let by_bytes = COMMAND_BYTES_MAX / bytes.max(1);
+    let page = SUBSCRIBER_PAGE.min(by_count).min(by_bytes).max(1);
+    let mut last = None;
+    loop {
+        let waiting = engine.store.subscribers(name, last, page).await?;
+        let Some(end) = waiting.last() else { return Ok(()) };
+        last = Some(*end);
+        let is_last = waiting.len() < page;
+        let commands = waiting.into_iter().flat_map(|execution| {
+            events.iter().map(move |event| {
+                let (id, name, data) = (event.id.clone(), event.name.clone(), event.data.clone());
+                (execution, Command::Event { id, name, data })
+            })
+        });
+        engine.apply(commands.collect()).await?;
+        if is_last {
+            return Ok(());
+        }
+    }
 }
 
 pub(super) async fn run(chore: Chore) {

@@ -14,6 +14,7 @@ pub mod reaper;
 pub mod reconciler;
 pub mod sweeper;
 pub mod timer;
+pub mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +49,7 @@ pub fn spawn_all(engine: &Arc<Engine>, tracker: &TaskTracker, shutdown: &Cancell
     }
     tracker.spawn(timer::run(chore("timer")));
     tracker.spawn(events::run(chore("events")));
+    tracker.spawn(webhooks::run(chore("webhooks")));
     tracker.spawn(chore("reaper").every(config.reap_every, reaper::tick));
     tracker.spawn(reconciler::run(chore("reconciler")));
     tracker.spawn(chore("presence").every(config.presence_every, presence::tick));

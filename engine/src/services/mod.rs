@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod context;
+mod events;
 mod job;
 mod plumbing;
 mod progress;

@@ -10,6 +10,7 @@ mod context;
 mod creates;
 mod encode;
 mod error;
+pub(crate) mod events;
 mod flows;
 mod jobs;
 mod memory;
@@ -30,6 +31,10 @@ use flowmonkey_core::time::Timestamp;
 
 pub use context::{ContextPatch, ContextStore, Staged};
 pub use error::StoreError;
+pub use events::{
+    Delivery, DeliveryStatus, DeliveryTry, EventAttributes, EventFilter, EventPlace, EventStore, NewDelivery,
+    SettledDelivery, Webhook, WebhookNote,
+};
 pub use jobs::{BeatOutcome, JobBeat, JobChange, JobFilter, JobRow, JobStore, job_has_ended};
 pub use memory::{MemoryKey, MemoryObject, MemoryRows, MemoryStore};
 pub use model::{
@@ -49,7 +54,7 @@ pub use transfer::{TransferError, TransferProgress, TransferredTable, transfer};
 
 /// The record. All instants are arguments; nothing here reads a clock.
 #[async_trait]
-pub trait Store: ContextStore + JobStore + ObjectTable + Send + Sync + 'static {
+pub trait Store: ContextStore + EventStore + JobStore + ObjectTable + Send + Sync + 'static {
     // Flows.
 
     /// Keeps a definition by its hash without publishing it. Repeatable.

@@ -13,6 +13,8 @@ use flowmonkey_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::events::EventAttributes;
+
 /// A flow definition.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FlowRow {
@@ -364,6 +366,8 @@ pub struct PublishedEvent {
     pub source: Option<ExecutionId>,
     /// When.
     pub at: Timestamp,
+    /// What it says of itself beside that; none for what this system publishes itself.
+    pub attributes: Option<Box<EventAttributes>>,
 }
 
 /// A checkpoint.

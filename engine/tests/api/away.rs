@@ -9,10 +9,11 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
-    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, ExecutionFilter,
-    FailedTaskRow, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage,
-    MemoryStore, ObjectTable, PublishOutcome, PublishedEvent, Retention, Staged, Store, StoreError,
-    StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
+    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, Delivery,
+    DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskRow, FlowRow, JobBeat,
+    JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, MemoryStore, NewDelivery, ObjectTable,
+    PublishOutcome, PublishedEvent, Retention, SettledDelivery, Staged, Store, StoreError, StoredCheckpoint,
+    TableDefinition, TableRowRecord, TaskOut, Webhook, WebhookNote,
 };
 use tokio::sync::Notify;
 
@@ -91,6 +92,89 @@ impl ObjectTable for Away {
     async fn forget_objects(&self, keys: &[String]) -> Result<(), StoreError> {
         self.there()?;
         self.inner.forget_objects(keys).await
+    }
+}
+
+#[async_trait]
+impl EventStore for Away {
+    async fn publish_events(&self, events: &[PublishedEvent]) -> Result<Vec<bool>, StoreError> {
+        self.there()?;
+        self.inner.publish_events(events).await
+    }
+
+    async fn list_events(
+        &self,
+        filter: &EventFilter,
+    ) -> Result<Vec<(EventPlace, PublishedEvent)>, StoreError> {
+        self.there()?;
+        self.inner.list_events(filter).await
+    }
+
+    async fn events_by_id(&self, ids: &[String]) -> Result<Vec<PublishedEvent>, StoreError> {
+        self.there()?;
+        self.inner.events_by_id(ids).await
+    }
+
+    async fn save_webhook(&self, webhook: &Webhook) -> Result<(), StoreError> {
+        self.there()?;
+        self.inner.save_webhook(webhook).await
+    }
+
+    async fn webhooks(&self) -> Result<Vec<Webhook>, StoreError> {
+        self.there()?;
+        self.inner.webhooks().await
+    }
+
+    async fn delete_webhook(&self, id: &str) -> Result<bool, StoreError> {
+        self.there()?;
+        self.inner.delete_webhook(id).await
+    }
+
+    async fn note_webhook(&self, id: &str, note: WebhookNote) -> Result<(), StoreError> {
+        self.there()?;
+        self.inner.note_webhook(id, note).await
+    }
+
+    async fn enqueue_deliveries(&self, deliveries: &[NewDelivery], now: Timestamp) -> Result<(), StoreError> {
+        self.there()?;
+        self.inner.enqueue_deliveries(deliveries, now).await
+    }
+
+    async fn due_webhooks(&self, now: Timestamp) -> Result<Vec<String>, StoreError> {
+        self.there()?;
+        self.inner.due_webhooks(now).await
+    }
+
+    async fn claim_deliveries(
+        &self,
+        webhook: &str,
+        now: Timestamp,
+        until: Timestamp,
+        max: usize,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        self.there()?;
+        self.inner.claim_deliveries(webhook, now, until, max).await
+    }
+
+    async fn settle_delivery(&self, settled: &SettledDelivery) -> Result<bool, StoreError> {
+        self.there()?;
+        self.inner.settle_delivery(settled).await
+    }
+
+    async fn deliveries(
+        &self,
+        webhook: &str,
+        status: Option<DeliveryStatus>,
+        before: Option<(Timestamp, String)>,
+        max: usize,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        self.there()?;
+        self.inner.deliveries(webhook, status, before, max).await
+    }
+
+    async fn redeliver(&self, webhook: &str, event: &str, now: Timestamp) -> Result<bool, StoreError> {
+        self.there()?;
+        self.inner.redeliver(webhook, event, now).await
     }
 }
 

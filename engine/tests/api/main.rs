@@ -7,6 +7,7 @@ mod flows;
 mod operations;
 mod plumbing;
 mod starts;
+mod webhooks;
 
 use std::sync::Arc;
 

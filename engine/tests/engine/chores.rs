@@ -239,6 +239,7 @@ async fn an_event_reaches_ten_thousand_and_is_kept_for_those_who_come_late() {
             name: "rain".into(),
             data: json!({ "mm": if number == 699 { 3 } else { 0 } }),
             source: None,
+            attributes: None,
             at: Timestamp::from_millis(bench.clock.now_ms() + number),
         };
         assert!(bench.store.publish_event(&event).await.unwrap());

@@ -78,6 +78,7 @@ async fn dies_after(inner: Arc<dyn Store>, commits: i64) -> bool {
         name: "rain".into(),
         data: json!({ "mm": 3 }),
         source: None,
+        attributes: None,
         at: Timestamp::from_millis(bench.clock.now_ms()),
     };
     inner.publish_event(&rain).await.unwrap();

@@ -152,6 +152,7 @@ async fn an_event_that_matches_ends_a_pause_and_its_data_reaches_the_handler() {
                 name: "freed".into(),
                 data: json!({ "gpus": gpus }),
                 source: None,
+                attributes: None,
                 at: Timestamp::from_millis(bench.clock.now_ms()),
             };
             bench.store.publish_event(&event).await.unwrap();

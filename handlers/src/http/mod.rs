@@ -1,7 +1,6 @@
 //! `http-request`: one HTTP request, guarded against addresses that are not public.
 
 mod request;
-mod ssrf;
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use flowmonkey_plumbing::clock::{Clock, SystemClock};
 use flowmonkey_plumbing::manifest::Manifest;
+use flowmonkey_plumbing::net::GuardedResolver;
 use flowmonkey_worker::{Completion, Failure, Handler, Task};
 use reqwest::header::{
     ACCEPT, ACCEPT_LANGUAGE, CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER, USER_AGENT,
@@ -20,13 +20,12 @@ use reqwest::header::{
 use reqwest::{Certificate, Client, Method, Response, StatusCode, Url, redirect};
 use serde_json::{Map, Value, json};
 
-pub use ssrf::HttpPolicy;
-pub(crate) use ssrf::{Blocked, ResolveError};
+pub use flowmonkey_plumbing::net::HttpPolicy;
+pub(crate) use flowmonkey_plumbing::net::{Blocked, ResolveError};
 
 use crate::config::{Fields, excerpt};
 use crate::trust::{Trust, refused_certificate};
 use request::{FIELDS, Request, ResponseType};
-use ssrf::GuardedResolver;
 
 /// Redirects that are followed.
 const REDIRECTS_MAX: usize = 5;
@@ -258,8 +257,15 @@ fn retry_after_ms(headers: &HeaderMap, now_ms: i64) -> Option<u64> {
     Some(millis.min(RETRY_AFTER_MS_MAX))
 }
 
-fn blocked_failure(blocked: &Blocked) -> Failure {
-    Failure::terminal("SSRF_BLOCKED", blocked.to_string())
+/// What a worker says of a server that it may not reach.
+pub(crate) fn blocked_failure(blocked: &Blocked) -> Failure {
+    let message = match blocked {
+        Blocked::Address { .. } | Blocked::Name(_) => {
+            format!("{blocked}; an operator can allow its network to this worker with `--allow-net`")
+        }
+        Blocked::Port(_) | Blocked::Scheme(_) | Blocked::NoHost => blocked.to_string(),
+    };
+    Failure::terminal("SSRF_BLOCKED", message)
 }
 
 fn send_failure(error: &reqwest::Error) -> Failure {

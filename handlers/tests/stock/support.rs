@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use flowmonkey_handlers::StockPolicy;
 use flowmonkey_handlers::jq::JqPolicy;
 use flowmonkey_plumbing::api::{
-    Checkpoint, CheckpointApi, CheckpointData, ContextApi, Heartbeat, HeartbeatAnswer, JobApi, Plumbing,
-    PlumbingError, Progress, ProgressApi, SavedCheckpoint, TaskAccess,
+    Checkpoint, CheckpointApi, CheckpointData, ContextApi, EmittedEvent, EventApi, Heartbeat,
+    HeartbeatAnswer, JobApi, Plumbing, PlumbingError, Progress, ProgressApi, SavedCheckpoint, TaskAccess,
 };
 use flowmonkey_plumbing::wire::{
     ContextOperation, HandlerReference, LogLine, PROTOCOL_VERSION, Priority, TaskMessage, TaskMetadata,
@@ -86,6 +86,19 @@ impl ContextApi for Memory {
         _: &[ContextOperation],
     ) -> Result<(), PlumbingError> {
         Ok(())
+    }
+}
+
+#[async_trait]
+impl EventApi for Memory {
+    async fn emit_events(
+        &self,
+        _: &TaskAccess,
+        events: Vec<EmittedEvent>,
+    ) -> Result<Vec<String>, PlumbingError> {
+        let named =
+            events.into_iter().zip(1..).map(|(event, place)| event.id.unwrap_or(format!("ev_{place}")));
+        Ok(named.collect())
     }
 }
 

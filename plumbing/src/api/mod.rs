@@ -14,7 +14,10 @@ pub use checkpoint::{
 pub use context::{
     CONTEXT_OPERATIONS_MAX, CONTEXT_PATCH_BYTES_MAX, CONTEXT_PATCHES_MAX, CONTEXT_PATH_BYTES_MAX, ContextApi,
 };
-pub use event::{EVENT_BYTES_MAX, EmittedEvent, EventApi};
+pub use event::{
+    EVENT_BYTES_MAX, EVENT_NAME_BYTES_MAX, EVENTS_BODY_BYTES_MAX, EVENTS_PER_CALL_MAX, EmittedEvent,
+    EventApi, RESERVED_EVENTS, event_refusal,
+};
 pub use job::{Heartbeat, HeartbeatAnswer, JobApi, JobStatus};
 pub use progress::{Counter, LOG_LINES_MAX, Progress, ProgressApi, VOLATILE_BODY_BYTES_MAX};
 
@@ -75,6 +78,6 @@ pub enum PlumbingError {
 }
 
 /// The plumbing APIs, for one worker.
-pub trait Plumbing: CheckpointApi + ContextApi + JobApi + ProgressApi {}
+pub trait Plumbing: CheckpointApi + ContextApi + EventApi + JobApi + ProgressApi {}
 
-impl<T: CheckpointApi + ContextApi + JobApi + ProgressApi> Plumbing for T {}
+impl<T: CheckpointApi + ContextApi + EventApi + JobApi + ProgressApi> Plumbing for T {}

@@ -33,6 +33,7 @@ pub(super) enum Endpoint {
     Progress,
     Logs,
     Result,
+    Events,
 }
 
 impl Endpoint {
@@ -46,6 +47,7 @@ impl Endpoint {
             Self::Progress => "progress",
             Self::Logs => "logs",
             Self::Result => "result",
+            Self::Events => "events",
         }
     }
 }
@@ -357,6 +359,7 @@ async fn whole(endpoint: Endpoint, mut response: Response, max: usize) -> Result
                 Endpoint::Checkpoint
                 | Endpoint::CheckpointData
                 | Endpoint::Heartbeat
+                | Endpoint::Events
                 | Endpoint::Started
                 | Endpoint::Progress
                 | Endpoint::Logs

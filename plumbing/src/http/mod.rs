@@ -7,6 +7,7 @@
 mod call;
 mod checkpoint;
 mod context;
+mod events;
 mod job;
 mod outbox;
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flowmonkey_plumbing::api::{
-    Checkpoint, CheckpointApi, CheckpointData, ContextApi, Heartbeat, HeartbeatAnswer, JobApi, PlumbingError,
-    Progress, ProgressApi, SavedCheckpoint, TaskAccess,
+    Checkpoint, CheckpointApi, CheckpointData, ContextApi, EmittedEvent, EventApi, Heartbeat,
+    HeartbeatAnswer, JobApi, PlumbingError, Progress, ProgressApi, SavedCheckpoint, TaskAccess,
 };
 use flowmonkey_plumbing::clock::SystemClock;
 use flowmonkey_plumbing::manifest::Manifest;
@@ -329,6 +329,19 @@ impl ContextApi for Memory {
     ) -> Result<(), PlumbingError> {
         self.patches.lock().unwrap().push((sequence, patch.to_vec()));
         Ok(())
+    }
+}
+
+#[async_trait]
+impl EventApi for Memory {
+    async fn emit_events(
+        &self,
+        _: &TaskAccess,
+        events: Vec<EmittedEvent>,
+    ) -> Result<Vec<String>, PlumbingError> {
+        let named =
+            events.into_iter().zip(1..).map(|(event, place)| event.id.unwrap_or(format!("ev_{place}")));
+        Ok(named.collect())
     }
 }
 

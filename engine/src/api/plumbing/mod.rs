@@ -5,6 +5,7 @@
 
 pub(super) mod checkpoint;
 pub(super) mod context;
+pub(super) mod events;
 pub(super) mod job;
 pub(super) mod large;
 pub(super) mod progress;
@@ -34,6 +35,7 @@ pub(super) const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer");
 pub(super) fn routes() -> Router<Api> {
     checkpoint::routes()
         .merge(context::routes())
+        .merge(events::routes())
         .merge(job::routes())
         .merge(progress::routes())
         .merge(result::routes())
@@ -134,8 +136,12 @@ impl From<PlumbingError> for Problem {
         let detail = error.to_string();
         match error {
             PlumbingError::Stale { .. } => Self::new(ErrorClass::Conflict, "STALE_ATTEMPT", detail),
+            PlumbingError::TooLarge { what: "the event's data", .. } => {
+                Self::new(ErrorClass::TooLarge, "EVENT_TOO_LARGE", detail)
+            }
             PlumbingError::TooLarge { .. } => Self::new(ErrorClass::TooLarge, "CHECKPOINT_TOO_LARGE", detail),
             PlumbingError::Refused { code, detail } => match code.as_str() {
+                "INVALID_REQUEST" => invalid(detail),
                 "BODY_INCOMPLETE" => Self::new(ErrorClass::Undecodable, "BODY_INCOMPLETE", detail),
                 "CHECKPOINT_UNREADABLE" => Self::new(ErrorClass::Internal, "CHECKPOINT_UNREADABLE", detail),
                 // In process nothing is refused for its token.

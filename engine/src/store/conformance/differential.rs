@@ -242,6 +242,7 @@ impl Work {
             name: "parcel".into(),
             data: json!(self.now),
             source: None,
+            attributes: None,
             at: at(self.now - i64::try_from(self.random.below(50)).unwrap()),
         };
         assert_eq!(left.publish_event(&event).await.unwrap(), right.publish_event(&event).await.unwrap());

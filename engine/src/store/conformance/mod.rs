@@ -101,7 +101,10 @@ rules! {
         events_from_outside_count_once,
         published_events_have_stable_ids,
         events_since_come_oldest_first,
-        subscribers_follow_the_wait;
+        subscribers_follow_the_wait,
+        events_are_published_in_batches_and_listed,
+        webhooks_are_kept_and_noted,
+        deliveries_are_claimed_once_and_settled;
     flows:
         versions_are_immutable,
         the_latest_version_is_by_semver,

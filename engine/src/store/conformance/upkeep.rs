@@ -221,6 +221,7 @@ pub(super) async fn pruning_goes_in_steps(store: &dyn Store) {
             name: "e".into(),
             data: json!(1),
             source: None,
+            attributes: None,
             at: at(when),
         };
         store.publish_event(&event).await.unwrap();

@@ -154,6 +154,7 @@ impl MemoryRows {
                         data: event.data,
                         source: Some(id),
                         at: now,
+                        attributes: None,
                     };
                     published += 1;
                     self.publish(event);

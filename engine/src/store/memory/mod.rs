@@ -4,6 +4,7 @@
 
 mod commit;
 mod context;
+mod events;
 mod jobs;
 mod objects;
 mod store;
@@ -17,6 +18,7 @@ use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_core::time::Timestamp;
 
 use super::context::ContextPatch;
+use super::events::{Delivery, Webhook};
 use super::jobs::JobRow;
 use super::model::{
     FailedTaskRow, FlowRow, JoinState, PublishedEvent, StoredCheckpoint, TableDefinition, TableRowRecord,
@@ -82,6 +84,10 @@ pub struct MemoryRows {
     pub turns: BTreeMap<String, (String, Timestamp)>,
     /// Generations of pools, and the servers that they are of.
     pub pools: BTreeMap<String, (u64, String)>,
+    /// Webhooks.
+    pub webhooks: BTreeMap<String, Webhook>,
+    /// Deliveries by webhook and event.
+    pub deliveries: BTreeMap<(String, String), Delivery>,
 }
 
 /// What an idempotency key stands for.

@@ -398,6 +398,7 @@ impl MemoryRows {
             !goes
         };
         self.events.retain(|(event, delivered)| spare(*delivered && event.at < retention.events_before));
+        self.deliveries.retain(|_, delivery| spare(delivery.created_at < retention.events_before));
         let executions = &self.executions;
         self.checkpoints.retain(|task, _| {
             let owner = executions.get(&task.execution);

@@ -39,6 +39,7 @@ impl PostgresStore {
         let mut gone = usize::try_from(pruned).unwrap_or(0);
         for (statement, before) in [
             (sql::EVENTS_PRUNE, retention.events_before),
+            (sql::DELIVERIES_PRUNE, retention.events_before),
             (sql::CHECKPOINTS_PRUNE, retention.checkpoints_before),
             (sql::IDEMPOTENCY_PRUNE, retention.keys_before),
         ] {

@@ -23,6 +23,7 @@ mod sql;
 mod store;
 #[cfg(test)]
 mod tests;
+mod webhooks;
 mod write;
 
 use std::sync::Arc;

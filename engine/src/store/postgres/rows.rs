@@ -38,6 +38,16 @@ pub(super) fn parsed<T: DeserializeOwned>(
     serde_json::from_str(text).map_err(|error| corrupt(what, error))
 }
 
+/// A column that holds JSON, or nothing.
+fn optional_parsed<T: DeserializeOwned>(
+    row: &PgRow,
+    index: usize,
+    what: &dyn Display,
+) -> Result<Option<T>, StoreError> {
+    let text: Option<&str> = column(row, index, what)?;
+    text.map(|text| serde_json::from_str(text).map_err(|error| corrupt(what, error))).transpose()
+}
+
 /// A column that holds an execution's id.
 pub(super) fn id(row: &PgRow, index: usize, what: &dyn Display) -> Result<ExecutionId, StoreError> {
     column::<Uuid>(row, index, what).map(ExecutionId::from_uuid)
@@ -155,6 +165,7 @@ pub(super) fn event(row: &PgRow) -> Result<PublishedEvent, StoreError> {
         data: parsed(row, 2, &what)?,
         source: optional_id(row, 3, &what)?,
         at: instant(row, 4, &what)?,
+        attributes: optional_parsed(row, 6, &what)?,
     })
 }
 

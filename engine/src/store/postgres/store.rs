@@ -14,6 +14,7 @@ use sqlx::query;
 use super::columns::key;
 use super::{PostgresStore, rows, sql};
 use crate::store::encode::{integer, json, text};
+use crate::store::events::EventStore;
 use crate::store::model::{
     Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
     ListPage, PublishOutcome, PublishedEvent, Retention, StoredCheckpoint, TableDefinition, TableRowRecord,
@@ -256,14 +257,7 @@ impl Store for PostgresStore {
     }
 
     async fn publish_event(&self, event: &PublishedEvent) -> Result<bool, StoreError> {
-        let data = json(&event.data)?;
-        let statement = query(sql::EVENTS_INSERT)
-            .bind(vec![text(&event.id)])
-            .bind(vec![text(&event.name)])
-            .bind(vec![event.source.as_ref().map(key)])
-            .bind(vec![event.at.as_millis()])
-            .bind(vec![data]);
-        self.write(statement).await.map(|inserted| inserted > 0)
+        Ok(self.publish_events(std::slice::from_ref(event)).await?.first().is_some_and(|is_new| *is_new))
     }
 
     async fn undelivered_events(&self, max: usize) -> Result<Vec<PublishedEvent>, StoreError> {

@@ -30,6 +30,7 @@ const EMPTY: &[&str] = &[
     "fm_pools",
     "fm_tables",
     "fm_turns",
+    "fm_webhooks",
 ];
 /// Partitions of weeks, which are empty, too.
 const WEEKS: &str = "fm_history_2";
@@ -50,6 +51,9 @@ const FILL: &str = "
     INSERT INTO fm_budgets SELECT id, 0, 0, 0 FROM fm_executions;
     INSERT INTO fm_snapshots SELECT id, 1, NULL, NULL, '', '', '' FROM fm_executions;
     INSERT INTO fm_events (id, name, at, delivered, data) SELECT id::text, right(id::text, 3), 0, true, '' FROM fm_executions;
+    UPDATE fm_events SET source = id::uuid;
+    INSERT INTO fm_webhooks (id, url, secret, patterns, description, active, created_at) VALUES ('w', '', '', '[]', '', true, 0);
+    INSERT INTO fm_webhook_deliveries (webhook_id, event_id, event_name, status, attempts, next_at, created_at) SELECT 'w', id::text, 'n', 'delivered', 0, 0, 0 FROM fm_executions;
     INSERT INTO fm_idempotency SELECT '', 'f', id::text, id, '', 0 FROM fm_executions;
     INSERT INTO fm_failed_tasks (execution_id, at, task) SELECT id, 0, '' FROM fm_executions;
     INSERT INTO fm_table_rows SELECT row_number() OVER (), right(id::text, 2), id::text, id, NULL, 0, '' FROM fm_executions;

@@ -209,15 +209,20 @@ struct EventRow {
     source: Option<Simple>,
     at: Timestamp,
     data: String,
+    attributes: Option<String>,
 }
 
-/// One event as the whole parameter.
-pub(super) fn event(event: &PublishedEvent) -> Result<String, StoreError> {
-    json(&[EventRow {
-        id: text(&event.id),
-        name: text(&event.name),
-        source: event.source.map(hex),
-        at: event.at,
-        data: json(&event.data)?,
-    }])
+/// Events as one parameter.
+pub(super) fn event_rows(events: &[PublishedEvent]) -> Result<String, StoreError> {
+    let row = |event: &PublishedEvent| {
+        Ok(EventRow {
+            id: text(&event.id),
+            name: text(&event.name),
+            source: event.source.map(hex),
+            at: event.at,
+            data: json(&event.data)?,
+            attributes: event.attributes.as_ref().map(json).transpose()?,
+        })
+    };
+    json(&events.iter().map(row).collect::<Result<Vec<_>, StoreError>>()?)
 }

@@ -24,6 +24,7 @@ mod sql;
 mod store;
 #[cfg(test)]
 mod tests;
+mod webhooks;
 mod whole;
 
 use std::path::{Path, PathBuf};

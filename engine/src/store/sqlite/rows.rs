@@ -38,6 +38,16 @@ pub(super) fn parsed<T: DeserializeOwned>(
     serde_json::from_str(text).map_err(|error| corrupt(what, error))
 }
 
+/// A column that holds JSON, or nothing.
+fn optional_parsed<T: DeserializeOwned>(
+    row: &SqliteRow,
+    index: usize,
+    what: &dyn Display,
+) -> Result<Option<T>, StoreError> {
+    let text: Option<&str> = column(row, index, what)?;
+    text.map(|text| serde_json::from_str(text).map_err(|error| corrupt(what, error))).transpose()
+}
+
 /// A column that holds an execution's id.
 pub(super) fn id(row: &SqliteRow, index: usize, what: &dyn Display) -> Result<ExecutionId, StoreError> {
     id_of(column(row, index, what)?, what)
@@ -157,6 +167,7 @@ pub(super) fn event(row: &SqliteRow) -> Result<PublishedEvent, StoreError> {
         data: parsed(row, 2, &what)?,
         source: optional_id(row, 3, &what)?,
         at: instant(row, 4, &what)?,
+        attributes: optional_parsed(row, 6, &what)?,
     })
 }
 

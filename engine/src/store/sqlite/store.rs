@@ -13,6 +13,7 @@ use sqlx::{Connection, query};
 
 use super::encode::{self, blob, integer};
 use super::{SqliteStore, rows, sql};
+use crate::store::events::EventStore;
 use crate::store::model::{
     Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
     ListPage, PublishOutcome, PublishedEvent, Retention, StoredCheckpoint, TableDefinition, TableRowRecord,
@@ -200,7 +201,7 @@ impl Store for SqliteStore {
     }
 
     async fn publish_event(&self, event: &PublishedEvent) -> Result<bool, StoreError> {
-        self.write(query(sql::EVENTS_INSERT).bind(encode::event(event)?)).await.map(|inserted| inserted > 0)
+        Ok(self.publish_events(std::slice::from_ref(event)).await?.first().is_some_and(|is_new| *is_new))
     }
 
     async fn undelivered_events(&self, max: usize) -> Result<Vec<PublishedEvent>, StoreError> {
@@ -402,6 +403,7 @@ impl Store for SqliteStore {
         for (statement, before) in [
             (sql::EXECUTIONS_PRUNE, retention.executions_before),
             (sql::EVENTS_PRUNE, retention.events_before),
+            (sql::DELIVERIES_PRUNE, retention.events_before),
             (sql::CHECKPOINTS_PRUNE, retention.checkpoints_before),
             (sql::IDEMPOTENCY_PRUNE, retention.keys_before),
         ] {

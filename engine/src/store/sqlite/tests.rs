@@ -16,6 +16,9 @@ use crate::store::{Batch, Committed, CreateOutcome, Store, StoreError};
 const MAY_SCAN: &[(&str, &str)] = &[
     ("flows_list", "fm_flows"),
     ("tables_list", "fm_tables"),
+    // There are a hundred at most.
+    ("webhooks_list", "fm_webhooks"),
+    ("webhooks_due", "fm_webhooks"),
     ("joins_page", "fm_joins"),
     ("failed_tasks_page", "fm_failed_tasks"),
     // Those of attempts that are over are most of them: results take their own away.

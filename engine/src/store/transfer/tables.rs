@@ -64,7 +64,7 @@ const fn numbered(name: &'static str, sequence: &'static str, columns: &'static 
 }
 
 /// All tables that are carried over, in an order that keeps references whole.
-pub(in crate::store) const TABLES: [Table; 19] = [
+pub(in crate::store) const TABLES: [Table; 21] = [
     table(
         "fm_definitions",
         &[text("hash"), text("flow_id"), text("version"), text("status"), text("definition")],
@@ -148,6 +148,7 @@ pub(in crate::store) const TABLES: [Table; 19] = [
             integer("at"),
             flag("delivered"),
             text("data"),
+            text("attributes"),
         ],
     ),
     table(
@@ -230,6 +231,36 @@ pub(in crate::store) const TABLES: [Table; 19] = [
             text("pipe"),
             integer("at"),
             text("row"),
+        ],
+    ),
+    table(
+        "fm_webhooks",
+        &[
+            text("id"),
+            text("url"),
+            text("secret"),
+            text("patterns"),
+            text("description"),
+            flag("active"),
+            text("deactivated"),
+            integer("failing_since"),
+            integer("created_at"),
+        ],
+    ),
+    table(
+        "fm_webhook_deliveries",
+        &[
+            text("webhook_id"),
+            text("event_id"),
+            text("event_name"),
+            text("status"),
+            integer("attempts"),
+            integer("next_at"),
+            integer("created_at"),
+            integer("last_at"),
+            integer("last_status"),
+            text("last_error"),
+            integer("duration_ms"),
         ],
     ),
     table("fm_keys", &[text("name"), Column { name: "key", kind: Kind::Bytes }]),

@@ -30,7 +30,12 @@ const FILL: &str = r#"
     INSERT INTO fm_snapshots SELECT id, 2, NULL, NULL, '', '', '' FROM fm_executions;
     INSERT INTO fm_events (sequence, id, name, source, at, delivered, data)
         SELECT 41, 'e', 'n', id, 1, 1, '{}' FROM fm_executions LIMIT 1;
-    INSERT INTO fm_events (sequence, id, name, source, at, delivered, data) VALUES (42, 'f', 'n', NULL, 1, 0, '{}');
+    INSERT INTO fm_events (sequence, id, name, source, at, delivered, data, attributes)
+        VALUES (42, 'f', 'n', NULL, 1, 0, '{}', '{"source":"/s"}');
+    INSERT INTO fm_webhooks VALUES ('w', 'https://r.example/', 'whsec_a', '["*"]', 'd', 1, NULL, 5, 6),
+        ('v', 'https://r.example/', 'whsec_b', '[]', '', 0, 'gone', NULL, 7);
+    INSERT INTO fm_webhook_deliveries VALUES ('w', 'e', 'n', 'pending', 2, 3, 4, 5, 500, 'no', 6),
+        ('w', 'f', 'n', 'delivered', 0, 3, 4, NULL, NULL, NULL, NULL);
     INSERT INTO fm_idempotency SELECT '', 'f', 'k' || hex(id), id, 'i', 99 FROM fm_executions;
     INSERT INTO fm_budgets SELECT id, 1e-7, 5, 6 FROM fm_executions;
     INSERT INTO fm_jobs SELECT id, 1, 2, 'running', 's', 'h', 'w', 1, 2, NULL, NULL, 0.5, 'm', 3, 'c', 4, 5, 6, '{}'

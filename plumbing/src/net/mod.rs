@@ -1,4 +1,4 @@
-//! Keeps requests off addresses that only this machine or its network can reach.
+//! Keeps HTTP requests off addresses that only this machine or its network can reach: those of handlers and of webhooks.
 //!
 //! The check sits in the resolver that the connection itself uses, so that a name cannot resolve to one address for the
 //! check and to another for the connection. Addresses in URLs skip the resolver and are checked by [`HttpPolicy::check_url`].
@@ -17,25 +17,33 @@ pub struct HttpPolicy {
     pub allow_networks: Vec<IpNet>,
     /// Whether the machine itself may be reached (`127.0.0.0/8`, `::1`).
     pub allow_loopback: bool,
+    /// Names of hosts that may be reached whatever they resolve to; lower case.
+    pub allow_hosts: Vec<String>,
     /// Ports that may be reached; none: all.
     pub allow_ports: Option<Vec<u16>>,
 }
 
 /// Why a request was not sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Blocked {
-    #[error(
-        "`{host}` is {address}, which is not a public address; an operator can allow its network to this worker with `--allow-net`"
-    )]
-    Address { host: String, address: IpAddr },
-    #[error(
-        "`{0}` names a machine of the cloud or the local network; an operator can allow its network to this worker with `--allow-net`"
-    )]
+pub enum Blocked {
+    /// The address is not public.
+    #[error("`{host}` is {address}, which is not a public address")]
+    Address {
+        /// As the URL or the name service spells it.
+        host: String,
+        /// The address.
+        address: IpAddr,
+    },
+    /// The name is one of inner machines.
+    #[error("`{0}` names a machine of the cloud or the local network")]
     Name(String),
-    #[error("port {0} is not among the ports that this worker may reach")]
+    /// The port is not allowed.
+    #[error("port {0} is not among the ports that may be reached")]
     Port(u16),
+    /// The URL is not one of HTTP.
     #[error("`{0}` is not a scheme for requests: only http and https are")]
     Scheme(String),
+    /// There is nobody to ask.
     #[error("the URL names no host")]
     NoHost,
 }
@@ -91,7 +99,10 @@ impl HttpPolicy {
     }
 
     /// Checks all of a URL but what its name resolves to.
-    pub(crate) fn check_url(&self, url: &Url) -> Result<(), Blocked> {
+    ///
+    /// # Errors
+    /// Why it may not be reached.
+    pub fn check_url(&self, url: &Url) -> Result<(), Blocked> {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(Blocked::Scheme(url.scheme().into()));
         }
@@ -109,20 +120,31 @@ impl HttpPolicy {
         }
     }
 
+    fn allows_host(&self, name: &str) -> bool {
+        self.allow_hosts.iter().any(|host| host == name)
+    }
+
     fn check_name(&self, name: &str) -> Result<(), Blocked> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
+        if self.allows_host(&name) {
+            return Ok(());
+        }
         // Who opened networks may have opened the one of such a name: then its address decides.
         let blocked = BLOCKED_NAMES.contains(&name.as_str()) && self.allow_networks.is_empty();
         if blocked { Err(Blocked::Name(name)) } else { Ok(()) }
     }
 
     /// Resolves a host once, to the addresses that may be reached.
-    pub(crate) async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ResolveError> {
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ResolveError> {
         self.check_name(host).map_err(ResolveError::Blocked)?;
         let found: Vec<SocketAddr> =
             tokio::net::lookup_host((host, port)).await.map_err(ResolveError::Lookup)?.collect();
+        let by_name = self.allows_host(&host.trim_end_matches('.').to_ascii_lowercase());
         let allowed: Vec<SocketAddr> =
-            found.iter().copied().filter(|found| self.allows(found.ip())).collect();
+            found.iter().copied().filter(|found| by_name || self.allows(found.ip())).collect();
         match (allowed.is_empty(), found.first()) {
             (true, Some(first)) => {
                 Err(ResolveError::Blocked(Blocked::Address { host: host.into(), address: first.ip() }))
@@ -134,15 +156,17 @@ impl HttpPolicy {
 
 /// Why a name gave no address.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ResolveError {
+pub enum ResolveError {
+    /// It may not be reached.
     #[error(transparent)]
     Blocked(Blocked),
+    /// The name service does not know it, or does not answer.
     #[error("the name cannot be resolved")]
     Lookup(#[source] std::io::Error),
 }
 
-/// The resolver of the HTTP client.
-pub(crate) struct GuardedResolver(pub(crate) Arc<HttpPolicy>);
+/// The resolver of an HTTP client whose connections keep to a policy.
+pub struct GuardedResolver(pub Arc<HttpPolicy>);
 
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
@@ -282,5 +306,8 @@ mod tests {
         assert!(matches!(error, ResolveError::Blocked(Blocked::Address { .. })), "{error:?}");
         let loopback = HttpPolicy { allow_loopback: true, ..HttpPolicy::default() };
         assert!(!loopback.resolve("localhost", 80).await.unwrap().is_empty());
+        let named = HttpPolicy { allow_hosts: vec!["localhost".into()], ..HttpPolicy::default() };
+        assert!(!named.resolve("LocalHost.", 80).await.unwrap().is_empty());
+        assert!(check(&named, "http://127.0.0.1/").is_err(), "the name is allowed, not its address");
     }
 }

@@ -1,0 +1,1 @@
+SELECT id, name, data, source, at, sequence, attributes FROM fm_events WHERE id = ANY ($1)

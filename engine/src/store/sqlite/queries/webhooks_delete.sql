@@ -1,0 +1,1 @@
+DELETE FROM fm_webhooks WHERE id = ?1
