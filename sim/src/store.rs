@@ -9,8 +9,8 @@ use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
     Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
-    ListPage, PublishOutcome, PublishedEvent, Retention, Store, StoreError, StoredCheckpoint,
-    TableDefinition, TableRowRecord, TaskOut,
+    ListPage, LogFilter, LogRow, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, Retention,
+    Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
 };
 
 use crate::boundary::Boundary;
@@ -36,6 +36,38 @@ impl SimStore {
             return Err(unavailable("after"));
         }
         Ok(answer)
+    }
+}
+
+#[async_trait]
+impl ProgressStore for SimStore {
+    async fn put_progress(&self, rows: &[ProgressRow]) -> Result<(), StoreError> {
+        self.call(self.0.store.put_progress(rows)).await
+    }
+
+    async fn latest_progress(&self, task: TaskId) -> Result<Option<ProgressRow>, StoreError> {
+        self.call(self.0.store.latest_progress(task)).await
+    }
+
+    async fn progress_page(
+        &self,
+        execution: ExecutionId,
+        after: Option<(u32, Timestamp)>,
+        max: usize,
+    ) -> Result<Vec<ProgressRow>, StoreError> {
+        self.call(self.0.store.progress_page(execution, after, max)).await
+    }
+
+    async fn live_children_done(&self, parent: ExecutionId, join: u32) -> Result<f64, StoreError> {
+        self.call(self.0.store.live_children_done(parent, join)).await
+    }
+
+    async fn put_log_lines(&self, rows: &[LogRow]) -> Result<(), StoreError> {
+        self.call(self.0.store.put_log_lines(rows)).await
+    }
+
+    async fn log_lines(&self, filter: &LogFilter) -> Result<Vec<LogRow>, StoreError> {
+        self.call(self.0.store.log_lines(filter)).await
     }
 }
 

@@ -13,6 +13,7 @@ mod flows;
 mod memory;
 mod model;
 mod postgres;
+mod progress;
 mod sqlite;
 mod tally;
 mod transfer;
@@ -26,7 +27,7 @@ use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 
 pub use error::StoreError;
-pub use memory::{MemoryKey, MemoryRows, MemoryStore};
+pub use memory::{MemoryKey, MemoryLogLines, MemoryRows, MemoryStore};
 pub use model::{
     Batch, CheckpointNote, ChildRow, Column, Committed, Create, CreateOutcome, ExecutionFilter,
     ExecutionSummary, FailedTaskRow, FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent,
@@ -37,13 +38,14 @@ pub use postgres::{
     Causes, Inspection, POSTGRES_SCHEMA_VERSION, PoolFacts, PostgresOptions, PostgresSession, PostgresStore,
     PostgresUrlError, ServerFacts, TableFacts,
 };
+pub use progress::{LogFilter, LogPlace, LogRow, ProgressRow, ProgressStore};
 pub use sqlite::{Durability, SCHEMA_VERSION, SqliteOptions, SqliteStore, verify};
 pub(crate) use tally::{JoinKey, touched_budgets, touched_joins};
 pub use transfer::{TransferError, TransferProgress, TransferredTable, transfer};
 
 /// The record. All instants are arguments; nothing here reads a clock.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: ProgressStore + Send + Sync + 'static {
     // Flows.
 
     /// Keeps a definition by its hash without publishing it. Repeatable.

@@ -10,8 +10,8 @@ use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
     Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
-    ListPage, MemoryStore, PublishOutcome, PublishedEvent, Retention, Store, StoreError, StoredCheckpoint,
-    TableDefinition, TableRowRecord, TaskOut,
+    ListPage, LogFilter, LogRow, MemoryStore, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent,
+    Retention, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
 };
 use tokio::sync::Notify;
 
@@ -49,6 +49,44 @@ impl Away {
             return Err(StoreError::Unavailable { reason, source: None });
         }
         Ok(())
+    }
+}
+
+#[async_trait]
+impl ProgressStore for Away {
+    async fn put_progress(&self, rows: &[ProgressRow]) -> Result<(), StoreError> {
+        self.there()?;
+        self.inner.put_progress(rows).await
+    }
+
+    async fn latest_progress(&self, task: TaskId) -> Result<Option<ProgressRow>, StoreError> {
+        self.there()?;
+        self.inner.latest_progress(task).await
+    }
+
+    async fn progress_page(
+        &self,
+        execution: ExecutionId,
+        after: Option<(u32, Timestamp)>,
+        max: usize,
+    ) -> Result<Vec<ProgressRow>, StoreError> {
+        self.there()?;
+        self.inner.progress_page(execution, after, max).await
+    }
+
+    async fn live_children_done(&self, parent: ExecutionId, join: u32) -> Result<f64, StoreError> {
+        self.there()?;
+        self.inner.live_children_done(parent, join).await
+    }
+
+    async fn put_log_lines(&self, rows: &[LogRow]) -> Result<(), StoreError> {
+        self.there()?;
+        self.inner.put_log_lines(rows).await
+    }
+
+    async fn log_lines(&self, filter: &LogFilter) -> Result<Vec<LogRow>, StoreError> {
+        self.there()?;
+        self.inner.log_lines(filter).await
     }
 }
 

@@ -19,6 +19,7 @@ pub mod fixture;
 mod flows;
 mod idempotency;
 mod joins;
+mod progress;
 mod reads;
 mod upkeep;
 
@@ -99,6 +100,11 @@ rules! {
         versions_are_immutable,
         the_latest_version_is_by_semver,
         definitions_are_kept_without_publication;
+    progress:
+        the_latest_progress_of_a_task_counts,
+        live_children_count_by_their_progress,
+        a_log_line_is_kept_once_and_in_order,
+        what_tasks_said_goes_with_time_and_with_the_execution;
     upkeep:
         checkpoints_are_fenced,
         equal_rows_are_inserted_once,

@@ -3,6 +3,7 @@
 //! Nothing survives the process. All answers come in a fixed order, so that the same calls always give the same answers.
 
 mod commit;
+mod progress;
 mod store;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,9 @@ use flowmonkey_core::time::Timestamp;
 use super::model::{
     FailedTaskRow, FlowRow, JoinState, PublishedEvent, StoredCheckpoint, TableDefinition, TableRowRecord,
 };
+use super::progress::ProgressRow;
+
+pub use progress::MemoryLogLines;
 
 /// The record in memory. A clone is a copy: what happens to one does not show in the other.
 #[derive(Debug, Default)]
@@ -50,6 +54,10 @@ pub struct MemoryRows {
     pub budgets: BTreeMap<ExecutionId, Cost>,
     /// Checkpoints.
     pub checkpoints: BTreeMap<TaskId, StoredCheckpoint>,
+    /// Progress by task and instant.
+    pub progress: BTreeMap<(TaskId, Timestamp), ProgressRow>,
+    /// Log lines in their order.
+    pub log_lines: MemoryLogLines,
     /// Parked tasks, oldest first.
     pub failed_tasks: Vec<FailedTaskRow>,
     /// Table definitions.

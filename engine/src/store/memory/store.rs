@@ -400,6 +400,8 @@ impl MemoryRows {
             spare(owner.is_some_and(|owner| ended_before(owner, retention.checkpoints_before)))
         });
         self.idempotency.retain(|_, key| spare(key.until < retention.keys_before));
+        self.progress.retain(|(_, at), _| spare(*at < retention.progress_before));
+        self.log_lines.retain(|_, line| spare(line.at < retention.logs_before));
         max - left
     }
 
@@ -413,6 +415,8 @@ impl MemoryRows {
         self.specs.retain(|(parent, _), _| stays(parent));
         self.budgets.retain(|id, _| stays(id));
         self.checkpoints.retain(|task, _| stays(&task.execution));
+        self.progress.retain(|(task, _), _| stays(&task.execution));
+        self.log_lines.retain(|(id, _), _| stays(id));
         self.failed_tasks.retain(|row| stays(&row.execution));
     }
 }

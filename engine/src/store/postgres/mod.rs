@@ -14,6 +14,7 @@ mod error;
 mod inspect;
 mod list;
 mod options;
+mod progress;
 mod rows;
 mod schema;
 mod sql;

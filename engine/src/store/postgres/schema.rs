@@ -12,6 +12,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("create record", include_str!("../../../../migrations/postgres/0001_create_record.sql")),
     ("write in one call", include_str!("../../../../migrations/postgres/0002_write_in_one_call.sql")),
     ("prune by week", include_str!("../../../../migrations/postgres/0003_prune_by_week.sql")),
+    ("add progress and logs", include_str!("../../../../migrations/postgres/0005_add_progress_and_logs.sql")),
 ];
 
 /// The schema version that this program needs.

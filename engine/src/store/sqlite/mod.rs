@@ -14,6 +14,7 @@ mod flows;
 mod joins;
 mod list;
 mod prepare;
+mod progress;
 mod published;
 mod rows;
 mod schema;

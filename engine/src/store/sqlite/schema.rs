@@ -11,6 +11,7 @@ const APPLICATION_ID: i64 = 0x464d_4e4b;
 const MIGRATIONS: &[&str] = &[
     include_str!("../../../../migrations/sqlite/0001_create_record.sql"),
     include_str!("../../../../migrations/sqlite/0002_add_turns_and_pools.sql"),
+    include_str!("../../../../migrations/sqlite/0004_add_progress_and_logs.sql"),
 ];
 
 /// The schema version that this program needs.

@@ -374,6 +374,8 @@ impl Store for SqliteStore {
             (sql::EVENTS_PRUNE, retention.events_before),
             (sql::CHECKPOINTS_PRUNE, retention.checkpoints_before),
             (sql::IDEMPOTENCY_PRUNE, retention.keys_before),
+            (sql::PROGRESS_PRUNE, retention.progress_before),
+            (sql::TASK_LOGS_PRUNE, retention.logs_before),
         ] {
             let left = max.saturating_sub(gone);
             if left > 0 {

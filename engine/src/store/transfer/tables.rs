@@ -64,7 +64,7 @@ const fn numbered(name: &'static str, sequence: &'static str, columns: &'static 
 }
 
 /// All tables that are carried over, in an order that keeps references whole.
-pub(in crate::store) const TABLES: [Table; 16] = [
+pub(in crate::store) const TABLES: [Table; 18] = [
     table(
         "fm_definitions",
         &[text("hash"), text("flow_id"), text("version"), text("status"), text("definition")],
@@ -165,6 +165,31 @@ pub(in crate::store) const TABLES: [Table; 16] = [
     table(
         "fm_checkpoints",
         &[id("execution_id"), integer("task_number"), text("id"), integer("saved_at"), text("data")],
+    ),
+    table(
+        "fm_progress",
+        &[
+            id("execution_id"),
+            integer("task_number"),
+            integer("at"),
+            integer("attempt"),
+            real("percent"),
+            text("step_id"),
+            text("progress"),
+        ],
+    ),
+    table(
+        "fm_task_logs",
+        &[
+            id("execution_id"),
+            integer("task_number"),
+            integer("attempt"),
+            integer("line"),
+            integer("at"),
+            text("step_id"),
+            text("level"),
+            text("message"),
+        ],
     ),
     numbered(
         "fm_failed_tasks",
