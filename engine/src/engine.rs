@@ -32,6 +32,7 @@ use crate::handlers::AnnouncedHandlers;
 use crate::left::LeftOver;
 use crate::pools::Pools;
 use crate::store::{Store, StoreError};
+use crate::talk::Talk;
 use crate::tokens::{RESUME_KEY, ResumeTokens, SIGNING_KEY_BYTES, TASK_KEY};
 use crate::watch::Watchers;
 use crate::weighed::{WeighedCache, join_bytes, snapshot_bytes};
@@ -128,6 +129,8 @@ pub struct Engine {
     pub(crate) task_tokens: TokenKey,
     /// Who watches.
     pub watchers: Watchers,
+    /// What running tasks say of themselves.
+    pub talk: Talk,
     /// What was done.
     pub counters: Counters,
     /// Results that did not count.
@@ -219,6 +222,7 @@ impl Engine {
             tokens: ResumeTokens::new(&resume_key),
             task_tokens: TokenKey::new(&task_key),
             watchers: Watchers::default(),
+            talk: Talk::default(),
             counters: Counters::default(),
             evidence: Evidence::default(),
             stuck: Mutex::default(),
@@ -333,6 +337,12 @@ impl Engine {
             found.extend(loaded.into_iter().map(|execution| (Arc::new(execution), true)));
         }
         Ok(found)
+    }
+
+    /// Looks at an execution where it is in memory; says whether it is.
+    pub(crate) fn peek_hot(&self, id: ExecutionId, look: impl FnOnce(&Execution)) -> bool {
+        let execution = self.hot.lock().unwrap_or_else(PoisonError::into_inner).peek(&id).cloned();
+        execution.as_deref().map(look).is_some()
     }
 
     pub(crate) fn keep_hot(&self, execution: &Arc<Execution>) {

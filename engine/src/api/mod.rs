@@ -12,6 +12,7 @@ mod metrics;
 mod operations;
 mod plumbing;
 mod problem;
+mod progress;
 mod request;
 mod start;
 mod tables;
@@ -89,6 +90,8 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         .route("/v1/executions/{id}/history", get(executions::history))
         .route("/v1/executions/{id}/children", get(executions::children))
         .route("/v1/executions/{id}/context", get(executions::context))
+        .route("/v1/executions/{id}/progress", get(progress::history))
+        .route("/v1/executions/{id}/logs", get(progress::logs))
         .route("/v1/resume/{token}", post(verbs::resume))
         .route("/v1/events", post(operations::publish_event))
         .route("/v1/queues", get(operations::queues))

@@ -6,6 +6,7 @@ pub mod events;
 pub mod fall_back;
 pub mod leftovers;
 pub mod presence;
+pub mod progress;
 pub mod pruner;
 pub mod reaper;
 pub mod reconciler;
@@ -45,6 +46,7 @@ pub fn spawn_all(engine: &Arc<Engine>, tracker: &TaskTracker, shutdown: &Cancell
     }
     tracker.spawn(timer::run(chore("timer")));
     tracker.spawn(events::run(chore("events")));
+    tracker.spawn(progress::run(chore("progress")));
     tracker.spawn(chore("reaper").every(config.reap_every, reaper::tick));
     tracker.spawn(reconciler::run(chore("reconciler")));
     tracker.spawn(chore("presence").every(config.presence_every, presence::tick));

@@ -47,7 +47,7 @@ async fn started(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `POST …/progress`: `{percent, message?, estimatedCompletion?}`; the latest counts.
+/// `POST …/progress`: `{percent, message?, estimatedCompletion?, counters?}`; the latest counts.
 async fn progress(
     State(api): State<Api>,
     Segment(task): Segment,
@@ -58,8 +58,7 @@ async fn progress(
     parameters.finish()?;
     let progress: Progress = read(request, &api).await?;
     caller.is_current(true).await?;
-    let percent = progress.percent.clamp(0.0, 100.0);
-    caller.plumbing().progress(&caller.access, Progress { percent, ..progress });
+    caller.plumbing().progress(&caller.access, progress);
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -68,7 +67,8 @@ struct LogsBody {
     lines: Vec<LogLine>,
 }
 
-/// `POST …/logs`: `{lines: [{level?, message, timestamp?}]}`.
+/// `POST …/logs`: `{lines: [{line?, level?, message, timestamp?}]}`. Lines without a number are shown, not stored: the result
+/// brings them again.
 async fn logs(
     State(api): State<Api>,
     Segment(task): Segment,
