@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flowmonkey_plumbing::api::{Checkpoint, Plumbing, PlumbingError, Progress, TaskAccess};
+use flowmonkey_plumbing::api::{Checkpoint, Counter, Plumbing, PlumbingError, Progress, TaskAccess};
 use flowmonkey_plumbing::ids::SystemEntropy;
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::wire::{
@@ -94,11 +94,33 @@ impl Task {
         }
     }
 
-    /// Reports progress, 0 to 100. Never waits.
+    /// Reports progress, 0 to 100; estimate and counters stay as they were reported last. Never waits.
     pub fn progress(&self, percent: f64, message: impl Into<Option<String>>) {
-        let progress =
-            Progress { percent: percent.clamp(0.0, 100.0), message: message.into(), ..Progress::default() };
-        self.plumbing.progress(&self.access, progress);
+        self.change_progress(|progress| {
+            progress.percent = percent;
+            progress.message = message.into();
+        });
+    }
+
+    /// Reports when the task is expected to end, RFC 3339, with what was reported last; none: nobody knows. Never waits.
+    pub fn set_estimated_completion(&self, at: impl Into<Option<String>>) {
+        self.change_progress(|progress| progress.estimated_completion = at.into());
+    }
+
+    /// Reports one counter, with what was reported last. Never waits.
+    pub fn set_counter(&self, name: impl Into<String>, counter: Counter) {
+        self.change_progress(|progress| {
+            progress.counters.insert(name.into(), counter);
+        });
+    }
+
+    /// Reports progress with all that belongs to it. What passes a limit is cut ([`Progress::bounded`]). Never waits.
+    pub fn report(&self, progress: Progress) {
+        self.change_progress(|last| *last = progress);
+    }
+
+    fn change_progress(&self, change: impl FnOnce(&mut Progress)) {
+        self.plumbing.progress(&self.access, self.journal.progress(change));
     }
 
     /// Writes a log line of the task. Never waits; past the limit of lines, the rest is counted.
