@@ -362,7 +362,8 @@ fn waits_for(wait: &Wait) -> String {
         WaitOn::Signal { signal } => format!("for signal {signal}{limit}"),
         WaitOn::Event { event } => format!("for event {event}{limit}"),
         WaitOn::Approval { signal, .. } => format!("for approval {signal}{limit}"),
-        WaitOn::Handler { until: None, .. } => format!("for a resume{limit}"),
+        WaitOn::Handler { until: None, event: Some(event), .. } => format!("for event {}{limit}", event.name),
+        WaitOn::Handler { until: None, event: None, .. } => format!("for a resume{limit}"),
     };
     format!("waits {what}")
 }

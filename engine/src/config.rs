@@ -21,6 +21,10 @@ pub const TIMER_BATCH_MAX: usize = 500;
 pub const RECONCILE_BATCH_MAX: usize = 1000;
 /// Tasks that the reconciler delivers first to a queue that was full.
 pub const RECONCILE_PROBE: usize = 16;
+/// Open jobs that are compared with their executions in one go.
+pub const JOBS_PAGE: usize = 200;
+/// Open jobs that are compared in one tick.
+pub const JOBS_WALK_MAX: usize = 2000;
 /// Datasets that are kept in memory.
 pub const DATASETS_CACHED_MAX: usize = 4;
 /// Children that are made in one commit.
@@ -132,6 +136,8 @@ pub struct EngineConfig {
     pub reconcile_every: Duration,
     /// Time between looks at fan-outs and events that nobody looked after.
     pub sweep_every: Duration,
+    /// Time between looks at jobs whose executions have moved on.
+    pub jobs_every: Duration,
     /// Time between deletions of what has passed its retention.
     pub prune_every: Duration,
     /// How long ended executions are kept.
@@ -180,6 +186,7 @@ impl Default for EngineConfig {
             reap_every: Duration::from_secs(1),
             reconcile_every: Duration::from_secs(10),
             sweep_every: Duration::from_secs(5),
+            jobs_every: Duration::from_secs(5),
             prune_every: Duration::from_secs(60 * 60),
             keep_executions: DAY * 30,
             keep_events: DAY * 7,

@@ -17,6 +17,7 @@ use flowmonkey_plumbing::wire::{CheckpointReference, TaskMessage};
 use crate::apply::CommandOutcome;
 use crate::config::EARLY_EVENTS_MAX;
 use crate::engine::{Engine, EngineError};
+use crate::jobs::JobChanges;
 use crate::store::{CheckpointNote, JoinState, Spent, StoreError};
 use crate::wire::{dispatched, task_message};
 
@@ -38,6 +39,7 @@ pub(crate) struct Aftermath {
     pub(crate) subscribe: Vec<(ExecutionId, Timestamp, String)>,
     pub(crate) joins: Vec<JoinState>,
     pub(crate) spent: Vec<Spent>,
+    pub(crate) jobs: JobChanges,
 }
 
 impl Aftermath {
@@ -52,6 +54,7 @@ impl Aftermath {
             && self.subscribe.is_empty()
             && self.joins.is_empty()
             && self.spent.is_empty()
+            && self.jobs.is_empty()
     }
 
     /// Notes the wishes of decisions that were stored.
@@ -70,6 +73,10 @@ impl Aftermath {
                     if execution.task().is_some_and(|task| {
                         task.run.task == draft.task.number && task.run.attempt == draft.attempt
                     }) {
+                        if engine.handlers.any_stateful() && engine.handlers.is_stateful(&draft.handler_type)
+                        {
+                            self.jobs.published(execution, &draft, now);
+                        }
                         self.publish.push(task_message(
                             *draft,
                             execution,
@@ -115,9 +122,14 @@ impl Engine {
     /// When the record is away; what was not done is kept to be tried again.
     pub(crate) async fn settle(&self, mut aftermath: Aftermath) -> Result<(), EngineError> {
         while !aftermath.is_empty() {
-            let now = std::mem::take(&mut aftermath);
+            let mut now = std::mem::take(&mut aftermath);
             let mut next = Aftermath::default();
             self.tell_queue(now.publish, now.cancel, now.drop, &mut next).await;
+            if !now.jobs.is_empty()
+                && let Err(error) = self.store.note_jobs(&now.jobs.take()).await
+            {
+                tracing::warn!(%error, "where jobs are is noted later");
+            }
             let rest = Rest {
                 cancel_children: now.cancel_children,
                 check_joins: now.check_joins.into_iter().chain(now.spawn).collect(),

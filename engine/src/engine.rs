@@ -9,7 +9,7 @@ use std::time::Duration;
 use flowmonkey_core::execution::state::Status;
 use flowmonkey_core::execution::{Dataset, DatasetReference, Execution, Handlers, JoinSpec, StartError};
 use flowmonkey_core::flow::scope::Snapshot;
-use flowmonkey_core::ids::ExecutionId;
+use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_core::time::{Moment, Timestamp};
 use flowmonkey_plumbing::clock::Clock;
 use flowmonkey_plumbing::ids::Entropy;
@@ -26,9 +26,11 @@ use crate::config::{
     DATASETS_CACHED_MAX, EngineConfig, HOT_CONTEXT_BYTES_MAX, HOT_EXECUTIONS_MAX, HOT_EXTRAS_MAX,
     JOINS_CACHED_BYTES_MAX, JOINS_CACHED_MAX, OUR_WAKES_MAX,
 };
+use crate::contexts::Contexts;
 use crate::evidence::Evidence;
 use crate::flows::FlowCache;
 use crate::handlers::AnnouncedHandlers;
+use crate::jobs::AbsentJobs;
 use crate::left::LeftOver;
 use crate::pools::Pools;
 use crate::store::{Store, StoreError};
@@ -106,6 +108,10 @@ pub struct Counters {
     pub late_events: AtomicU64,
     /// Decisions that were stored.
     pub decisions: AtomicU64,
+    /// Bytes of contexts that were read through the Context API over HTTP, before their compression.
+    pub context_bytes_read: AtomicU64,
+    /// The same as they were sent.
+    pub context_bytes_sent: AtomicU64,
 }
 
 impl Counters {
@@ -145,6 +151,10 @@ pub struct Engine {
     pub(crate) stuck: Mutex<Stuck>,
     /// What follows from commits and could not be done.
     pub(crate) left_over: LeftOver,
+    /// The open job that was looked after last; none: the next one is the first.
+    pub(crate) jobs_walked: Mutex<Option<TaskId>>,
+    /// Jobs whose workers have the time to put their leases back.
+    pub(crate) absent_jobs: AbsentJobs,
     /// What the sweeper remembers.
     pub(crate) sweep: Mutex<Sweep>,
     /// Pools that were met.
@@ -158,6 +168,8 @@ pub struct Engine {
     /// Executions whose next wake this engine stored, where it shares the record.
     pub(crate) our_wakes: Mutex<LruCache<ExecutionId, ()>>,
     hot: Mutex<LruCache<ExecutionId, Arc<Execution>>>,
+    /// Contexts that do not travel with their tasks.
+    pub(crate) contexts: Contexts,
     /// Read lately; they do not change any more.
     pub(crate) datasets: Mutex<LruCache<DatasetReference, Dataset>>,
     joins: Mutex<WeighedCache<(ExecutionId, u32), Arc<JoinSpec>>>,
@@ -227,6 +239,8 @@ impl Engine {
             evidence: Evidence::default(),
             stuck: Mutex::default(),
             left_over: LeftOver::default(),
+            jobs_walked: Mutex::default(),
+            absent_jobs: AbsentJobs::default(),
             sweep: Mutex::default(),
             queue_full: AtomicBool::new(false),
             timer_bell: Notify::new(),
@@ -236,6 +250,7 @@ impl Engine {
             worked: AtomicU64::new(0),
             our_wakes,
             hot: cache(HOT_EXECUTIONS_MAX),
+            contexts: Contexts::default(),
             datasets: cache(DATASETS_CACHED_MAX),
             joins: Mutex::new(WeighedCache::new(JOINS_CACHED_MAX, JOINS_CACHED_BYTES_MAX)),
             snapshots: Mutex::new(WeighedCache::new(JOINS_CACHED_MAX, JOINS_CACHED_BYTES_MAX)),
@@ -339,10 +354,9 @@ impl Engine {
         Ok(found)
     }
 
-    /// Looks at an execution where it is in memory; says whether it is.
-    pub(crate) fn peek_hot(&self, id: ExecutionId, look: impl FnOnce(&Execution)) -> bool {
-        let execution = self.hot.lock().unwrap_or_else(PoisonError::into_inner).peek(&id).cloned();
-        execution.as_deref().map(look).is_some()
+    /// The copy in memory of an execution that moved lately.
+    pub(crate) fn peek_hot(&self, id: ExecutionId) -> Option<Arc<Execution>> {
+        self.hot.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
     pub(crate) fn keep_hot(&self, execution: &Arc<Execution>) {

@@ -5,10 +5,12 @@
 //! fenced and found again like all others, and any engine's embedded worker may run them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use flowmonkey_core::execution::Handlers;
 use flowmonkey_core::ids::ExecutionId;
+use flowmonkey_plumbing::manifest::Mode;
 use flowmonkey_plumbing::queue::WorkerPresence;
 
 use crate::config::UnknownHandler;
@@ -36,12 +38,14 @@ pub struct AnnouncedHandlers {
     unknown: UnknownHandler,
     in_process: InProcess,
     announced: RwLock<Announced>,
+    /// Whether any of them is stateful.
+    any_stateful: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Announced {
-    /// Handler types that were announced at some time, with the limit of an attempt in milliseconds.
-    known: BTreeMap<String, Option<u64>>,
+    /// Handler types that were announced at some time.
+    known: BTreeMap<String, KnownHandler>,
     /// Pools that a worker serves now.
     served: BTreeSet<String>,
     /// For handler types that fall back: in how many looks in a row no worker served them.
@@ -50,11 +54,18 @@ struct Announced {
     heard: bool,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct KnownHandler {
+    /// Milliseconds: the limit of an attempt.
+    limit_ms: Option<u64>,
+    stateful: bool,
+}
+
 impl AnnouncedHandlers {
     /// Nothing is known at first.
     #[must_use]
     pub fn new(unknown: UnknownHandler, in_process: InProcess) -> Self {
-        Self { unknown, in_process, announced: RwLock::default() }
+        Self { unknown, in_process, announced: RwLock::default(), any_stateful: AtomicBool::new(false) }
     }
 
     /// Learns of the workers that are there now.
@@ -64,7 +75,12 @@ impl AnnouncedHandlers {
         announced.served.clear();
         for worker in workers {
             for manifest in &worker.manifests {
-                announced.known.insert(manifest.handler_type.clone(), manifest.timeout_ms);
+                let stateful = manifest.mode == Mode::Stateful;
+                let known = KnownHandler { limit_ms: manifest.limit_ms(), stateful };
+                announced.known.insert(manifest.handler_type.clone(), known);
+                if stateful {
+                    self.any_stateful.store(true, Ordering::Relaxed);
+                }
             }
             if !worker.draining {
                 announced.served.extend(worker.pools.iter().cloned());
@@ -115,7 +131,16 @@ impl Handlers for AnnouncedHandlers {
 
     fn timeout_ms(&self, handler_type: &str) -> Option<u64> {
         let announced = self.announced.read().unwrap_or_else(PoisonError::into_inner);
-        announced.known.get(handler_type).copied().flatten()
+        announced.known.get(handler_type)?.limit_ms
+    }
+
+    fn is_stateful(&self, handler_type: &str) -> bool {
+        let announced = self.announced.read().unwrap_or_else(PoisonError::into_inner);
+        announced.known.get(handler_type).is_some_and(|known| known.stateful)
+    }
+
+    fn any_stateful(&self) -> bool {
+        self.any_stateful.load(Ordering::Relaxed)
     }
 
     fn route(&self, handler_type: &str, execution: ExecutionId) -> Option<Arc<str>> {

@@ -60,6 +60,8 @@ impl From<Aftermath> for Left {
             publish: _,
             cancel: _,
             drop: _,
+            // The chore of jobs finds out.
+            jobs: _,
             mut commands,
             spawn,
             cancel_children,

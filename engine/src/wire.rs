@@ -1,9 +1,11 @@
 //! Between the core's types and the messages on the wire.
 
+use std::collections::BTreeMap;
+
 use flowmonkey_core::execution::command::{
     ContextChange, EmittedEvent, NextStep, ReportedOutcome, TableRow, TaskReport,
 };
-use flowmonkey_core::execution::state::Cost;
+use flowmonkey_core::execution::state::{AwaitedEvent, Cost};
 use flowmonkey_core::execution::{Execution, TaskDraft, codes};
 use flowmonkey_core::flow::definition::Priority;
 use flowmonkey_core::ids::TaskId;
@@ -12,12 +14,15 @@ use flowmonkey_plumbing::queue::{Delivery, Dispatched};
 use flowmonkey_plumbing::token::TokenKey;
 use flowmonkey_plumbing::wire;
 use flowmonkey_plumbing::wire::{
-    CONTINUE_AFTER_WAIT, HandlerReference, Metrics, PROTOCOL_VERSION, ResultMessage, TaskMessage,
+    CONTINUE_AFTER_WAIT, HandlerReference, Metrics, PROTOCOL_VERSION, RESUMED, ResultMessage, TaskMessage,
     TaskMetadata,
 };
 
 use crate::config::EngineConfig;
 use crate::tokens::task_token;
+
+/// Bytes of the name of an event that a handler waits for.
+const EVENT_NAME_BYTES_MAX: usize = 500;
 
 /// The message that carries an attempt to a worker.
 pub(crate) fn task_message(
@@ -28,7 +33,12 @@ pub(crate) fn task_message(
     now: Timestamp,
 ) -> TaskMessage {
     let token = task_token(tokens, &draft, execution, now);
+    let mut other = BTreeMap::new();
+    if let Some(Ok(resumed)) = draft.resumed.as_ref().map(serde_json::to_value) {
+        other.insert(RESUMED.to_owned(), resumed);
+    }
     let identity = &execution.identity;
+    let context_url = draft.context_bytes.map(|_| format!("/v1/plumbing/tasks/{}/context", draft.task));
     let lease_ms = draft.heartbeat_timeout_ms.unwrap_or_else(|| millis(config.lease));
     TaskMessage {
         v: PROTOCOL_VERSION,
@@ -45,8 +55,8 @@ pub(crate) fn task_message(
         pool: draft.pool,
         input: draft.input,
         context: draft.context,
-        context_url: None,
-        context_bytes: None,
+        context_url,
+        context_bytes: draft.context_bytes.map(|bytes| bytes as u64),
         config: draft.config,
         idempotency_key: draft.idempotency_key,
         deadline: now.plus(draft.timeout_ms).to_rfc3339(),
@@ -65,7 +75,7 @@ pub(crate) fn task_message(
         metadata: TaskMetadata {
             tenant_id: identity.tenant_id.clone(),
             dispatched_at: now.to_rfc3339(),
-            ..TaskMetadata::default()
+            other,
         },
     }
 }
@@ -123,12 +133,15 @@ pub(crate) fn task_report(result: ResultMessage) -> Result<(TaskId, TaskReport),
                 ),
                 None => None,
             };
+            let event = result.wait_for_event.map(awaited).transpose()?;
             ReportedOutcome::Wait {
                 output: result.output.filter(|_| result.outcome == wire::Outcome::Waiting),
                 until,
                 reason: result.wait_reason,
                 token: result.resume_token,
-                again: result.metadata.get(CONTINUE_AFTER_WAIT) == Some(&serde_json::Value::Bool(true)),
+                again: result.run_again
+                    || result.metadata.get(CONTINUE_AFTER_WAIT) == Some(&serde_json::Value::Bool(true)),
+                event,
             }
         }
         wire::Outcome::Released => ReportedOutcome::Released,
@@ -159,6 +172,15 @@ pub(crate) fn task_report(result: ResultMessage) -> Result<(TaskId, TaskReport),
         worker: Some(result.metrics.worker_id).filter(|worker| !worker.is_empty()),
     };
     Ok((task, report))
+}
+
+/// The event that a handler waits for.
+fn awaited(wait: wire::EventWait) -> Result<AwaitedEvent, String> {
+    let wire::EventWait { event: name, condition } = wait;
+    if name.is_empty() || name.len() > EVENT_NAME_BYTES_MAX {
+        return Err(format!("waitForEvent.event: give 1 to {EVENT_NAME_BYTES_MAX} bytes"));
+    }
+    Ok(AwaitedEvent { name, condition })
 }
 
 /// The report that stands for a result that cannot be understood: the attempt failed, and its budget counts. Were the
@@ -197,13 +219,17 @@ fn context_changes(updates: Option<wire::ContextUpdates>) -> Vec<ContextChange> 
         Some(wire::ContextUpdates::Paths(paths)) => {
             paths.into_iter().map(|(path, value)| ContextChange::Set { path, value }).collect()
         }
-        Some(wire::ContextUpdates::Operations(operations)) => operations
-            .into_iter()
-            .map(|operation| match operation {
-                wire::ContextOperation::Set { path, value } => ContextChange::Set { path, value },
-                wire::ContextOperation::Merge { value } => ContextChange::Merge { value },
-                wire::ContextOperation::Delete { path } => ContextChange::Delete { path },
-            })
-            .collect(),
+        Some(wire::ContextUpdates::Operations(operations)) => {
+            operations.into_iter().map(context_change).collect()
+        }
+    }
+}
+
+/// A change of a context, in the core's words.
+pub(crate) fn context_change(operation: wire::ContextOperation) -> ContextChange {
+    match operation {
+        wire::ContextOperation::Set { path, value } => ContextChange::Set { path, value },
+        wire::ContextOperation::Merge { value } => ContextChange::Merge { value },
+        wire::ContextOperation::Delete { path } => ContextChange::Delete { path },
     }
 }

@@ -275,11 +275,16 @@ impl Program {
 
     async fn run(&self, task: &Task) -> Result<Ended, Failure> {
         let started = Instant::now();
-        let mut group = self.start(task)?;
         let input = match self.input {
             Input::None => None,
-            Input::Json => Some(json!({ "input": task.input(), "context": task.context() }).to_string()),
+            Input::Json => {
+                let context = task.load_context().await.map_err(|error| {
+                    Failure::new(COMMAND_FAILED, format!("the context cannot be read: {error}"))
+                })?;
+                Some(json!({ "input": task.input(), "context": context }).to_string())
+            }
         };
+        let mut group = self.start(task)?;
         let (stdin, stdout, stderr) =
             (group.child.stdin.take(), group.child.stdout.take(), group.child.stderr.take());
         let feed = async {

@@ -15,6 +15,16 @@ TABLE fm_checkpoints WITH fillfactor=70
     fm_checkpoints_pkey PRIMARY KEY (execution_id, task_number)
     CREATE UNIQUE INDEX fm_checkpoints_pkey ON public.fm_checkpoints USING btree (execution_id, task_number)
 
+TABLE fm_context_patches
+    execution_id uuid NOT NULL
+    task_number bigint NOT NULL
+    attempt bigint NOT NULL
+    sequence bigint NOT NULL
+    bytes bigint NOT NULL
+    changes text NOT NULL
+    fm_context_patches_pkey PRIMARY KEY (execution_id, task_number, attempt, sequence)
+    CREATE UNIQUE INDEX fm_context_patches_pkey ON public.fm_context_patches USING btree (execution_id, task_number, attempt, sequence)
+
 TABLE fm_definitions
     hash text NOT NULL
     flow_id text NOT NULL
@@ -146,6 +156,33 @@ TABLE fm_idempotency
     fm_idempotency_pkey PRIMARY KEY (tenant_id, flow_id, key)
     CREATE INDEX fm_idempotency_expires ON public.fm_idempotency USING btree (expires_at)
     CREATE UNIQUE INDEX fm_idempotency_pkey ON public.fm_idempotency USING btree (tenant_id, flow_id, key)
+
+TABLE fm_jobs WITH fillfactor=70
+    execution_id uuid NOT NULL
+    task_number bigint NOT NULL
+    attempt bigint NOT NULL
+    status text NOT NULL
+    step_id text NOT NULL
+    handler_type text NOT NULL
+    worker_id text
+    created_at bigint NOT NULL
+    claimed_at bigint
+    started_at bigint
+    completed_at bigint
+    progress_percent double precision
+    progress_message text
+    last_heartbeat_at bigint
+    checkpoint_id text
+    timeout_ms bigint
+    max_retries bigint
+    retry_count bigint NOT NULL
+    error text
+    fm_jobs_pkey PRIMARY KEY (execution_id, task_number)
+    CREATE INDEX fm_jobs_completed ON public.fm_jobs USING btree (completed_at) WHERE (completed_at IS NOT NULL)
+    CREATE INDEX fm_jobs_heartbeat ON public.fm_jobs USING btree (last_heartbeat_at) WHERE (status = ANY (ARRAY['claimed'::text, 'running'::text]))
+    CREATE INDEX fm_jobs_open ON public.fm_jobs USING btree (execution_id, task_number) WHERE (completed_at IS NULL)
+    CREATE INDEX fm_jobs_status ON public.fm_jobs USING btree (status, handler_type)
+    CREATE UNIQUE INDEX fm_jobs_pkey ON public.fm_jobs USING btree (execution_id, task_number)
 
 TABLE fm_joins WITH fillfactor=50 autovacuum_vacuum_scale_factor=0 autovacuum_vacuum_threshold=1000 autovacuum_vacuum_cost_delay=0
     parent_id uuid NOT NULL

@@ -14,6 +14,16 @@ CREATE TABLE fm_checkpoints (
     PRIMARY KEY (execution_id, task_number)
 ) STRICT;
 
+CREATE TABLE fm_context_patches (
+    execution_id BLOB NOT NULL REFERENCES fm_executions (id) ON DELETE CASCADE,
+    task_number  INTEGER NOT NULL,
+    attempt      INTEGER NOT NULL,
+    sequence     INTEGER NOT NULL,
+    bytes        INTEGER NOT NULL,
+    changes      TEXT NOT NULL,
+    PRIMARY KEY (execution_id, task_number, attempt, sequence)
+) STRICT;
+
 CREATE TABLE fm_definitions (
     hash       TEXT NOT NULL PRIMARY KEY,
     flow_id    TEXT NOT NULL,
@@ -146,6 +156,35 @@ CREATE TABLE fm_idempotency (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX fm_idempotency_expires ON fm_idempotency (expires_at);
+
+CREATE TABLE fm_jobs (
+    execution_id      BLOB NOT NULL REFERENCES fm_executions (id) ON DELETE CASCADE,
+    task_number       INTEGER NOT NULL,
+    attempt           INTEGER NOT NULL,
+    status            TEXT NOT NULL,
+    step_id           TEXT NOT NULL,
+    handler_type      TEXT NOT NULL,
+    worker_id         TEXT,
+    created_at        INTEGER NOT NULL,
+    claimed_at        INTEGER,
+    started_at        INTEGER,
+    completed_at      INTEGER,
+    progress_percent  REAL,
+    progress_message  TEXT,
+    last_heartbeat_at INTEGER,
+    checkpoint_id     TEXT,
+    timeout_ms        INTEGER,
+    max_retries       INTEGER,
+    retry_count       INTEGER NOT NULL,
+    error             TEXT,
+    PRIMARY KEY (execution_id, task_number)
+) STRICT;
+
+CREATE INDEX fm_jobs_heartbeat ON fm_jobs (last_heartbeat_at) WHERE status IN ('claimed', 'running');
+
+CREATE INDEX fm_jobs_open ON fm_jobs (execution_id, task_number) WHERE completed_at IS NULL;
+
+CREATE INDEX fm_jobs_status ON fm_jobs (status, handler_type);
 
 CREATE TABLE fm_joins (
     parent_id         BLOB NOT NULL REFERENCES fm_executions (id) ON DELETE CASCADE,

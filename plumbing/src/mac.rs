@@ -95,6 +95,7 @@ fn feed(context: &mut hmac::Context, result: &ResultMessage) -> Option<()> {
     }
     let computed = [
         ("attempt", Some(Value::from(result.attempt))),
+        ("contextPatches", some(Some(result.context_patches).filter(|patches| *patches > 0))),
         ("contextUpdates", some(result.context_updates.as_ref())),
         ("cost", some(result.cost)),
         ("error", some(result.error.as_ref())),
@@ -107,7 +108,9 @@ fn feed(context: &mut hmac::Context, result: &ResultMessage) -> Option<()> {
         ("resumeToken", some(result.resume_token.as_ref())),
         ("retryAfterMs", some(result.retry_after_ms)),
         ("rows", list(&result.rows)),
+        ("runAgain", result.run_again.then_some(Value::Bool(true))),
         ("taskId", some(Some(&result.task_id))),
+        ("waitForEvent", some(result.wait_for_event.as_ref())),
         ("waitReason", some(result.wait_reason.as_ref())),
         ("waitUntil", some(result.wait_until.as_ref())),
     ];

@@ -13,12 +13,13 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::Response;
 use flowmonkey_plumbing::api::{
-    CHECKPOINT_BYTES_MAX, Checkpoint, CheckpointApi, PlumbingError, Progress, ProgressApi, TaskAccess,
+    CHECKPOINT_BYTES_MAX, Checkpoint, CheckpointApi, ContextApi, PlumbingError, Progress, ProgressApi,
+    TaskAccess,
 };
 use flowmonkey_plumbing::http::{HttpPlumbing, HttpPlumbingConfig, ResultSent};
 use flowmonkey_plumbing::queue::Delivery;
 use flowmonkey_plumbing::token::TaskToken;
-use flowmonkey_plumbing::wire::{LogLevel, LogLine, ResultMessage, decode_result};
+use flowmonkey_plumbing::wire::{ContextOperation, LogLevel, LogLine, ResultMessage, decode_result};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -341,4 +342,59 @@ async fn useless_settings_are_refused() {
         ..HttpPlumbingConfig::new(["https://a"])
     };
     assert!(HttpPlumbing::new(config).is_err());
+}
+
+#[tokio::test]
+async fn contexts_are_read_by_path_and_patched() {
+    let (engine, address) = Fake::start().await;
+    let plumbing = client(&[address]);
+    engine.answer(200, r#"{"a":[1]}"#);
+    assert_eq!(plumbing.read_context(&access(), None).await.unwrap(), Some(json!({ "a": [1] })));
+    engine.answer(200, "null");
+    assert_eq!(plumbing.read_context(&access(), Some("a b.&c=d#.é")).await.unwrap(), Some(Value::Null));
+    engine.problem(404, "CONTEXT_PATH_NOT_FOUND");
+    assert_eq!(plumbing.read_context(&access(), Some("x")).await.unwrap(), None);
+    engine.problem(404, "TASK_NOT_FOUND");
+    let refused = plumbing.read_context(&access(), None).await.unwrap_err();
+    assert!(matches!(&refused, PlumbingError::Refused { code, .. } if code == "TASK_NOT_FOUND"), "{refused}");
+    let patch = [ContextOperation::Delete { path: "a".into() }];
+    // An engine that is busy is asked again: the same patch under the same number.
+    engine.problem(503, "STORE_UNAVAILABLE");
+    plumbing.stage_context(&access(), 7, &patch).await.unwrap();
+    engine.problem(409, "STALE_ATTEMPT");
+    let stale = plumbing.stage_context(&access(), 8, &patch).await.unwrap_err();
+    assert!(matches!(stale, PlumbingError::Stale { attempt: 2, .. }), "{stale}");
+    let seen = engine.seen();
+    let calls: Vec<&str> = seen.iter().map(|seen| seen.call.as_str()).collect();
+    let path = "/v1/plumbing/tasks/tk_1_1/context";
+    assert_eq!(calls[0], format!("GET {path}"));
+    assert_eq!(calls[1], format!("GET {path}?path=a+b.%26c%3Dd%23.%C3%A9"));
+    assert_eq!(
+        calls[4..],
+        [
+            format!("PATCH {path}?sequence=7"),
+            format!("PATCH {path}?sequence=7"),
+            format!("PATCH {path}?sequence=8")
+        ]
+    );
+    assert_eq!(seen[4], seen[5]);
+    assert_eq!(seen[4].json(), json!([{ "op": "delete", "path": "a" }]));
+}
+
+#[tokio::test]
+async fn no_more_of_a_context_is_read_than_the_worker_takes() {
+    let (engine, address) = Fake::start().await;
+    let config = HttpPlumbingConfig::new([format!("http://{address}")]);
+    let plumbing = HttpPlumbing::new(HttpPlumbingConfig { context_bytes_max: 1000, ..config }).unwrap();
+    let text = |bytes: usize| json!("x".repeat(bytes - 2)).to_string();
+    engine.answer(200, text(1000));
+    assert!(plumbing.read_context(&access(), None).await.unwrap().is_some());
+    engine.answer(200, text(1001));
+    let refused = plumbing.read_context(&access(), None).await.unwrap_err();
+    assert!(matches!(refused, PlumbingError::TooLarge { limit: 1000, .. }), "{refused}");
+    assert_eq!(engine.seen().len(), 2, "it is not asked for again");
+    let patch = [ContextOperation::Set { path: "a".into(), value: json!("x".repeat(16 << 20)) }];
+    let refused = plumbing.stage_context(&access(), 1, &patch).await.unwrap_err();
+    assert!(matches!(refused, PlumbingError::TooLarge { .. }), "{refused}");
+    assert_eq!(engine.seen().len(), 2, "it is not even sent");
 }

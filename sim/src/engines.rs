@@ -90,6 +90,14 @@ pub struct Node {
 struct Known;
 
 impl Handlers for Known {
+    fn is_stateful(&self, handler_type: &str) -> bool {
+        handler_type == "batcher"
+    }
+
+    fn any_stateful(&self) -> bool {
+        true
+    }
+
     fn accepts(&self, handler_type: &str) -> bool {
         POOLS.contains(&handler_type)
     }

@@ -2,7 +2,7 @@
 
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_plumbing::wire::{
-    Cost, Metrics, Outcome, ResultMessage, TableRow, TaskError, TaskEvent, TaskMessage,
+    Cost, EventWait, Metrics, Outcome, ResultMessage, TableRow, TaskError, TaskEvent, TaskMessage,
 };
 use serde_json::json;
 
@@ -60,6 +60,20 @@ pub(crate) fn of(
         return result;
     }
     if handler == "batcher" && !manner.healed && random.happens(600) {
+        if random.happens(400) {
+            // The handler gives its worker back, and goes on with the same task later.
+            result.outcome = Outcome::Wait;
+            result.run_again = true;
+            if random.happens(700) {
+                let until = now_ms.saturating_add_unsigned(random.below(60_000));
+                result.wait_until = Some(Timestamp::from_millis(until).to_rfc3339());
+            }
+            if result.wait_until.is_none() || random.happens(500) {
+                let condition = random.happens(300).then(|| "event.data.score > 3".to_owned());
+                result.wait_for_event = Some(EventWait { event: "scored".into(), condition });
+            }
+            return result;
+        }
         if random.happens(500) {
             result.outcome = Outcome::Wait;
             let until = now_ms.saturating_add_unsigned(random.below(60_000));

@@ -374,6 +374,9 @@ impl Simulation {
                     self.client.signal(id, signal, true, "on")
                 }
                 WaitOn::Event { event } => self.client.event(event, 7, self.boundary.now_ms()),
+                WaitOn::Handler { event: Some(event), .. } => {
+                    self.client.event(&event.name, 7, self.boundary.now_ms())
+                }
                 WaitOn::Handler { token: Some(token), .. } => {
                     Request::Command(id, Command::ResumeByToken { token: token.clone(), data: None })
                 }

@@ -24,6 +24,7 @@ pub const RARE_PATHS: &[&str] = &[
     "worker told to cancel",
     "task released before it started",
     "task released after it started",
+    "handler paused",
     "queue flushed",
     "queue rebuilt",
     "server of the queue changed",

@@ -8,9 +8,10 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
-    Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
-    ListPage, LogFilter, LogRow, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, Retention,
-    Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
+    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, ExecutionFilter,
+    FailedTaskRow, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage,
+    LogFilter, LogRow, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, Retention, Staged, Store,
+    StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
 };
 
 use crate::boundary::Boundary;
@@ -68,6 +69,25 @@ impl ProgressStore for SimStore {
 
     async fn log_lines(&self, filter: &LogFilter) -> Result<Vec<LogRow>, StoreError> {
         self.call(self.0.store.log_lines(filter)).await
+    }
+}
+
+#[async_trait]
+impl ContextStore for SimStore {
+    async fn task_version(&self, task: TaskId, attempt: u32) -> Result<Option<u64>, StoreError> {
+        self.call(self.0.store.task_version(task, attempt)).await
+    }
+
+    async fn stage_patch(&self, patch: &ContextPatch, bytes_max: u64) -> Result<Staged, StoreError> {
+        self.call(self.0.store.stage_patch(patch, bytes_max)).await
+    }
+
+    async fn staged_patches(&self, attempts: &[(TaskId, u32)]) -> Result<Vec<ContextPatch>, StoreError> {
+        self.call(self.0.store.staged_patches(attempts)).await
+    }
+
+    async fn forget_patches(&self, attempts: &[(TaskId, u32)]) -> Result<(), StoreError> {
+        self.call(self.0.store.forget_patches(attempts)).await
     }
 }
 
@@ -298,5 +318,36 @@ impl Store for SimStore {
 
     async fn check(&self) -> Result<(), StoreError> {
         self.call(self.0.store.check()).await
+    }
+}
+
+#[async_trait]
+impl JobStore for SimStore {
+    async fn note_jobs(&self, changes: &[JobChange]) -> Result<(), StoreError> {
+        self.call(self.0.store.note_jobs(changes)).await
+    }
+
+    async fn note_beat(&self, beat: &JobBeat) -> Result<BeatOutcome, StoreError> {
+        self.call(self.0.store.note_beat(beat)).await
+    }
+
+    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
+        self.call(self.0.store.jobs(filter)).await
+    }
+
+    async fn open_jobs(&self, after: Option<TaskId>, max: usize) -> Result<Vec<JobRow>, StoreError> {
+        self.call(self.0.store.open_jobs(after, max)).await
+    }
+
+    async fn beating_jobs(
+        &self,
+        attempts: &[(TaskId, u32)],
+        since: Timestamp,
+    ) -> Result<Vec<(TaskId, u32)>, StoreError> {
+        self.call(self.0.store.beating_jobs(attempts, since)).await
+    }
+
+    async fn forget_jobs(&self, executions: &[ExecutionId]) -> Result<(), StoreError> {
+        self.call(self.0.store.forget_jobs(executions)).await
     }
 }

@@ -258,6 +258,9 @@ impl Worker {
         if result.outcome == flowmonkey_plumbing::wire::Outcome::Released {
             self.boundary.sometimes.hit("task released after it started");
         }
+        if result.run_again {
+            self.boundary.sometimes.hit("handler paused");
+        }
         if healed {
             return self.hand_in(&job.task.pool, result);
         }

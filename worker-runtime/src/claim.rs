@@ -75,7 +75,7 @@ pub(crate) struct Claimer {
 impl Claimer {
     pub(crate) fn new(shared: Arc<Shared>, reports: mpsc::Sender<Report>) -> Self {
         let pools = shared.registry.manifests().map(|manifest| {
-            let slots = manifest.concurrency.map(|slots| usize::try_from(slots).unwrap_or(usize::MAX));
+            let slots = manifest.slots().map(|slots| usize::try_from(slots).unwrap_or(usize::MAX));
             Pool {
                 name: shared.config.pool(&manifest.handler_type).into(),
                 slots: slots.map(|slots| Arc::new(Semaphore::new(slots.clamp(1, Semaphore::MAX_PERMITS)))),

@@ -19,6 +19,9 @@ pub const SPILL_AFTER_MS: u64 = 5_000;
 /// Default bytes of results on disk.
 pub const SPILL_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
+/// Longest time between the heartbeats of a job.
+pub const JOB_HEARTBEAT_MS_MAX: u64 = 30_000;
+
 /// What can be set of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerConfig {
@@ -31,6 +34,8 @@ pub struct WorkerConfig {
     pub concurrency: usize,
     /// Milliseconds between heartbeats; tasks may ask for less. Default 15,000.
     pub heartbeat_ms: u64,
+    /// Milliseconds between what the worker tells the engine of the jobs of stateful handlers. Default 15,000, at most 30,000.
+    pub job_heartbeat_ms: u64,
     /// Milliseconds between claims when the bell does not ring. Default 1,000.
     pub poll_ms: u64,
     /// Milliseconds that a handler has to end after it was told of a cancellation. Default 10,000.
@@ -63,6 +68,7 @@ impl WorkerConfig {
             pool_prefix: String::new(),
             concurrency: CONCURRENCY,
             heartbeat_ms: HEARTBEAT_MS,
+            job_heartbeat_ms: HEARTBEAT_MS,
             poll_ms: 1_000,
             cancel_grace_ms: 10_000,
             stop_grace_ms: 1_000,
@@ -86,6 +92,10 @@ impl WorkerConfig {
         if self.heartbeat_ms < HEARTBEAT_MS_MIN || self.heartbeat_ms > STALE_MS / 3 {
             let allowed = format!("{HEARTBEAT_MS_MIN} to {}", STALE_MS / 3);
             problems.push(format!("heartbeat_ms must be {allowed}, is {}", self.heartbeat_ms));
+        }
+        if self.job_heartbeat_ms < HEARTBEAT_MS_MIN || self.job_heartbeat_ms > JOB_HEARTBEAT_MS_MAX {
+            let allowed = format!("{HEARTBEAT_MS_MIN} to {JOB_HEARTBEAT_MS_MAX}");
+            problems.push(format!("job_heartbeat_ms must be {allowed}, is {}", self.job_heartbeat_ms));
         }
         if self.poll_ms == 0 {
             problems.push("poll_ms must not be 0".to_owned());
@@ -129,7 +139,8 @@ mod tests {
     fn all_problems_are_named_at_once() {
         let config =
             WorkerConfig { concurrency: 0, heartbeat_ms: 30_000, poll_ms: 0, ..WorkerConfig::new("") };
-        assert_eq!(config.check().unwrap_err().problems.len(), 4);
+        let config = WorkerConfig { job_heartbeat_ms: 30_001, ..config };
+        assert_eq!(config.check().unwrap_err().problems.len(), 5);
         assert_eq!(WorkerConfig::new("w").check(), Ok(()));
     }
 

@@ -7,12 +7,13 @@ use flowmonkey_plumbing::api::{Checkpoint, Counter, Plumbing, PlumbingError, Pro
 use flowmonkey_plumbing::ids::SystemEntropy;
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::wire::{
-    ContextOperation, Cost, LogLevel, TableRow, TaskError, TaskEvent, TaskMessage,
+    ContextOperation, Cost, EventWait, LogLevel, RESUMED, TableRow, TaskError, TaskEvent, TaskMessage,
 };
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
+use crate::job::JobNotes;
 
 /// Code that carries out tasks of one type. Must be safe to run more than once for the same task: a handler runs at least
 /// once and gets a stable idempotency key per step.
@@ -35,6 +36,10 @@ pub struct Task {
     pub(crate) access: TaskAccess,
     pub(crate) plumbing: Arc<dyn Plumbing>,
     pub(crate) journal: Arc<crate::journal::Journal>,
+    pub(crate) soft_limit: CancellationToken,
+    /// For stateful handlers: what their heartbeats tell.
+    pub(crate) job: Option<Arc<JobNotes>>,
+    pub(crate) context: crate::context::ContextState,
 }
 
 impl Task {
@@ -50,7 +55,8 @@ impl Task {
         &self.message.config
     }
 
-    /// The part of the context that the step declared.
+    /// The part of the context that the step declared, as it came with the task: an empty object when it was too large to
+    /// travel. [`Self::load_context`] and [`Self::read_context`] always see it.
     #[must_use]
     pub fn context(&self) -> &Value {
         &self.message.context
@@ -67,7 +73,27 @@ impl Task {
     /// # Errors
     /// [`PlumbingError::Stale`] when another attempt has taken over; the handler should stop.
     pub async fn save_checkpoint(&self, data: Value) -> Result<Checkpoint, PlumbingError> {
-        self.plumbing.save_checkpoint(&self.access, data).await
+        let size = self.job.as_ref().map(|_| json_bytes(&data));
+        let saved = self.plumbing.save_checkpoint(&self.access, data).await?;
+        if let Some((job, size)) = self.job.as_ref().zip(size) {
+            job.saved(&saved, size);
+        }
+        Ok(saved)
+    }
+
+    /// Cancelled once the attempt has run for `ttl.softMs` of the manifest: a good time to save a checkpoint, to pause, or
+    /// to come to an end. Nothing is ended by it. Never cancelled where the manifest has no such limit.
+    #[must_use]
+    pub const fn soft_limit(&self) -> &CancellationToken {
+        &self.soft_limit
+    }
+
+    /// What ended the pause before this attempt: `{by: time | resume | event, id, name, data}`. It stays until the next
+    /// pause of the same visit, so that an attempt that failed or was lost takes nothing with it. None: the task has not
+    /// paused.
+    #[must_use]
+    pub fn resumed(&self) -> Option<&Value> {
+        self.message.metadata.other.get(RESUMED)
     }
 
     /// The last checkpoint of this task.
@@ -120,7 +146,11 @@ impl Task {
     }
 
     fn change_progress(&self, change: impl FnOnce(&mut Progress)) {
-        self.plumbing.progress(&self.access, self.journal.progress(change));
+        let progress = self.journal.progress(change);
+        if let Some(job) = &self.job {
+            job.progress(&progress);
+        }
+        self.plumbing.progress(&self.access, progress);
     }
 
     /// Writes a log line of the task. Never waits; past the limit of lines, the rest is counted.
@@ -163,8 +193,11 @@ pub enum Completion {
         /// The next step.
         next: Option<String>,
     },
-    /// The step waits; the worker is free meanwhile.
+    /// The step waits; the worker is free meanwhile. Afterwards the execution goes on to the next step.
     Wait(Wait),
+    /// The handler gives its worker back. Afterwards the same task runs again, here or elsewhere: the same idempotency key
+    /// and checkpoint, another attempt, no retry used.
+    Pause(Pause),
 }
 
 impl Completion {
@@ -188,6 +221,27 @@ pub struct Wait {
     pub output: Option<Value>,
     /// Free for the handler.
     pub metadata: Map<String, Value>,
+}
+
+/// When a handler that pauses wants to go on: at a time, at an event, whichever comes first; a resume ends any pause.
+/// [`Task::resumed`] of the next attempt tells which it was. Each pause counts as a step of the execution, against its
+/// `maxSteps`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pause {
+    /// RFC 3339; none: no time ends it.
+    pub until: Option<String>,
+    /// An event that ends it, which may have been published before the pause began; none: no event does.
+    pub event: Option<EventWait>,
+    /// Shown to people.
+    pub reason: Option<String>,
+    /// A token chosen by the handler; a resume may name it. The execution's own resume token of the step counts only once
+    /// in a visit, however often its handler pauses.
+    pub resume_token: Option<String>,
+}
+
+/// Bytes of a value as JSON.
+fn json_bytes(value: &Value) -> u64 {
+    serde_json::to_vec(value).map_or(0, |bytes| bytes.len() as u64)
 }
 
 /// How an attempt failed.

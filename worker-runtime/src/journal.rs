@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use flowmonkey_plumbing::api::Progress;
+use flowmonkey_plumbing::api::{CONTEXT_OPERATIONS_MAX, Progress};
 use flowmonkey_plumbing::clock::Clock;
 use flowmonkey_plumbing::wire::{ContextOperation, Cost, LogLevel, LogLine, TableRow, TaskEvent};
 
@@ -14,8 +14,6 @@ pub(crate) const LOG_LINES_DEFAULT: usize = 1000;
 pub(crate) const LOG_MESSAGE_BYTES_MAX: usize = 16 * 1024;
 /// Custom events of one attempt.
 pub(crate) const EVENTS_MAX: usize = 1000;
-/// Changes of the context by one attempt.
-pub(crate) const CONTEXT_OPERATIONS_MAX: usize = 10_000;
 /// Table rows of one attempt.
 pub(crate) const ROWS_MAX: usize = 10_000;
 
@@ -42,6 +40,11 @@ pub(crate) struct Entries {
     pub(crate) events: Vec<TaskEvent>,
     /// In order.
     pub(crate) context: Vec<ContextOperation>,
+    /// How many patches of the context are staged.
+    pub(crate) context_patches: u32,
+    /// Changes of the context were on their way to be staged when the attempt ended. Such an attempt must not succeed: they may
+    /// be lost.
+    pub(crate) context_in_flight: bool,
     /// In order.
     pub(crate) rows: Vec<TableRow>,
     /// None: the attempt reported no cost.
@@ -88,6 +91,27 @@ impl Journal {
     pub(crate) fn update_context(&self, operation: ContextOperation) {
         let Entries { context, overflow, .. } = &mut *self.entries();
         push_bounded(context, operation, CONTEXT_OPERATIONS_MAX, "changes of the context", overflow);
+    }
+
+    /// Takes the changes of the context out, to be staged.
+    pub(crate) fn take_context(&self) -> Vec<ContextOperation> {
+        let mut entries = self.entries();
+        entries.context_in_flight = true;
+        std::mem::take(&mut entries.context)
+    }
+
+    /// Puts changes back that were not staged, before those that have come since.
+    pub(crate) fn put_context_back(&self, mut operations: Vec<ContextOperation>) {
+        let mut entries = self.entries();
+        operations.append(&mut entries.context);
+        entries.context = operations;
+        entries.context_in_flight = false;
+    }
+
+    /// Notes that so many patches of the context are staged.
+    pub(crate) fn staged(&self, patches: u32) {
+        let mut entries = self.entries();
+        (entries.context_patches, entries.context_in_flight) = (patches, false);
     }
 
     pub(crate) fn insert_row(&self, row: TableRow) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use flowmonkey_plumbing::manifest::Manifest;
+use flowmonkey_plumbing::manifest::{Manifest, ManifestError};
 use semver::Version;
 
 use crate::handler::Handler;
@@ -28,6 +28,15 @@ pub enum RegistryError {
     InvalidType {
         /// The type.
         handler_type: String,
+    },
+    /// The manifest contradicts itself.
+    #[error("the manifest of handler `{handler_type}`: {source}")]
+    Manifest {
+        /// The type.
+        handler_type: String,
+        /// How.
+        #[source]
+        source: ManifestError,
     },
     /// The version is not `SemVer`.
     #[error("the version `{version}` of handler `{handler_type}` is not a semantic version")]
@@ -78,7 +87,7 @@ impl Registry {
     /// Adds a handler.
     ///
     /// # Errors
-    /// When its type is taken, reserved or not valid, or its version is not `SemVer`.
+    /// When its type is taken, reserved or not valid, its version is not `SemVer`, or its manifest contradicts itself.
     pub fn register(&mut self, handler: Arc<dyn Handler>) -> Result<(), RegistryError> {
         let handler_type = handler.manifest().handler_type.clone();
         if self.handlers.contains_key(&handler_type) {
@@ -90,7 +99,7 @@ impl Registry {
     /// Adds a handler in place of the one that has its type, which is returned.
     ///
     /// # Errors
-    /// When its type is reserved or not valid, or its version is not `SemVer`.
+    /// When its type is reserved or not valid, its version is not `SemVer`, or its manifest contradicts itself.
     pub fn override_with(
         &mut self,
         handler: Arc<dyn Handler>,
@@ -103,6 +112,10 @@ impl Registry {
         if !is_valid_type(&handler_type) {
             return Err(RegistryError::InvalidType { handler_type });
         }
+        handler
+            .manifest()
+            .check()
+            .map_err(|source| RegistryError::Manifest { handler_type: handler_type.clone(), source })?;
         let version = Version::parse(version).map_err(|source| RegistryError::InvalidVersion {
             handler_type: handler_type.clone(),
             version: version.clone(),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use flowmonkey_plumbing::api::TaskAccess;
 use flowmonkey_plumbing::crash;
 use flowmonkey_plumbing::mac;
+use flowmonkey_plumbing::manifest::Mode;
 use flowmonkey_plumbing::queue::Delivery;
 use flowmonkey_plumbing::wire::{
     ContextUpdates, LogLevel, Metrics, Outcome, ResultMessage, TaskMessage, WireError, check_result,
@@ -18,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::claim::Slot;
-use crate::handler::{Completion, Failure, Handler, Task, Wait};
+use crate::context::PATCH_UNCERTAIN;
+use crate::handler::{Completion, Failure, Handler, Pause, Task, Wait};
+use crate::job::{self, JobNotes};
 use crate::journal::{Entries, Journal};
 use crate::report::Report;
 use crate::rfc3339;
@@ -95,19 +98,40 @@ pub(crate) async fn supervise(shared: Arc<Shared>, attempt: Attempt) {
             shared.plumbing.started(&identity.access, &shared.config.worker_id);
             let limit = Duration::from_millis(message.remaining_ms);
             let cancelled = CancellationToken::new();
+            let soft_limit = CancellationToken::new();
+            let told_enough = CancellationToken::new();
+            let job = (handler.manifest().mode == Mode::Stateful)
+                .then(|| Arc::new(JobNotes::new(message.checkpoint.clone())));
+            if let Some(notes) = &job {
+                let (access, notes, ended) =
+                    (identity.access.clone(), Arc::clone(notes), told_enough.clone());
+                shared.handlers.spawn(job::tell(Arc::clone(&shared), access, notes, ended));
+            }
+            // However the attempt ends, nothing is told of it from then on.
+            let _told_enough = told_enough.drop_guard();
+            let soft = handler.manifest().soft_limit_ms().map(Duration::from_millis);
             let task = Task {
                 message,
                 cancelled: cancelled.clone(),
                 access: identity.access.clone(),
                 plumbing: Arc::clone(&shared.plumbing),
                 journal: Arc::clone(&journal),
+                soft_limit: soft_limit.clone(),
+                job,
+                context: crate::context::ContextState::default(),
             };
             let running = shared.handlers.spawn(async move {
                 // Held until this future is dropped: a handler that goes on in spite of all still takes its slot.
                 let _slot = slot;
                 handler.run(&task).instrument(span).await
             });
-            let watched = Watched { shared: &shared, running, stop, cancelled, claimed_at, limit };
+            let soft = soft.filter(|soft| *soft < limit).map(|soft| SoftLimit {
+                after: soft,
+                token: soft_limit,
+                journal: &journal,
+                access: &identity.access,
+            });
+            let watched = Watched { shared: &shared, running, stop, cancelled, claimed_at, limit, soft };
             watched.watch().await
         }
     };
@@ -157,12 +181,35 @@ struct Watched<'a> {
     cancelled: CancellationToken,
     claimed_at: Instant,
     limit: Duration,
+    soft: Option<SoftLimit<'a>>,
+}
+
+/// The time after which a handler is told that it takes long.
+struct SoftLimit<'a> {
+    after: Duration,
+    token: CancellationToken,
+    journal: &'a Journal,
+    access: &'a TaskAccess,
+}
+
+impl SoftLimit<'_> {
+    fn tell(&self, shared: &Shared) {
+        self.token.cancel();
+        let message = format!("the attempt has run for its soft limit of {} ms", self.after.as_millis());
+        tracing::warn!(delivery = %self.access.delivery, "{message}");
+        if let Some(line) = self.journal.log(LogLevel::Warn, message) {
+            shared.plumbing.log(self.access, &line);
+        }
+    }
 }
 
 impl Watched<'_> {
     async fn watch(mut self) -> Ended {
         let hard_end = tokio::time::sleep(self.limit.saturating_sub(self.claimed_at.elapsed()));
         tokio::pin!(hard_end);
+        let soft_end = self.soft.as_ref().map_or(self.limit, |soft| soft.after);
+        let soft_end = tokio::time::sleep(soft_end.saturating_sub(self.claimed_at.elapsed()));
+        tokio::pin!(soft_end);
         // Far away until somebody asks to stop.
         let grace_end = tokio::time::sleep(self.limit.saturating_mul(2));
         tokio::pin!(grace_end);
@@ -192,6 +239,11 @@ impl Watched<'_> {
                     self.abort();
                     let text = format!("the attempt passed its limit of {} ms", self.limit.as_millis());
                     return Ended::Failed(Failure::new(TIMEOUT, text));
+                }
+                () = &mut soft_end, if self.soft.is_some() => {
+                    if let Some(soft) = self.soft.take() {
+                        soft.tell(self.shared);
+                    }
                 }
                 () = &mut grace_end, if told != Stop::No => {
                     self.abort();
@@ -261,11 +313,25 @@ fn make_result(
     entries: Entries,
     (started_ms, started): (i64, Instant),
 ) -> ResultMessage {
-    let Entries { mut logs, logs_dropped, events, context, rows, cost, overflow } = entries;
+    let Entries {
+        mut logs,
+        logs_dropped,
+        events,
+        context,
+        context_patches,
+        context_in_flight,
+        rows,
+        cost,
+        overflow,
+    } = entries;
     let ended = match (ended, overflow) {
         (Ended::Completed(_), Some((what, limit))) => {
             let text = format!("the attempt has more than {limit} {what}");
             Ended::Failed(Failure::terminal(LIMIT_EXCEEDED, text))
+        }
+        (Ended::Completed(_), None) if context_in_flight => {
+            let text = "the handler ended while changes of the context were on their way to the engine";
+            Ended::Failed(Failure::new(PATCH_UNCERTAIN, text))
         }
         (ended, _) => ended,
     };
@@ -295,6 +361,7 @@ fn make_result(
         Ended::Completed(completion) => {
             result.events = events;
             result.rows = rows;
+            result.context_patches = context_patches;
             result.context_updates = (!context.is_empty()).then_some(ContextUpdates::Operations(context));
             complete(shared, &mut result, completion);
         }
@@ -350,6 +417,15 @@ fn complete(shared: &Shared, result: &mut ResultMessage, completion: Completion)
             result.wait_reason = reason;
             result.resume_token = resume_token;
             result.metadata = metadata;
+        }
+        Completion::Pause(Pause { until, event, reason, resume_token }) => {
+            shared.metrics.waited.add(1);
+            result.outcome = Outcome::Wait;
+            result.run_again = true;
+            result.wait_until = until;
+            result.wait_for_event = event;
+            result.wait_reason = reason;
+            result.resume_token = resume_token;
         }
     }
 }

@@ -16,8 +16,11 @@ impl Task {
     pub fn for_test(message: TaskMessage, plumbing: Arc<dyn Plumbing>) -> Self {
         Self {
             cancelled: CancellationToken::new(),
+            soft_limit: CancellationToken::new(),
+            job: None,
             access: TaskAccess::from(&message),
             plumbing,
+            context: crate::context::ContextState::default(),
             journal: Arc::new(Journal::new(Arc::new(SystemClock), LOG_LINES_DEFAULT)),
             message,
         }

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use flowmonkey_plumbing::api::{
-    Checkpoint, CheckpointApi, Plumbing, PlumbingError, Progress, ProgressApi, TaskAccess,
+    Checkpoint, CheckpointApi, ContextApi, Heartbeat, HeartbeatAnswer, JobApi, Plumbing, PlumbingError,
+    Progress, ProgressApi, TaskAccess,
 };
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::queue::DispatchQueue;
@@ -225,6 +226,33 @@ impl CheckpointApi for Stale {
     }
 
     async fn clear_checkpoint(&self, _: &TaskAccess) -> Result<(), PlumbingError> {
+        Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl JobApi for Stale {
+    async fn heartbeat(
+        &self,
+        _access: &TaskAccess,
+        _heartbeat: &Heartbeat,
+    ) -> Result<HeartbeatAnswer, PlumbingError> {
+        Ok(HeartbeatAnswer::default())
+    }
+}
+
+#[async_trait::async_trait]
+impl ContextApi for Stale {
+    async fn read_context(&self, _: &TaskAccess, _: Option<&str>) -> Result<Option<Value>, PlumbingError> {
+        Ok(None)
+    }
+
+    async fn stage_context(
+        &self,
+        _: &TaskAccess,
+        _: u32,
+        _: &[ContextOperation],
+    ) -> Result<(), PlumbingError> {
         Ok(())
     }
 }

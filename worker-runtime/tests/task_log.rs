@@ -32,7 +32,7 @@ async fn what_a_handler_traces_is_a_line_of_its_task() {
             Ok(Completion::Success(None))
         })
     });
-    let worker = start(&queue, &memory, config(1), [talker]);
+    let worker = start(config(), &queue, Arc::clone(&memory), [talker]);
     tracing::info!("of no task");
     queue.queue.push(vec![task("t", "talker")]).await.unwrap();
     soon(queue.queue.wait_for_results()).await;
@@ -66,7 +66,7 @@ async fn estimates_and_counters_stay_until_they_change() {
             Ok(Completion::output(json!(1)))
         })
     });
-    let worker = start(&queue, &memory, config(1), [talker]);
+    let worker = start(config(), &queue, Arc::clone(&memory), [talker]);
     queue.queue.push(vec![task("t", "steady")]).await.unwrap();
     soon(queue.queue.wait_for_results()).await;
     let said = memory.progress.lock().unwrap().clone();

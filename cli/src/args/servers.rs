@@ -101,6 +101,9 @@ pub(crate) struct EngineArgs {
     /// Milliseconds without a heartbeat after which a task is given to another worker
     #[arg(long, value_name = "MS", default_value_t = 60_000, value_parser = clap::value_parser!(u64).range(30..=3_600_000))]
     pub(crate) lease_ms: u64,
+    /// Bytes of the context that travel with a task; of a larger one workers read what they need from the engine
+    #[arg(long, value_name = "BYTES", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(0..=16_777_216))]
+    pub(crate) context_inline_bytes: u32,
     /// Of a hundred executions so many send tasks of this handler to workers, the others run them here; separated by
     /// commas
     #[arg(long, value_name = "HANDLER=PERCENT", env = "FLOWMONKEY_QUEUE_PERCENT", value_delimiter = ',')]

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flowmonkey_core::limits::Limits;
 use flowmonkey_engine::api::{self, ApiOptions};
 use flowmonkey_engine::chores;
 use flowmonkey_engine::config::UnknownHandler;
@@ -197,8 +198,10 @@ impl EngineProcess {
 }
 
 fn config(args: &EngineArgs, engine_id: String, url: &str, unknown_handler: UnknownHandler) -> EngineConfig {
+    let inline_context_bytes = usize::try_from(args.context_inline_bytes).unwrap_or(usize::MAX);
     EngineConfig {
         engine_id,
+        limits: Limits { inline_context_bytes, ..Limits::default() },
         heartbeat: Duration::from_millis(args.heartbeat_ms),
         lease: Duration::from_millis(args.lease_ms),
         public_url: url.to_owned(),

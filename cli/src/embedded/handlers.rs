@@ -10,6 +10,7 @@ use flowmonkey_handlers::jq::JqPolicy;
 use flowmonkey_handlers::{
     CommandPolicy, EmailPolicy, FilePolicy, HttpPolicy, Programs, SmtpTls, StockPolicy, Trust, stock,
 };
+use flowmonkey_plumbing::manifest::Mode;
 use flowmonkey_worker::{ChildHandler, Handler, Registry, load_manifests};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use reqwest::Url;
@@ -218,7 +219,17 @@ impl Handlers for Known {
     }
 
     fn timeout_ms(&self, handler_type: &str) -> Option<u64> {
-        self.registry.as_ref()?.get(handler_type)?.manifest().timeout_ms
+        self.registry.as_ref()?.get(handler_type)?.manifest().limit_ms()
+    }
+
+    fn is_stateful(&self, handler_type: &str) -> bool {
+        let handler = self.registry.as_ref().and_then(|registry| registry.get(handler_type));
+        handler.is_some_and(|handler| handler.manifest().mode == Mode::Stateful)
+    }
+
+    fn any_stateful(&self) -> bool {
+        let mut manifests = self.registry.iter().flat_map(Registry::manifests);
+        manifests.any(|manifest| manifest.mode == Mode::Stateful)
     }
 }
 

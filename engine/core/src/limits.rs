@@ -77,6 +77,9 @@ pub struct Limits {
     pub max_depth: u16,
     /// Bytes of a fan-out's results kept in the context; more become a dataset reference. Default 256 KiB.
     pub inline_results_bytes: usize,
+    /// Bytes of the declared part of a context that travel with a task; a larger part is read from the engine. Default
+    /// 64 KiB.
+    pub inline_context_bytes: usize,
     /// Signals kept for an execution that does not wait for them yet (`SIGNAL_BUFFER_FULL`). Default 100.
     pub max_buffered_signals: usize,
     /// Steps the engine does itself in one decision, before it lets others go on. Default 500.
@@ -99,6 +102,7 @@ impl Default for Limits {
             max_concurrency: 1000,
             max_depth: 32,
             inline_results_bytes: 256 * 1024,
+            inline_context_bytes: 64 * 1024,
             max_buffered_signals: 100,
             max_inline_steps: 500,
             cancel_grace_ms: 10_000,

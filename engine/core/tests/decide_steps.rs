@@ -305,8 +305,14 @@ fn signals_early_late_twice_and_too_many() {
 
 #[test]
 fn resume_tokens_work_early_and_once_for_every_kind_of_wait() {
-    let handler_wait =
-        ReportedOutcome::Wait { output: None, until: None, reason: None, token: None, again: false };
+    let handler_wait = ReportedOutcome::Wait {
+        output: None,
+        until: None,
+        reason: None,
+        token: None,
+        again: false,
+        event: None,
+    };
     for (wait, handler) in [
         (json!({"type": "wait-signal", "config": {}}), false),
         (json!({"type": "wait-event", "config": {"event": "e"}}), false),
@@ -398,6 +404,7 @@ fn waits_of_handlers() {
         reason: Some("customs".into()),
         token: token.map(Into::into),
         again: false,
+        event: None,
     };
     let id = bench.start(json!({}));
     bench.answer(id, waits(None, Some("tok")));

@@ -10,7 +10,7 @@ use flowmonkey_core::execution::command::{
     Command, ContextChange, EmittedEvent, NextStep, ReportedOutcome, Signal, TaskAttempt, TaskReport,
 };
 use flowmonkey_core::execution::event::Event;
-use flowmonkey_core::execution::state::{Activity, CancelSource, Compensation, Cost, WaitOn};
+use flowmonkey_core::execution::state::{Activity, AwaitedEvent, CancelSource, Compensation, Cost, WaitOn};
 use flowmonkey_core::execution::{Status, apply};
 use flowmonkey_core::ids::ExecutionId;
 use proptest::collection::vec;
@@ -168,7 +168,7 @@ enum Poke {
 
 fn pokes() -> impl Strategy<Value = Vec<(Index, Poke)>> {
     let poke = prop_oneof![
-        12 => (0..9_u8).prop_map(Poke::Report),
+        12 => (0..10_u8).prop_map(Poke::Report),
         3 => any::<Index>().prop_map(Poke::Again),
         2 => Just(Poke::LeaseLost),
         2 => Just(Poke::TimedOut),
@@ -206,8 +206,17 @@ fn outcome(kind: u8) -> ReportedOutcome {
             reason: None,
             token: Some("t".into()),
             again: false,
+            event: None,
         },
         7 => ReportedOutcome::Released,
+        8 => ReportedOutcome::Wait {
+            output: None,
+            until: None,
+            reason: None,
+            token: None,
+            again: true,
+            event: Some(AwaitedEvent { name: "e".into(), condition: None }),
+        },
         _ => ReportedOutcome::Failure {
             code: None,
             message: String::new(),
@@ -365,13 +374,15 @@ impl Player {
                 WaitOn::Signal { signal } | WaitOn::Approval { signal, .. } => {
                     self.bench.signal(id, signal, json!({"approved": true})).unwrap();
                 }
-                WaitOn::Event { event } => {
+                WaitOn::Event { event }
+                | WaitOn::Handler { event: Some(AwaitedEvent { name: event, condition: None }), .. } => {
                     self.bench.publish(EmittedEvent { name: event.clone(), data: json!(1) });
                     self.bench.run();
                 }
                 WaitOn::Handler { token: Some(token), .. } => {
                     self.bench.must(id, Command::ResumeByToken { token: token.clone(), data: None });
                 }
+                // What else it waits for is a time, and that passes.
                 WaitOn::Handler { token: None, .. } | WaitOn::Timer { .. } => {}
             },
             Activity::Incident(_) => {

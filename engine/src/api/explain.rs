@@ -8,9 +8,10 @@ use flowmonkey_core::time::Timestamp;
 use flowmonkey_plumbing::queue::{QueueError, WorkerPresence};
 use serde_json::{Value, json};
 
-use super::Api;
 use super::operations::ready;
 use super::problem::Problem;
+use super::{Api, jobs};
+use crate::store::JobFilter;
 use crate::wire::dispatched;
 
 /// The status, the one thing that can move the execution now (its live cause), and where its task is.
@@ -28,7 +29,24 @@ pub(super) async fn explain(api: &Api, id: ExecutionId) -> Result<Value, Problem
         "liveCause": live_cause(api, &execution).await?,
         "nextWakeAt": execution.next_wake().map(Timestamp::to_rfc3339),
         "queue": queue,
+        "job": job(api, &execution).await?,
     }))
+}
+
+/// The job of the step that it is at: who works on it, and when the engine heard of it last.
+async fn job(api: &Api, execution: &Execution) -> Result<Value, Problem> {
+    let number = match &execution.activity {
+        Activity::Task(task) => task.run.task,
+        Activity::Wait(Wait { run, .. }) | Activity::Backoff { task: run, .. } => run.task,
+        Activity::Incident(incident) => incident.run.task,
+        Activity::Ready | Activity::Children(_) | Activity::Nothing => 0,
+    };
+    if number == 0 {
+        return Ok(Value::Null);
+    }
+    let filter = JobFilter { execution: Some(execution.id()), max: 1, ..JobFilter::default() };
+    let newest = api.engine.store().jobs(&filter).await?.pop();
+    Ok(newest.filter(|row| row.task.number == number).map_or(Value::Null, |row| jobs::job(&row)))
 }
 
 async fn live_cause(api: &Api, execution: &Execution) -> Result<Value, Problem> {
@@ -85,11 +103,13 @@ fn waiting(wait: &Wait) -> Value {
             "assignees": assignees,
             "escalateAt": escalate_at.map(Timestamp::to_rfc3339),
         }),
-        WaitOn::Handler { until, token, again } => json!({
+        WaitOn::Handler { until, token, again, event } => json!({
             "sameTaskGoesOn": again,
             "kind": "resume",
             "until": until.map(Timestamp::to_rfc3339),
             "byToken": token.is_some(),
+            "event": event.as_ref().map(|event| &event.name),
+            "match": event.as_ref().and_then(|event| event.condition.as_ref()),
         }),
     };
     shown["stepId"] = json!(wait.run.step);

@@ -48,7 +48,7 @@ fn exposition(
     depths: Option<&[(String, Depth)]>,
 ) -> String {
     let mut text = Exposition::default();
-    let counted: [(&str, &str, &AtomicU64); 5] = [
+    let counted: [(&str, &str, &AtomicU64); 7] = [
         ("flowmonkey_decisions_total", "Decisions that were stored.", &counters.decisions),
         (
             "flowmonkey_commit_conflicts_total",
@@ -65,6 +65,16 @@ fn exposition(
             "flowmonkey_results_adopted_total",
             "Results taken over from engines that had died.",
             &counters.results_adopted,
+        ),
+        (
+            "flowmonkey_context_bytes_read_total",
+            "Bytes of contexts that workers read, before compression.",
+            &counters.context_bytes_read,
+        ),
+        (
+            "flowmonkey_context_bytes_sent_total",
+            "Bytes of contexts that workers read, as they were sent.",
+            &counters.context_bytes_sent,
         ),
     ];
     for (name, help, counter) in counted {

@@ -8,6 +8,7 @@ mod explain;
 mod fields;
 mod flows;
 mod guard;
+mod jobs;
 mod metrics;
 mod operations;
 mod plumbing;
@@ -65,6 +66,7 @@ pub struct ApiOptions {
 struct Api {
     engine: Arc<Engine>,
     waits: Arc<Semaphore>,
+    large_answers: Arc<Semaphore>,
     shutdown: CancellationToken,
     work: TaskTracker,
 }
@@ -74,6 +76,7 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
     let api = Api {
         engine,
         waits: Arc::new(Semaphore::new(WAITS_MAX)),
+        large_answers: Arc::new(Semaphore::new(plumbing::large::LARGE_ANSWERS_MAX)),
         shutdown: options.shutdown,
         work: options.work,
     };
@@ -94,6 +97,7 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         .route("/v1/executions/{id}/logs", get(progress::logs))
         .route("/v1/resume/{token}", post(verbs::resume))
         .route("/v1/events", post(operations::publish_event))
+        .route("/v1/jobs", get(jobs::list))
         .route("/v1/queues", get(operations::queues))
         .route("/v1/workers", get(operations::workers))
         .route("/v1/failed-tasks", get(operations::failed_tasks))

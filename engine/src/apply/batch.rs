@@ -170,6 +170,7 @@ impl Engine {
             if publishes {
                 self.event_bell.notify_one();
             }
+            self.note_ended_jobs(&mut aftermath.jobs, &after, &events);
             self.note_commit(&after, events);
             aftermath.add_effects(self, &after, one.effects, now);
         }

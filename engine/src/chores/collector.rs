@@ -1,6 +1,7 @@
 //! The collector: results to decisions. Results stay with this engine until their commit; those whose engine dies are
 //! read again and dropped as duplicates.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use flowmonkey_core::execution::command::{Command, TaskAttempt};
@@ -13,7 +14,7 @@ use flowmonkey_plumbing::queue::redis::TASK_UNREADABLE;
 use flowmonkey_plumbing::queue::{Delivery, Dispatched, Taken};
 use flowmonkey_plumbing::wire::{Metrics, Outcome, ResultMessage};
 
-use super::{Backoff, Chore, presence};
+use super::{Backoff, Chore, patches, presence};
 use crate::apply::{CommandOutcome, Fault};
 use crate::config::COLLECT_BATCH_MAX;
 use crate::engine::{Counters, Engine, EngineError};
@@ -55,6 +56,8 @@ pub async fn apply(engine: &Engine, name: &str, results: &mut Vec<Taken>) -> Res
     let mut said = Vec::new();
     let mut commands = Vec::with_capacity(results.len());
     let mut places = Vec::with_capacity(results.len());
+    // Those that count on staged changes of the context.
+    let mut patched = BTreeMap::new();
     for (place, taken) in results.iter().enumerate() {
         if let Err(reason) = check_origin(engine, taken).await? {
             tracing::warn!(delivery = %taken.dispatched.delivery, reason, "a result is not known to be of its pool");
@@ -79,6 +82,9 @@ pub async fn apply(engine: &Engine, name: &str, results: &mut Vec<Taken>) -> Res
         };
         match understood {
             Ok((task, report)) => {
+                if let Ok(result @ ResultMessage { context_patches: 1.., .. }) = &taken.result {
+                    patched.insert(commands.len(), patches::patches_of(result));
+                }
                 commands.push((task.execution, Command::Report(Box::new(report))));
                 places.push(place);
             }
@@ -100,7 +106,12 @@ pub async fn apply(engine: &Engine, name: &str, results: &mut Vec<Taken>) -> Res
         engine.keep_lines(said.into_iter()).await?;
     }
     let mut contended = Vec::new();
-    for (place, outcome) in places.into_iter().zip(engine.apply(commands).await?) {
+    let outcomes = if patched.is_empty() {
+        engine.apply(commands).await?
+    } else {
+        patches::apply(engine, commands, &patched).await?
+    };
+    for (place, outcome) in places.into_iter().zip(outcomes) {
         let taken = &results[place];
         let (reason, detail) = match outcome {
             CommandOutcome::Applied(_) => {

@@ -4,7 +4,9 @@
 pub mod collector;
 pub mod events;
 pub mod fall_back;
+pub mod jobs;
 pub mod leftovers;
+pub(crate) mod patches;
 pub mod presence;
 pub mod progress;
 pub mod pruner;
@@ -53,6 +55,7 @@ pub fn spawn_all(engine: &Arc<Engine>, tracker: &TaskTracker, shutdown: &Cancell
     tracker.spawn(chore("leftovers").every(LEFTOVERS_EVERY, leftovers::tick));
     tracker.spawn(chore("fall-back").every(config.presence_every, fall_back::tick));
     tracker.spawn(chore("sweeper").in_turn().every(config.sweep_every, sweeper::tick));
+    tracker.spawn(chore("jobs").in_turn().every(config.jobs_every, jobs::tick));
     tracker.spawn(chore("pruner").in_turn().every(config.prune_every, pruner::tick));
 }
 

@@ -149,6 +149,10 @@ impl<'a> Walk<'a> {
         let emptied = engine.emptied_meanwhile(pools, &self.rebuilt).await?;
         absent.retain(|out| !emptied.contains(&out.pool));
         self.pass_by(emptied.iter().map(String::as_str));
+        // Their workers are about to say that they run them; unless there can be none.
+        let was_emptied = |pool: &str| self.grace_ms > 0 && self.rebuilt.contains(pool);
+        let spared = engine.jobs_to_spare(&absent, was_emptied).await?;
+        absent.retain(|out| !spared.contains(&(out.task, out.attempt)));
         absent.sort_by(|one, other| one.pool.cmp(&other.pool));
         Ok(absent)
     }

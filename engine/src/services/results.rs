@@ -9,7 +9,7 @@ use flowmonkey_plumbing::queue::Dispatched;
 use flowmonkey_plumbing::wire::ResultMessage;
 
 use crate::apply::CommandError;
-use crate::chores::collector;
+use crate::chores::{collector, patches};
 use crate::engine::{Counters, Engine};
 use crate::evidence::RefusedFor;
 use crate::store::StoreError;
@@ -47,13 +47,23 @@ impl Engine {
                 (unreadable_report(&delivery, &result.metrics, &reason), Some(reason))
             }
         };
-        let Some((task, report)) = reported else {
+        let Some((task, mut report)) = reported else {
             return Err(SpilledError::Invalid(invalid.unwrap_or_default()));
         };
         if !result.logs.is_empty() {
             self.keep_lines(std::iter::once(result)).await.map_err(CommandError::from)?;
         }
+        let count = if invalid.is_none() { patches::patches_of(result) } else { 0 };
+        let merged = if count > 0 {
+            let reports = vec![(task, count, &mut report)];
+            patches::merge(self, reports).await.map_err(|error| CommandError::Engine(error.into()))?
+        } else {
+            Vec::new()
+        };
         let applied = self.command(task.execution, Command::Report(Box::new(report))).await;
+        if applied.is_ok() && !merged.is_empty() {
+            patches::forget(self, merged).await;
+        }
         match &applied {
             Ok(_) => {}
             Err(CommandError::Rejected(rejection)) => {
@@ -90,10 +100,8 @@ impl Engine {
             execution.task().is_some_and(|out| out.run.task == task.number && out.run.attempt == attempt)
         };
         if trust_memory {
-            let mut is_hot_out = false;
-            let is_hot = self.peek_hot(task.execution, |execution| is_hot_out = is_out(execution));
             // A task of another engine: whoever talks ten times a second is looked up once in a while.
-            if is_hot_out || (!is_hot && self.talk.was_out(task, attempt, self.now())) {
+            if self.peek_hot(task.execution).is_none() && self.talk.was_out(task, attempt, self.now()) {
                 return Ok(true);
             }
             let found = self.hot(&[task.execution].into(), &[].into()).await?;

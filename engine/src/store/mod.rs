@@ -6,10 +6,12 @@
 mod child;
 #[doc(hidden)]
 pub mod conformance;
+mod context;
 mod creates;
 mod encode;
 mod error;
 mod flows;
+mod jobs;
 mod memory;
 mod model;
 mod postgres;
@@ -26,7 +28,9 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 
+pub use context::{ContextPatch, ContextStore, Staged};
 pub use error::StoreError;
+pub use jobs::{BeatOutcome, JobBeat, JobChange, JobFilter, JobRow, JobStore, job_has_ended};
 pub use memory::{MemoryKey, MemoryLogLines, MemoryRows, MemoryStore};
 pub use model::{
     Batch, CheckpointNote, ChildRow, Column, Committed, Create, CreateOutcome, ExecutionFilter,
@@ -45,7 +49,7 @@ pub use transfer::{TransferError, TransferProgress, TransferredTable, transfer};
 
 /// The record. All instants are arguments; nothing here reads a clock.
 #[async_trait]
-pub trait Store: ProgressStore + Send + Sync + 'static {
+pub trait Store: ContextStore + JobStore + ProgressStore + Send + Sync + 'static {
     // Flows.
 
     /// Keeps a definition by its hash without publishing it. Repeatable.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flowmonkey_core::execution::decision::{FailedTask, JoinSpec};
 use flowmonkey_core::execution::error::ExecutionError;
-use flowmonkey_core::execution::state::{Activity, Cost, Undoable, WaitOn};
+use flowmonkey_core::execution::state::{Activity, Cost, Undoable};
 use flowmonkey_core::execution::{Execution, Record, RecordedEvent, Status};
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
@@ -107,13 +107,7 @@ pub struct Update {
 #[must_use]
 pub fn awaited_event(execution: &Execution) -> Option<&str> {
     match &execution.activity {
-        Activity::Wait(wait) => match &wait.on {
-            WaitOn::Event { event } => Some(event),
-            WaitOn::Timer { .. }
-            | WaitOn::Signal { .. }
-            | WaitOn::Approval { .. }
-            | WaitOn::Handler { .. } => None,
-        },
+        Activity::Wait(wait) => wait.on.event(),
         Activity::Ready
         | Activity::Task(_)
         | Activity::Backoff { .. }

@@ -173,7 +173,9 @@ impl Engine {
             return;
         }
         if !talking.is_known() {
-            self.peek_hot(task.execution, |execution| talking.learn(execution));
+            if let Some(execution) = self.peek_hot(task.execution) {
+                talking.learn(&execution);
+            }
         }
         talking.latest = Some((now, progress));
         talking.to_store = true;
@@ -201,7 +203,9 @@ impl Engine {
             return;
         };
         if !talking.is_known() {
-            self.peek_hot(task.execution, |execution| talking.learn(execution));
+            if let Some(execution) = self.peek_hot(task.execution) {
+                talking.learn(&execution);
+            }
         }
         let step = talking.step.clone();
         let bytes = line.message.len();

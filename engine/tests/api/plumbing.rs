@@ -1,5 +1,7 @@
 //! The plumbing APIs: who may ask, for what, and what comes of it.
 
+mod context;
+
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -22,10 +24,12 @@ use serde_json::{Value, json};
 use crate::{AllHandlers, Answer, Server, flow, request, work};
 
 /// Method, route, and a body that is taken.
-const ROUTES: [(&str, &str, &str); 7] = [
+const ROUTES: [(&str, &str, &str); 9] = [
+    ("GET", "context", ""),
     ("GET", "checkpoint", ""),
     ("PUT", "checkpoint", "{}"),
     ("DELETE", "checkpoint", ""),
+    ("POST", "heartbeat", r#"{"workerId":"w","status":"running"}"#),
     ("POST", "started", r#"{"worker":"w"}"#),
     ("POST", "progress", r#"{"percent":1}"#),
     ("POST", "logs", r#"{"lines":[]}"#),
@@ -41,6 +45,11 @@ struct Bench {
 
 impl Bench {
     async fn new() -> Self {
+        Self::with(work(), json!({ "a": 1 }), EngineConfig::default()).await
+    }
+
+    /// With the first task of a flow of these steps.
+    async fn with(steps: Value, input: Value, config: EngineConfig) -> Self {
         let clock = Arc::new(SystemClock);
         let queue = Arc::new(LocalQueue::new(clock.clone(), LocalQueueLimits::default()));
         let deps = EngineDeps {
@@ -51,11 +60,11 @@ impl Bench {
             handlers: Arc::new(AllHandlers),
             announced: None,
         };
-        let engine = Engine::open(deps, EngineConfig::default(), None).await.unwrap();
+        let engine = Engine::open(deps, config, None).await.unwrap();
         let router = router(engine.clone(), ApiOptions::default());
         let server = Server { engine, record: Arc::default(), router };
-        server.post("/v1/flows", &flow("work", work())).await.expect(201);
-        server.start("work", json!({ "a": 1 })).await;
+        server.post("/v1/flows", &flow("work", steps)).await.expect(201);
+        server.start("work", input).await;
         let task = claim(&queue).await;
         Self { server, queue, task }
     }
@@ -139,6 +148,47 @@ async fn a_checkpoint_is_saved_and_loaded_and_forgotten() {
     let huge = " ".repeat(4 * CHECKPOINT_BYTES_MAX + 1);
     bench.call("PUT", "checkpoint", huge).await.problem(413, "BODY_TOO_LARGE");
     bench.call("PATCH", "checkpoint", "{}").await.problem(405, "METHOD_NOT_ALLOWED");
+}
+
+#[tokio::test]
+async fn heartbeats_of_a_job_are_noted_and_shown() {
+    let bench = Bench::new().await;
+    let beat = |fields: Value| {
+        let mut all = json!({ "taskId": bench.task.task_id, "attempt": 1, "workerId": "w-7", "status": "running",
+            "progress": { "percent": 45, "message": "frame 450" }, "heartbeatAt": "2030-01-01T00:00:00Z", "new": 1 });
+        all.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        all.to_string()
+    };
+    let answer = bench.call("POST", "heartbeat", beat(json!({ "status": "claimed" }))).await.expect(200);
+    assert_eq!(answer, json!({ "cancelRequested": false, "leaseLost": false }));
+    bench.call("POST", "heartbeat", beat(json!({}))).await.expect(200);
+    let listed = bench.server.get("/v1/jobs?status=running&handler=toil").await.expect(200);
+    let job = &listed["items"][0];
+    assert_eq!((&job["id"], &job["workerId"]), (&json!(bench.task.task_id), &json!("w-7")));
+    assert_eq!((&job["progressPercent"], &job["status"]), (&json!(45.0), &json!("running")));
+    assert_eq!(listed["nextCursor"], Value::Null);
+    let explained = bench.server.get(&format!("/v1/executions/{}:explain", bench.task.execution_id)).await;
+    assert_eq!(explained.expect(200)["job"], *job);
+    for (query, found) in [("status=paused", 0), ("handler=other", 0), ("limit=1", 1)] {
+        let page = bench.server.get(&format!("/v1/jobs?{query}")).await.expect(200);
+        assert_eq!(page["items"].as_array().unwrap().len(), found, "{query}");
+    }
+    bench.server.get("/v1/jobs?status=lost").await.problem(422, "INVALID_PARAMETER");
+
+    let other = bench.call("POST", "heartbeat", beat(json!({ "workerId": "w-8" }))).await.expect(200);
+    assert_eq!(other, json!({ "cancelRequested": false, "leaseLost": true }));
+    for wrong in [
+        json!({ "taskId": "tk_1" }),
+        json!({ "attempt": 2 }),
+        json!({ "workerId": "" }),
+        json!({ "workerId": "w".repeat(201) }),
+        json!({ "status": "completed" }),
+        json!({ "status": "lost" }),
+    ] {
+        bench.call("POST", "heartbeat", beat(wrong)).await.problem(422, "INVALID_REQUEST");
+    }
+    bench.lose_lease().await;
+    bench.call("POST", "heartbeat", beat(json!({}))).await.problem(409, "STALE_ATTEMPT");
 }
 
 #[tokio::test]
@@ -271,11 +321,19 @@ async fn a_token_opens_its_own_task_in_its_own_scope_only() {
         bench.ask(method, route, foreign.as_str(), body).await.problem(403, "TOKEN_FOREIGN");
         let needed = match route {
             "checkpoint" => Scopes::CHECKPOINT,
-            "started" | "progress" => Scopes::PROGRESS,
+            "heartbeat" | "started" | "progress" => Scopes::PROGRESS,
+            "context" => Scopes::CONTEXT,
             "logs" => Scopes::LOGS,
             _ => Scopes::RESULT,
         };
-        let all = [Scopes::CHECKPOINT, Scopes::PROGRESS, Scopes::LOGS, Scopes::RESULT];
+        let all = [
+            Scopes::CHECKPOINT,
+            Scopes::PROGRESS,
+            Scopes::LOGS,
+            Scopes::RESULT,
+            Scopes::CONTEXT,
+            Scopes::EVENTS,
+        ];
         let others = all.into_iter().filter(|scope| *scope != needed).fold(Scopes::NONE, Scopes::and);
         let narrow = bench.signed(&Claims { scopes: others, ..claims.clone() });
         bench.ask(method, route, &narrow, body).await.problem(403, "TOKEN_SCOPE");
@@ -302,7 +360,7 @@ async fn a_token_ends_when_the_record_moves_on() {
     let task = TaskId { execution: nobody, number: 1 }.to_string();
     let token = next.signed(&Claims { task: task.clone(), execution: nobody.to_string(), ..next.claims() });
     let next = Bench { task: TaskMessage { task_id: task, ..next.task.clone() }, ..next };
-    for (method, route, body) in &ROUTES[..6] {
+    for (method, route, body) in &ROUTES[..7] {
         next.ask(method, route, &token, *body).await.problem(409, "STALE_ATTEMPT");
     }
     let result = json!(next.result(json!({}))).to_string();

@@ -10,9 +10,10 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
-    Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
-    ListPage, LogFilter, LogRow, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, Retention,
-    Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
+    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, ExecutionFilter,
+    FailedTaskRow, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage,
+    LogFilter, LogRow, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, Retention, Staged, Store,
+    StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
 };
 
 /// How much was asked of a record at a time.
@@ -120,6 +121,29 @@ impl ProgressStore for Fused {
     async fn log_lines(&self, filter: &LogFilter) -> Result<Vec<LogRow>, StoreError> {
         self.alive()?;
         self.inner.log_lines(filter).await
+    }
+}
+
+#[async_trait]
+impl ContextStore for Fused {
+    async fn task_version(&self, task: TaskId, attempt: u32) -> Result<Option<u64>, StoreError> {
+        self.alive()?;
+        self.inner.task_version(task, attempt).await
+    }
+
+    async fn stage_patch(&self, patch: &ContextPatch, bytes_max: u64) -> Result<Staged, StoreError> {
+        self.alive()?;
+        self.inner.stage_patch(patch, bytes_max).await
+    }
+
+    async fn staged_patches(&self, attempts: &[(TaskId, u32)]) -> Result<Vec<ContextPatch>, StoreError> {
+        self.alive()?;
+        self.inner.staged_patches(attempts).await
+    }
+
+    async fn forget_patches(&self, attempts: &[(TaskId, u32)]) -> Result<(), StoreError> {
+        self.alive()?;
+        self.inner.forget_patches(attempts).await
     }
 }
 
@@ -378,5 +402,36 @@ impl Store for Fused {
     async fn check(&self) -> Result<(), StoreError> {
         self.alive()?;
         self.inner.check().await
+    }
+}
+
+#[async_trait]
+impl JobStore for Fused {
+    async fn note_jobs(&self, changes: &[JobChange]) -> Result<(), StoreError> {
+        self.inner.note_jobs(changes).await
+    }
+
+    async fn note_beat(&self, beat: &JobBeat) -> Result<BeatOutcome, StoreError> {
+        self.inner.note_beat(beat).await
+    }
+
+    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
+        self.inner.jobs(filter).await
+    }
+
+    async fn open_jobs(&self, after: Option<TaskId>, max: usize) -> Result<Vec<JobRow>, StoreError> {
+        self.inner.open_jobs(after, max).await
+    }
+
+    async fn beating_jobs(
+        &self,
+        attempts: &[(TaskId, u32)],
+        since: Timestamp,
+    ) -> Result<Vec<(TaskId, u32)>, StoreError> {
+        self.inner.beating_jobs(attempts, since).await
+    }
+
+    async fn forget_jobs(&self, executions: &[ExecutionId]) -> Result<(), StoreError> {
+        self.inner.forget_jobs(executions).await
     }
 }

@@ -4,12 +4,14 @@
 #![expect(clippy::disallowed_methods, reason = "each test joins what it spawns")]
 
 mod chores;
+mod contexts;
 mod crashes;
 mod datasets;
 mod emptied;
 mod fall_back;
 mod fans;
 mod fused;
+mod jobs;
 mod leftovers;
 mod origins;
 mod races;
@@ -37,7 +39,9 @@ use serde_json::{Value, json};
 
 /// Rounds after which a bench that should come to rest is taken to be going in circles.
 const ROUNDS_MAX: usize = 100_000;
-/// The only handler type of these tests, and so the only pool.
+/// A stateful handler type.
+const JOB: &str = "job";
+/// The handler type of most of these tests, and so the pool.
 const WORK: &str = "work";
 
 /// Time that moves when a test moves it, and by a millisecond with each look where that is asked for.
@@ -79,6 +83,14 @@ impl Handlers for AllHandlers {
 
     fn timeout_ms(&self, _: &str) -> Option<u64> {
         None
+    }
+
+    fn is_stateful(&self, handler_type: &str) -> bool {
+        handler_type == JOB
+    }
+
+    fn any_stateful(&self) -> bool {
+        true
     }
 }
 

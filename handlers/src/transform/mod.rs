@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use flowmonkey_plumbing::api::PlumbingError;
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_worker::{Completion, Failure, Handler, Task};
 use serde_json::{Value, json};
@@ -154,9 +155,10 @@ pub(crate) async fn change_all(
         Change::Operation(operation) => Ok(items.iter().map(|item| operation.apply(item)).collect()),
         Change::Text(change) => Ok(items.iter().map(|item| Ok(change.apply(item))).collect()),
         Change::Program { program, outputs, timeout } => {
+            let context = task.load_context().await.map_err(|error| context_failure(&error))?;
             let evaluation = Evaluation {
                 program,
-                context: task.context(),
+                context,
                 config: task.config(),
                 outputs: *outputs,
                 first_index,
@@ -179,6 +181,11 @@ pub(crate) async fn change_all(
 }
 
 const TRANSFORM_ERROR: &str = "TRANSFORM_ERROR";
+
+/// Another attempt may reach the engine.
+fn context_failure(error: &PlumbingError) -> Failure {
+    Failure::new(TRANSFORM_ERROR, format!("the context cannot be read: {error}"))
+}
 
 /// A failure of the data or the program: the same again on every attempt.
 fn error(message: impl Into<String>) -> Failure {

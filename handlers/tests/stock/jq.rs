@@ -19,6 +19,15 @@ async fn a_program_changes_the_input() {
 }
 
 #[tokio::test]
+async fn a_program_sees_a_context_that_did_not_travel_with_its_task() {
+    let bench = Bench::with_jq();
+    let mut task = bench.task("transform", json!({ "jq": "$context.rate" }), Value::Null);
+    task.message.context = json!({});
+    task.message.context_url = Some("/v1/plumbing/tasks/task-1/context".into());
+    assert_eq!(bench.run_task(&task).await, Ok(Completion::output(json!(3))));
+}
+
+#[tokio::test]
 async fn programs_that_never_end_are_stopped_and_the_next_one_runs() {
     let bench = Bench::with_jq();
     let started = Instant::now();
@@ -125,7 +134,7 @@ async fn a_batch_waits_between_batches_and_goes_on_from_its_checkpoint() {
                 waits.push(wait.metadata["progress"].clone());
             }
             Completion::Success(output) => break output.unwrap(),
-            Completion::Override { .. } => panic!("no transition was asked for"),
+            Completion::Override { .. } | Completion::Pause(_) => panic!("no such outcome was asked for"),
         }
     };
     assert_eq!(waits, [json!("2/5"), json!("4/5")]);

@@ -8,10 +8,11 @@ use async_trait::async_trait;
 use flowmonkey_handlers::StockPolicy;
 use flowmonkey_handlers::jq::JqPolicy;
 use flowmonkey_plumbing::api::{
-    Checkpoint, CheckpointApi, Plumbing, PlumbingError, Progress, ProgressApi, TaskAccess,
+    Checkpoint, CheckpointApi, ContextApi, Heartbeat, HeartbeatAnswer, JobApi, Plumbing, PlumbingError,
+    Progress, ProgressApi, TaskAccess,
 };
 use flowmonkey_plumbing::wire::{
-    HandlerReference, LogLine, PROTOCOL_VERSION, Priority, TaskMessage, TaskMetadata,
+    ContextOperation, HandlerReference, LogLine, PROTOCOL_VERSION, Priority, TaskMessage, TaskMetadata,
 };
 use flowmonkey_worker::{Completion, Failure, Handler, Task};
 use serde_json::{Value, json};
@@ -39,6 +40,33 @@ impl CheckpointApi for Memory {
 
     async fn clear_checkpoint(&self, access: &TaskAccess) -> Result<(), PlumbingError> {
         self.checkpoints.lock().unwrap().remove(&access.delivery.task_id);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl JobApi for Memory {
+    async fn heartbeat(
+        &self,
+        _access: &TaskAccess,
+        _heartbeat: &Heartbeat,
+    ) -> Result<HeartbeatAnswer, PlumbingError> {
+        Ok(HeartbeatAnswer::default())
+    }
+}
+
+#[async_trait]
+impl ContextApi for Memory {
+    async fn read_context(&self, _: &TaskAccess, _: Option<&str>) -> Result<Option<Value>, PlumbingError> {
+        Ok(Some(json!({ "rate": 3 })))
+    }
+
+    async fn stage_context(
+        &self,
+        _: &TaskAccess,
+        _: u32,
+        _: &[ContextOperation],
+    ) -> Result<(), PlumbingError> {
         Ok(())
     }
 }
@@ -123,7 +151,9 @@ impl Bench {
     ) -> Result<Value, Failure> {
         match self.run_task(&self.task(handler_type, config, input)).await? {
             Completion::Success(output) => Ok(output.unwrap_or_default()),
-            other @ (Completion::Override { .. } | Completion::Wait(_)) => panic!("not a success: {other:?}"),
+            other @ (Completion::Override { .. } | Completion::Wait(_) | Completion::Pause(_)) => {
+                panic!("not a success: {other:?}")
+            }
         }
     }
 

@@ -9,6 +9,13 @@ use crate::wire::ContextOperation;
 /// Bytes of one staged patch as JSON. The context's own limit bounds all of them together.
 pub const CONTEXT_PATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Bytes of a dotted path that is read or changed.
+pub const CONTEXT_PATH_BYTES_MAX: usize = 4096;
+/// Changes in one staged patch.
+pub const CONTEXT_OPERATIONS_MAX: usize = 10_000;
+/// Patches that one attempt may stage.
+pub const CONTEXT_PATCHES_MAX: u32 = 10_000;
+
 /// Reads and staged changes of a context that does not travel with its task.
 #[async_trait]
 pub trait ContextApi: Send + Sync {

@@ -31,9 +31,11 @@ pub enum JobStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Heartbeat {
-    /// The task.
+    /// The task; empty: the one that the token is of.
+    #[serde(default)]
     pub task_id: String,
-    /// The fence.
+    /// The fence; 0: the attempt that the token is of.
+    #[serde(default)]
     pub attempt: u32,
     /// The worker.
     pub worker_id: String,
@@ -45,7 +47,8 @@ pub struct Heartbeat {
     /// The last saved checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointReference>,
-    /// RFC 3339, by the worker's clock.
+    /// RFC 3339, by the worker's clock; for people.
+    #[serde(default)]
     pub heartbeat_at: String,
 }
 

@@ -8,7 +8,9 @@ mod job;
 mod progress;
 
 pub use checkpoint::{CHECKPOINT_BYTES_MAX, Checkpoint, CheckpointApi};
-pub use context::{CONTEXT_PATCH_BYTES_MAX, ContextApi};
+pub use context::{
+    CONTEXT_OPERATIONS_MAX, CONTEXT_PATCH_BYTES_MAX, CONTEXT_PATCHES_MAX, CONTEXT_PATH_BYTES_MAX, ContextApi,
+};
 pub use event::{EVENT_BYTES_MAX, EmittedEvent, EventApi};
 pub use job::{Heartbeat, HeartbeatAnswer, JobApi, JobStatus};
 pub use progress::{
@@ -73,6 +75,6 @@ pub enum PlumbingError {
 }
 
 /// The plumbing APIs, for one worker.
-pub trait Plumbing: CheckpointApi + ProgressApi {}
+pub trait Plumbing: CheckpointApi + ContextApi + JobApi + ProgressApi {}
 
-impl<T: CheckpointApi + ProgressApi> Plumbing for T {}
+impl<T: CheckpointApi + ContextApi + JobApi + ProgressApi> Plumbing for T {}

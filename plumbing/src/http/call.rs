@@ -23,6 +23,8 @@ const DETAIL_CHARS_MAX: usize = 500;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Endpoint {
     Checkpoint,
+    Context,
+    Heartbeat,
     Started,
     Progress,
     Logs,
@@ -33,6 +35,8 @@ impl Endpoint {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Checkpoint => "checkpoint",
+            Self::Heartbeat => "heartbeat",
+            Self::Context => "context",
             Self::Started => "started",
             Self::Progress => "progress",
             Self::Logs => "logs",
@@ -67,6 +71,8 @@ struct Patience {
     rounds: u32,
     /// Of one try; none: the client's.
     timeout: Option<Duration>,
+    /// Bytes of an answer.
+    answer_bytes_max: usize,
 }
 
 /// How one try ended without an answer for good.
@@ -84,8 +90,8 @@ struct Busy(StatusCode);
 
 /// An answer that is none of the engine's.
 #[derive(Debug, thiserror::Error)]
-#[error("the answer has more than {ANSWER_BYTES_MAX} bytes")]
-struct Overlong;
+#[error("the answer has more than {0} bytes")]
+struct Overlong(usize);
 
 /// What is read of a problem document.
 #[derive(Default, Deserialize)]
@@ -115,8 +121,20 @@ impl Client {
         endpoint: Endpoint,
         body: Body,
     ) -> Result<Bytes, PlumbingError> {
-        self.call_rounds(access, method, endpoint, body, Patience { rounds: self.rounds, timeout: None })
-            .await
+        self.call_for(access, method, endpoint, body, (&[], ANSWER_BYTES_MAX)).await
+    }
+
+    /// As [`Self::call`], with a query, and with a limit of its own for the answer.
+    pub(super) async fn call_for(
+        &self,
+        access: &TaskAccess,
+        method: Method,
+        endpoint: Endpoint,
+        body: Body,
+        (query, answer_bytes_max): (&[(&str, &str)], usize),
+    ) -> Result<Bytes, PlumbingError> {
+        let patience = Patience { rounds: self.rounds, timeout: None, answer_bytes_max };
+        self.call_rounds(access, method, endpoint, body, query, patience).await
     }
 
     /// Calls each engine at most once: for what is not worth more.
@@ -127,8 +145,8 @@ impl Client {
         body: Body,
         timeout: Duration,
     ) -> Result<Bytes, PlumbingError> {
-        let patience = Patience { rounds: 1, timeout: Some(timeout) };
-        self.call_rounds(access, Method::POST, endpoint, body, patience).await
+        let patience = Patience { rounds: 1, timeout: Some(timeout), answer_bytes_max: ANSWER_BYTES_MAX };
+        self.call_rounds(access, Method::POST, endpoint, body, &[], patience).await
     }
 
     async fn call_rounds(
@@ -137,6 +155,7 @@ impl Client {
         method: Method,
         endpoint: Endpoint,
         body: Body,
+        query: &[(&str, &str)],
         patience: Patience,
     ) -> Result<Bytes, PlumbingError> {
         let authorization = authorization(access)?;
@@ -146,7 +165,10 @@ impl Client {
             let first = self.preferred.load(Ordering::Relaxed);
             for offset in 0..self.engines.len() {
                 let place = (first + offset) % self.engines.len();
-                let url = task_url(&self.engines[place], &access.delivery.task_id, endpoint);
+                let mut url = task_url(&self.engines[place], &access.delivery.task_id, endpoint);
+                if !query.is_empty() {
+                    url.query_pairs_mut().extend_pairs(query);
+                }
                 let request = self.http.request(method.clone(), url).header(AUTHORIZATION, &authorization);
                 let request = match &body {
                     Body::None => request,
@@ -160,7 +182,7 @@ impl Client {
                     None => request,
                 };
                 let tried = match request.send().await {
-                    Ok(response) => answer(access, endpoint, response).await,
+                    Ok(response) => answer(access, endpoint, response, patience.answer_bytes_max).await,
                     Err(error) => Err(Failed::Again(error.without_url().into())),
                 };
                 match tried {
@@ -225,13 +247,18 @@ fn task_url(engine: &Url, task: &str, endpoint: Endpoint) -> Url {
     url
 }
 
-async fn answer(access: &TaskAccess, endpoint: Endpoint, response: Response) -> Result<Bytes, Failed> {
+async fn answer(
+    access: &TaskAccess,
+    endpoint: Endpoint,
+    response: Response,
+    bytes_max: usize,
+) -> Result<Bytes, Failed> {
     let status = response.status();
     // Whatever is wrong with one engine now may be right with another, or later.
     if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
         return Err(Failed::Again(Busy(status).into()));
     }
-    let bytes = whole(response).await?;
+    let bytes = whole(endpoint, response, bytes_max).await?;
     if status.is_success() {
         return Ok(bytes);
     }
@@ -253,13 +280,26 @@ async fn answer(access: &TaskAccess, endpoint: Endpoint, response: Response) -> 
     }))
 }
 
-async fn whole(mut response: Response) -> Result<Bytes, Failed> {
+async fn whole(endpoint: Endpoint, mut response: Response, bytes_max: usize) -> Result<Bytes, Failed> {
     let mut bytes = BytesMut::new();
     while let Some(chunk) =
         response.chunk().await.map_err(|error| Failed::Again(error.without_url().into()))?
     {
-        if bytes.len() + chunk.len() > ANSWER_BYTES_MAX {
-            return Err(Failed::Again(Overlong.into()));
+        let actual = bytes.len() + chunk.len();
+        if actual > bytes_max {
+            return Err(match endpoint {
+                // A context may well be larger than this worker takes.
+                Endpoint::Context => {
+                    let (what, limit) = ("the part of the context that was read", bytes_max);
+                    Failed::ForGood(PlumbingError::TooLarge { what, actual, limit })
+                }
+                Endpoint::Checkpoint
+                | Endpoint::Heartbeat
+                | Endpoint::Started
+                | Endpoint::Progress
+                | Endpoint::Logs
+                | Endpoint::Result => Failed::Again(Overlong(bytes_max).into()),
+            });
         }
         bytes.extend_from_slice(&chunk);
     }

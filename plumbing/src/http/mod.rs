@@ -5,6 +5,8 @@
 //! in the background takes the latest; what has no room is dropped and counted. A handler never waits for them.
 
 mod call;
+mod context;
+mod job;
 mod outbox;
 
 use std::sync::Arc;
@@ -45,6 +47,8 @@ pub struct HttpPlumbingConfig {
     pub rest: Duration,
     /// How long volatile calls are collected before they are sent. Default 50 ms.
     pub linger: Duration,
+    /// Bytes of a context, or of a part of it, that is read in one call, without its compression. Default 64 MiB.
+    pub context_bytes_max: usize,
     /// Certificates (PEM) of authorities to trust for `https`. Empty: those of the system. Default empty.
     pub ca_pem: Vec<u8>,
 }
@@ -60,6 +64,7 @@ impl HttpPlumbingConfig {
             rounds: 6,
             rest: Duration::from_millis(100),
             linger: Duration::from_millis(50),
+            context_bytes_max: 64 * 1024 * 1024,
             ca_pem: Vec::new(),
         }
     }
@@ -96,6 +101,7 @@ pub enum ResultSent {
 /// The plumbing APIs over HTTP. When it is dropped, what waits in the outbox is lost; [`Self::close`] sends it.
 pub struct HttpPlumbing {
     client: Arc<Client>,
+    context_bytes_max: usize,
     outbox: Arc<Outbox>,
     tracker: TaskTracker,
     closing: CancellationToken,
@@ -159,7 +165,8 @@ impl HttpPlumbing {
             });
         }
         tracker.close();
-        Ok(Self { client, outbox, tracker, closing, abandoned })
+        let context_bytes_max = config.context_bytes_max;
+        Ok(Self { client, context_bytes_max, outbox, tracker, closing, abandoned })
     }
 
     /// Sends a result past the queue, for when that is away: the engine applies it as if it had come through the queue.

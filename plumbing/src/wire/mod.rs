@@ -10,14 +10,17 @@ pub use codec::{
     decode_result, decode_task, encode_result, encode_task,
 };
 pub use result::{
-    ContextOperation, ContextUpdates, Cost, LogLevel, LogLine, Metrics, Outcome, ResultMessage, TableRow,
-    TaskError, TaskEvent,
+    ContextOperation, ContextUpdates, Cost, EventWait, LogLevel, LogLine, Metrics, Outcome, ResultMessage,
+    TableRow, TaskError, TaskEvent,
 };
 pub use task::{CheckpointReference, HandlerReference, Priority, TaskMessage, TaskMetadata};
 
 /// Key of a wait result's `metadata`. When it is true, the same task is delivered again when the wait ends: it keeps its
 /// checkpoint and its idempotency key. Without it, the cursor goes on to `onResume` or `onSuccess`.
 pub const CONTINUE_AFTER_WAIT: &str = "continueAfterWait";
+/// In a task's metadata after a pause: what ended it, `{by: time | resume | event, id, name, data}`. It stays until the next
+/// pause of the same visit.
+pub const RESUMED: &str = "resumed";
 
 /// The version of the message formats. Raised only when an older peer could misread a message.
 pub const PROTOCOL_VERSION: u16 = 1;

@@ -18,6 +18,7 @@ use super::launch::HANDLER_ERROR;
 use super::output::{Budget, Exceeded};
 use super::process::{DRAIN, tail};
 use super::protocol::{self, ChildResult, Malformed, Said};
+use super::requests::{Answered, Requests};
 use crate::handler::{Completion, Failure, Task};
 
 /// A limit of the manifest was passed.
@@ -32,6 +33,8 @@ const STDERR_LINES: usize = 20;
 const STDERR_LINE_BYTES: usize = 512;
 /// Time to write the `cancel` line to a child whose pipe may be full.
 const CANCEL_WRITE: Duration = Duration::from_millis(100);
+/// Bytes of answers that may wait for a child to read them; then nothing more is read of what it writes.
+const UNREAD_BYTES_MAX: usize = 1024 * 1024;
 /// The longest grace; more would overflow the clock.
 const GRACE_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -106,11 +109,16 @@ pub(super) struct Attempt<'a> {
     phase: Phase,
     result: Option<Box<ChildResult>>,
     saving: Option<Saving<'a>>,
+    /// A checkpoint that waits for the requests before it.
+    to_save: Option<serde_json::Value>,
+    requests: Requests<'a>,
     /// How long it may take.
     timeout: Duration,
     /// Why it was told to stop.
     stopped: Option<Stop>,
     heard: bool,
+    /// Whether it was told that it takes long.
+    told_soft: bool,
     logs: usize,
     last_stderr: VecDeque<String>,
     stdout_open: bool,
@@ -134,9 +142,12 @@ impl<'a> Attempt<'a> {
             phase: Phase::Working,
             result: None,
             saving: None,
+            to_save: None,
+            requests: Requests::new(task, manifest.limits.line_bytes),
             timeout: timeout.map_or(GRACE_MAX, |timeout| timeout.min(GRACE_MAX)),
             stopped: None,
             heard: false,
+            told_soft: false,
             logs: 0,
             last_stderr: VecDeque::new(),
             stdout_open: true,
@@ -150,7 +161,7 @@ impl<'a> Attempt<'a> {
 
     /// Runs the attempt to its end. When this is dropped, the child and its group are killed.
     pub(super) async fn run(mut self, execute: &[u8]) -> Ended {
-        self.conversation.feed.push(execute);
+        self.conversation.feed.push_task(execute);
         let listened = self.listen().await;
         if let Some(dropped) = self.logs.checked_sub(self.limits.log_lines).filter(|dropped| *dropped > 0) {
             self.task.log(LogLevel::Warn, format!("{dropped} more log lines were dropped"));
@@ -175,13 +186,34 @@ impl<'a> Attempt<'a> {
         let late = tokio::time::sleep(self.timeout);
         tokio::pin!(deadline, late);
         loop {
-            let Self { conversation, saving, .. } = self;
+            if !self.requests.are_writing()
+                && let Some(data) = self.to_save.take()
+            {
+                self.saving = Some(Box::pin(task.save_checkpoint(data)));
+            }
+            let is_storing = self.saving.is_some() || self.requests.are_writing();
+            if self.result.is_some() && !is_storing {
+                match self.phase {
+                    Phase::Working if self.reuse && !self.conversation.feed.has_more() => {
+                        self.catch_up(&budget).await;
+                        return Ok(true);
+                    }
+                    Phase::Working => self.leave(deadline.as_mut()),
+                    Phase::Cancelling | Phase::Leaving | Phase::Exited(_) => {}
+                }
+            }
+            let Self { conversation, saving, requests, .. } = self;
             let exited = matches!(self.phase, Phase::Exited(_));
-            if exited && !self.stdout_open && !self.stderr_open && saving.is_none() {
+            if exited && !self.stdout_open && !self.stderr_open && !is_storing {
                 return Ok(false);
             }
+            let reads_on = self.stdout_open
+                && saving.is_none()
+                && self.to_save.is_none()
+                && requests.have_room()
+                && conversation.feed.unread() <= UNREAD_BYTES_MAX;
             tokio::select! {
-                line = conversation.stdout.next(&budget), if self.stdout_open && saving.is_none() => {
+                line = conversation.stdout.next(&budget), if reads_on => {
                     match line.map_err(|exceeded| self.exceeded(exceeded))? {
                         Some(line) => self.hear(&line).map_err(|failure| *failure)?,
                         None => {
@@ -190,16 +222,6 @@ impl<'a> Attempt<'a> {
                             if matches!(self.phase, Phase::Working) {
                                 self.leave(deadline.as_mut());
                             }
-                        }
-                    }
-                    if self.result.is_some() {
-                        match self.phase {
-                            Phase::Working if self.reuse && !self.conversation.feed.has_more() => {
-                                self.catch_up(&budget).await;
-                                return Ok(true);
-                            }
-                            Phase::Working => self.leave(deadline.as_mut()),
-                            Phase::Cancelling | Phase::Leaving | Phase::Exited(_) => {}
                         }
                     }
                 }
@@ -213,9 +235,17 @@ impl<'a> Attempt<'a> {
                     self.saving = None;
                     self.saved(saved, deadline.as_mut()).await;
                 }
+                answered = requests.next(), if !requests.is_empty() => {
+                    self.answer(answered, deadline.as_mut()).await;
+                }
                 () = conversation.feed.flush(), if conversation.feed.has_more() => {}
                 () = task.cancelled.cancelled(), if matches!(self.phase, Phase::Working) => {
                     self.cancel(Stop::Cancelled, deadline.as_mut()).await;
+                }
+                () = task.soft_limit().cancelled(), if !self.told_soft && matches!(self.phase, Phase::Working) => {
+                    self.told_soft = true;
+                    let line = protocol::soft_limit(&task.message.task_id);
+                    self.conversation.feed.push(line.as_bytes());
                 }
                 () = &mut late, if matches!(self.phase, Phase::Working) => {
                     self.cancel(Stop::Late(self.timeout), deadline.as_mut()).await;
@@ -230,7 +260,7 @@ impl<'a> Attempt<'a> {
                     self.phase = Phase::Exited(status);
                     deadline.as_mut().reset(Instant::now() + DRAIN);
                 }
-                () = &mut deadline, if !(exited && saving.is_some()) => match self.phase {
+                () = &mut deadline, if !(exited && is_storing) => match self.phase {
                     Phase::Working => deadline.as_mut().reset(Instant::now() + GRACE_MAX),
                     Phase::Cancelling | Phase::Leaving | Phase::Exited(_) => {
                         self.conversation.group.kill();
@@ -296,6 +326,16 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    async fn answer(&mut self, answered: Answered, mut deadline: Pin<&mut Sleep>) {
+        self.conversation.feed.push(answered.line.as_bytes());
+        match self.phase {
+            Phase::Working if answered.is_stale => self.cancel(Stop::Stale, deadline.as_mut()).await,
+            // The lines behind the request may have waited for it.
+            Phase::Exited(_) => deadline.reset(Instant::now() + DRAIN),
+            Phase::Working | Phase::Cancelling | Phase::Leaving => {}
+        }
+    }
+
     /// Takes in a line of standard output.
     fn hear(&mut self, line: &[u8]) -> Result<(), Box<Failure>> {
         self.heard = true;
@@ -306,8 +346,13 @@ impl<'a> Attempt<'a> {
             }
             Ok(Said::Log(level, message)) => self.log(level, message),
             Ok(Said::Progress(progress)) => self.task.report(progress),
-            Ok(Said::Checkpoint(data)) => self.saving = Some(Box::pin(self.task.save_checkpoint(data))),
+            Ok(Said::Checkpoint(data)) => self.to_save = Some(data),
             Ok(Said::Event(event)) => self.task.emit(event.event, event.data),
+            Ok(Said::Request(request)) => {
+                if let Some(answered) = self.requests.begin(request) {
+                    self.conversation.feed.push(answered.line.as_bytes());
+                }
+            }
             Ok(Said::Nothing) => {}
             Err(error @ Malformed::Line { .. }) => self.log(LogLevel::Warn, error.to_string()),
             Err(error @ Malformed::Result { .. }) => {

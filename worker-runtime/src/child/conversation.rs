@@ -20,7 +20,7 @@ pub(super) struct Conversation {
 impl Conversation {
     /// None: the child was started without pipes.
     pub(super) fn new(mut group: Group, limits: &ChildLimits) -> Option<Self> {
-        let feed = Feed { pipe: Some(group.child.stdin.take()?), bytes: Vec::new(), sent: 0 };
+        let feed = Feed { pipe: Some(group.child.stdin.take()?), bytes: Vec::new(), sent: 0, answers_at: 0 };
         let stdout = Lines::new(group.child.stdout.take()?, limits.line_bytes, Overlong::Refuse);
         let stderr = Lines::new(group.child.stderr.take()?, LOG_MESSAGE_BYTES_MAX, Overlong::Split);
         Some(Self { group, feed, stdout, stderr })
@@ -38,11 +38,27 @@ pub(super) struct Feed {
     pub(super) pipe: Option<ChildStdin>,
     bytes: Vec<u8>,
     sent: usize,
+    /// Where in the bytes the answers begin: behind the task.
+    answers_at: usize,
 }
 
 impl Feed {
+    /// Hands over a task: a child may do a lot before it reads it.
+    pub(super) fn push_task(&mut self, bytes: &[u8]) {
+        self.push(bytes);
+        self.answers_at = self.bytes.len();
+    }
+
     pub(super) fn push(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
+        // Nobody would ever read it.
+        if self.pipe.is_some() {
+            self.bytes.extend_from_slice(bytes);
+        }
+    }
+
+    /// Bytes of answers that the child has not taken yet.
+    pub(super) fn unread(&self) -> usize {
+        if self.pipe.is_some() { self.bytes.len() - self.sent.max(self.answers_at) } else { 0 }
     }
 
     pub(super) fn has_more(&self) -> bool {
@@ -61,6 +77,6 @@ impl Feed {
             }
         }
         self.bytes = Vec::new();
-        self.sent = 0;
+        (self.sent, self.answers_at) = (0, 0);
     }
 }

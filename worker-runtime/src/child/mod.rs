@@ -6,6 +6,8 @@ mod launch;
 mod output;
 pub mod process;
 mod protocol;
+mod request;
+mod requests;
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -3,16 +3,18 @@
 use chrono::DateTime;
 use flowmonkey_plumbing::api::{Checkpoint, Progress};
 use flowmonkey_plumbing::wire::{
-    ContextOperation, Cost, LogLevel, Outcome, TaskError, TaskEvent, TaskMessage, VALUE_DEPTH_MAX,
+    ContextOperation, Cost, EventWait, LogLevel, Outcome, RESUMED, TaskError, TaskEvent, TaskMessage,
+    VALUE_DEPTH_MAX,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use crate::handler::{Completion, Failure, Wait};
+use super::request::{self, Request};
+use crate::handler::{Completion, Failure, Pause, Wait};
 
 /// The line that hands a task to a child.
 pub(crate) fn execute(message: &TaskMessage, checkpoint: Option<&Checkpoint>) -> String {
-    let line = json!({
+    let mut line = json!({
         "type": "execute",
         "id": message.task_id,
         "handler": message.handler.handler_type,
@@ -28,9 +30,15 @@ pub(crate) fn execute(message: &TaskMessage, checkpoint: Option<&Checkpoint>) ->
             "flowId": message.flow_id,
             "stepId": message.step_id,
             "checkpoint": checkpoint,
+            "resumed": message.metadata.other.get(RESUMED),
             "secrets": {},
         },
     });
+    // What did not travel with the task is asked for by requests.
+    if let Some(url) = &message.context_url {
+        line["params"]["contextUrl"] = json!(url);
+        line["params"]["contextBytes"] = json!(message.context_bytes);
+    }
     format!("{line}\n")
 }
 
@@ -52,6 +60,8 @@ pub(crate) enum Said {
     Checkpoint(Value),
     /// A custom event.
     Event(TaskEvent),
+    /// A call of a plumbing API that is to be answered.
+    Request(Request),
     /// For another task, or of a type that this version does not know.
     Nothing,
 }
@@ -108,7 +118,7 @@ pub(crate) fn parse(line: &[u8], task_id: &str) -> Result<Said, Malformed> {
     let Some(Value::String(message)) = fields.get("type") else { return text() };
     let message = message.clone();
     let mut fields = Fields { message, fields };
-    let known = ["result", "log", "progress", "checkpoint", "event"];
+    let known = ["result", "log", "progress", "checkpoint", "event", "request"];
     if !known.contains(&fields.message.as_str()) {
         return Ok(Said::Nothing);
     }
@@ -139,18 +149,19 @@ pub(crate) fn parse(line: &[u8], task_id: &str) -> Result<Said, Malformed> {
             check_depth(&data)?;
             Ok(Said::Event(TaskEvent { id: None, event, data }))
         }
+        "request" => request::read(fields).map(Said::Request),
         _unknown => Ok(Said::Nothing),
     }
 }
 
 /// The fields of a message, taken out one by one.
-struct Fields {
+pub(super) struct Fields {
     message: String,
-    fields: Map<String, Value>,
+    pub(super) fields: Map<String, Value>,
 }
 
 impl Fields {
-    fn problem(&self, field: &str, problem: impl Into<String>) -> Malformed {
+    pub(super) fn problem(&self, field: &str, problem: impl Into<String>) -> Malformed {
         let (field, problem) = (field.to_owned(), problem.into());
         match self.message.as_str() {
             "result" => Malformed::Result { field, problem },
@@ -159,7 +170,7 @@ impl Fields {
     }
 
     /// An optional field; null counts as absent.
-    fn take<T: DeserializeOwned>(&mut self, field: &str) -> Result<Option<T>, Malformed> {
+    pub(super) fn take<T: DeserializeOwned>(&mut self, field: &str) -> Result<Option<T>, Malformed> {
         match self.fields.remove(field) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => serde_json::from_value(value)
@@ -168,12 +179,12 @@ impl Fields {
         }
     }
 
-    fn required<T: DeserializeOwned>(&mut self, field: &str) -> Result<T, Malformed> {
+    pub(super) fn required<T: DeserializeOwned>(&mut self, field: &str) -> Result<T, Malformed> {
         self.take(field)?.ok_or_else(|| self.problem(field, "is required"))
     }
 }
 
-fn check_depth(value: &Value) -> Result<(), Malformed> {
+pub(super) fn check_depth(value: &Value) -> Result<(), Malformed> {
     if is_deeper(value, VALUE_DEPTH_MAX) { Err(Malformed::TooDeep) } else { Ok(()) }
 }
 
@@ -207,6 +218,7 @@ fn result(mut fields: Fields) -> Result<ChildResult, Malformed> {
     if outcome != Outcome::Success && matches!(next, Some(Some(_))) {
         return Err(fields.problem("nextStepOverride", "is only for the outcome `success`"));
     }
+    let run_again = fields.take("runAgain")?.unwrap_or(false);
     let ended = match outcome {
         Outcome::Success => Ok(match next {
             None => Completion::Success(output),
@@ -219,6 +231,14 @@ fn result(mut fields: Fields) -> Result<ChildResult, Malformed> {
             }
             Err(Failure { error, retry_after_ms: fields.take("retryAfterMs")? })
         }
+        Outcome::Wait | Outcome::Waiting if run_again => {
+            if output.is_some_and(|output| !output.is_null()) {
+                return Err(
+                    fields.problem("output", "is for the end: a pause keeps what it has in a checkpoint")
+                );
+            }
+            Ok(Completion::Pause(pause(&mut fields)?))
+        }
         Outcome::Wait => Ok(Completion::Wait(wait(&mut fields, output.filter(|output| !output.is_null()))?)),
         Outcome::Waiting => Ok(Completion::Wait(wait(&mut fields, Some(output.unwrap_or_default()))?)),
         Outcome::Released => {
@@ -227,6 +247,16 @@ fn result(mut fields: Fields) -> Result<ChildResult, Malformed> {
         }
     };
     Ok(ChildResult { ended, context, events, cost })
+}
+
+/// When the child wants to go on.
+fn pause(fields: &mut Fields) -> Result<Pause, Malformed> {
+    let event: Option<EventWait> = fields.take("waitForEvent")?;
+    if event.as_ref().is_some_and(|event| event.event.is_empty()) {
+        return Err(fields.problem("waitForEvent.event", "must not be empty"));
+    }
+    let Wait { until, reason, resume_token, .. } = wait(fields, None)?;
+    Ok(Pause { until, event, reason, resume_token })
 }
 
 fn wait(fields: &mut Fields, output: Option<Value>) -> Result<Wait, Malformed> {
@@ -243,6 +273,11 @@ fn wait(fields: &mut Fields, output: Option<Value>) -> Result<Wait, Malformed> {
         output,
         metadata: fields.take("metadata")?.unwrap_or_default(),
     })
+}
+
+/// The line that tells a child that it takes long.
+pub(crate) fn soft_limit(task_id: &str) -> String {
+    json!({ "type": "softLimit", "id": task_id }).to_string() + "\n"
 }
 
 /// Changes of the context: an object of dotted paths, or a list of operations.
@@ -366,5 +401,32 @@ mod tests {
         assert_eq!(read(&json!({ "type": "result", "id": "u" })), Ok(Said::Nothing));
         assert_eq!(read(&json!({ "type": "metrics", "id": 3 })), Ok(Said::Nothing));
         assert_eq!(parse(b" \t", "t"), Ok(Said::Nothing));
+    }
+
+    #[test]
+    fn a_pause_says_when_to_go_on() {
+        let line = |fields: Value| {
+            let mut line = json!({ "type": "result", "id": "t", "outcome": "wait", "runAgain": true });
+            line.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            line
+        };
+        let event = EventWait { event: "freed".into(), condition: Some("event.data > 1".into()) };
+        let pause = Pause { event: Some(event), reason: Some("no GPU".into()), ..Pause::default() };
+        let said = line(json!({
+            "waitForEvent": { "event": "freed", "match": "event.data > 1" }, "waitReason": "no GPU",
+        }));
+        assert_eq!(result_of(&said).ended, Ok(Completion::Pause(pause)));
+        let until = line(json!({ "waitUntil": "2030-01-01T00:00:00Z", "outcome": "waiting" }));
+        let pause = Pause { until: Some("2030-01-01T00:00:00Z".into()), ..Pause::default() };
+        assert_eq!(result_of(&until).ended, Ok(Completion::Pause(pause)));
+        for wrong in [
+            json!({ "output": 1 }),
+            json!({ "waitForEvent": { "event": "" } }),
+            json!({ "waitUntil": "soon" }),
+        ] {
+            assert!(matches!(read(&line(wrong)), Err(Malformed::Result { .. })));
+        }
+        let told: Value = serde_json::from_str(soft_limit("t").strip_suffix('\n').unwrap()).unwrap();
+        assert_eq!(told, json!({ "type": "softLimit", "id": "t" }));
     }
 }

@@ -7,14 +7,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use flowmonkey_plumbing::api::{Checkpoint, CheckpointApi, PlumbingError, Progress, ProgressApi, TaskAccess};
+use flowmonkey_plumbing::api::{
+    Checkpoint, CheckpointApi, ContextApi, Heartbeat, HeartbeatAnswer, JobApi, PlumbingError, Progress,
+    ProgressApi, TaskAccess,
+};
 use flowmonkey_plumbing::clock::SystemClock;
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::queue::{
     Claim, ClaimedTask, Delivery, DispatchQueue, Extended, Lease, LocalQueue, LocalQueueLimits, QueueError,
     TaskQueue, WorkerPresence,
 };
-use flowmonkey_plumbing::wire::{LogLine, ResultMessage, TaskMessage};
+use flowmonkey_plumbing::wire::{ContextOperation, LogLine, ResultMessage, TaskMessage};
 use flowmonkey_worker::{Completion, Failure, Handler, Registry, Task, Worker, WorkerConfig, WorkerHandle};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -240,8 +243,28 @@ pub(crate) struct Memory {
     pub(crate) progress: Mutex<Vec<Progress>>,
     pub(crate) logs: Mutex<Vec<String>>,
     pub(crate) started: Mutex<Vec<Delivery>>,
+    pub(crate) context: Mutex<Value>,
+    /// What was read of the context.
+    pub(crate) reads: Mutex<Vec<Option<String>>>,
+    pub(crate) patches: Mutex<Vec<(u32, Vec<ContextOperation>)>>,
     /// Nothing can be loaded.
     pub(crate) away: AtomicBool,
+    /// What was told of jobs.
+    pub(crate) beats: watch::Sender<Vec<Heartbeat>>,
+    /// What is answered to the next heartbeats.
+    pub(crate) beat_answer: Mutex<HeartbeatAnswer>,
+}
+
+#[async_trait]
+impl JobApi for Memory {
+    async fn heartbeat(
+        &self,
+        _access: &TaskAccess,
+        heartbeat: &Heartbeat,
+    ) -> Result<HeartbeatAnswer, PlumbingError> {
+        self.beats.send_modify(|beats| beats.push(heartbeat.clone()));
+        Ok(*self.beat_answer.lock().unwrap())
+    }
 }
 
 #[async_trait]
@@ -261,6 +284,32 @@ impl CheckpointApi for Memory {
 
     async fn clear_checkpoint(&self, _access: &TaskAccess) -> Result<(), PlumbingError> {
         *self.checkpoint.lock().unwrap() = None;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ContextApi for Memory {
+    async fn read_context(
+        &self,
+        _access: &TaskAccess,
+        path: Option<&str>,
+    ) -> Result<Option<Value>, PlumbingError> {
+        self.reads.lock().unwrap().push(path.map(Into::into));
+        let context = self.context.lock().unwrap();
+        Ok(match path {
+            None => Some(context.clone()),
+            Some(path) => context.pointer(&format!("/{}", path.replace('.', "/"))).cloned(),
+        })
+    }
+
+    async fn stage_context(
+        &self,
+        _access: &TaskAccess,
+        sequence: u32,
+        patch: &[ContextOperation],
+    ) -> Result<(), PlumbingError> {
+        self.patches.lock().unwrap().push((sequence, patch.to_vec()));
         Ok(())
     }
 }

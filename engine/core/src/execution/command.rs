@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::error::ExecutionError;
-use super::state::{CancelSource, Cost, Status};
+use super::state::{AwaitedEvent, CancelSource, Cost, Status};
 use crate::ids::ExecutionId;
 use crate::time::Timestamp;
 
@@ -197,6 +197,9 @@ pub enum ReportedOutcome {
         /// batch at a time). False: the cursor goes on.
         #[serde(default)]
         again: bool,
+        /// An event that ends it, too.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        event: Option<AwaitedEvent>,
     },
     /// Handed back after the handler had started: tried again without touching budgets.
     Released,

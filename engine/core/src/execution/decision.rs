@@ -8,7 +8,9 @@ use serde_json::{Map, Value};
 use super::command::{EmittedEvent, TableRow};
 use super::error::ExecutionError;
 use super::event::Event;
-use super::state::{ChildStacks, Cost, Execution, FlowReference, Identity, ParentLink, StackPage, StepRun};
+use super::state::{
+    ChildStacks, Cost, Execution, FlowReference, Identity, ParentLink, ResumedBy, StackPage, StepRun,
+};
 use crate::flow::dataset::{Dataset, DatasetReference};
 use crate::flow::definition::{Flow, Priority, StepId};
 use crate::flow::scope::Snapshot;
@@ -46,6 +48,17 @@ pub trait Handlers: Send + Sync {
 
     /// Milliseconds: the manifest's default limit of one attempt.
     fn timeout_ms(&self, handler_type: &str) -> Option<u64>;
+
+    /// Whether tasks of this type are jobs: long-running, with checkpoints, and a row of their own in the record.
+    fn is_stateful(&self, handler_type: &str) -> bool {
+        let _ = handler_type;
+        false
+    }
+
+    /// Whether any type is stateful: the cheap question before the one for each task.
+    fn any_stateful(&self) -> bool {
+        false
+    }
 
     /// Where tasks of this type of `execution` go: what is put before the handler type to name the pool. None: nothing.
     fn route(&self, handler_type: &str, execution: ExecutionId) -> Option<Arc<str>> {
@@ -332,6 +345,8 @@ pub struct TaskDraft {
     pub input: Option<Value>,
     /// The declared part of the context.
     pub context: Value,
+    /// Set when the declared part is too large to travel: about so many bytes, as JSON; then `context` is an empty object.
+    pub context_bytes: Option<usize>,
     /// The step's own configuration.
     pub config: Value,
     /// Stable over all attempts of the visit.
@@ -340,4 +355,20 @@ pub struct TaskDraft {
     pub timeout_ms: u64,
     /// Milliseconds without a heartbeat; none: the engine's setting.
     pub heartbeat_timeout_ms: Option<u64>,
+    /// Retries that the step may use.
+    pub max_retries: u32,
+    /// What ended the last pause of this visit.
+    pub resumed: Option<Resumed>,
+}
+
+/// What ended a pause, and what it brought.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resumed {
+    /// By what.
+    #[serde(flatten)]
+    pub by: ResumedBy,
+    /// The event's data, or the resume's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<Value>,
 }

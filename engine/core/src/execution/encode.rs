@@ -6,11 +6,12 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::decide::with_scope;
-use super::decision::{TaskDraft, World};
-use super::state::{Execution, StepRun, TaskRun};
-use crate::context::{self, ContextSize};
+use super::decision::{Resumed, TaskDraft, World};
+use super::declared::{Declared, declared};
+use super::state::{Execution, ResumedBy, StepRun, TaskRun};
+use crate::context::json_size;
 use crate::flow::dataset::{DatasetReads, DatasetTooLarge};
-use crate::flow::definition::{ContextNeeds, Flow, Step, StepKind, TaskStep};
+use crate::flow::definition::{Flow, Step, StepKind, TaskStep};
 use crate::flow::js;
 use crate::flow::scope::Scope;
 use crate::flow::selector::{Path, Selector, SelectorError};
@@ -73,7 +74,9 @@ pub(super) fn draft(
         (world.resume_url)(name, visit)
     };
     let names_resume_url = step.input.as_ref().is_some_and(names_resume_url);
-    let (mut input, mut context, key) = with_scope(execution, world, datasets, None, None, |scope| {
+    let inline_max = world.limits.inline_context_bytes;
+    let own_bytes = execution.undoing.is_none().then_some(execution.context_bytes);
+    let (mut input, declared, key) = with_scope(execution, world, datasets, None, None, |scope| {
         let input = match &step.input {
             Some(selector) if names_resume_url || input.is_none() => {
                 selector.resolve(&Scope { resume_url: Some(&resume_url), ..*scope })?
@@ -86,11 +89,21 @@ pub(super) fn draft(
             }
             None => None,
         };
-        Ok::<_, SelectorError>((input, declared_context(&task.context, scope)?, key))
+        Ok::<_, SelectorError>((input, declared(&task.context, scope, own_bytes, inline_max)?, key))
     })?;
+    let (mut context, mut context_bytes) = match declared {
+        Declared::Inline(context) => (context, None),
+        Declared::Large(bytes) => (Value::Object(Map::new()), Some(bytes)),
+    };
     let mut copied = 0;
     for value in input.iter_mut().chain([&mut context]) {
         datasets.materialise(value, &mut copied)?;
+    }
+    if copied > 0 {
+        let bytes = json_size(&context);
+        if bytes > inline_max {
+            (context, context_bytes) = (Value::Object(Map::new()), Some(bytes));
+        }
     }
     let key = key.unwrap_or_else(|| idempotency_key(execution, run));
     let timeout_ms = task
@@ -107,11 +120,23 @@ pub(super) fn draft(
         priority: task.priority,
         input,
         context,
+        context_bytes,
         config: task.config.clone(),
         idempotency_key: key,
         timeout_ms,
         heartbeat_timeout_ms: task.heartbeat_timeout_ms,
+        max_retries: step.retry.as_ref().map_or(0, |retry| retry.max_attempts),
+        resumed: run.resumed.clone().map(|by| resumed(execution, by)),
     })
+}
+
+/// What ended the pause; the data that came then is still that of the execution, as its cursor has not moved since.
+fn resumed(execution: &Execution, by: ResumedBy) -> Resumed {
+    let data = match by {
+        ResumedBy::Time => None,
+        ResumedBy::Resume | ResumedBy::Event { .. } => execution.resume_data.clone(),
+    };
+    Resumed { by, data }
 }
 
 /// Execution, step and visit: stable over attempts, retries and reopenings.
@@ -123,32 +148,6 @@ fn idempotency_key(execution: &Execution, run: &StepRun) -> String {
         }
         None => format!("{}:{}:{}", execution.id(), run.step, run.visit),
     }
-}
-
-fn declared_context(needs: &ContextNeeds, scope: &Scope<'_>) -> Result<Value, DatasetTooLarge> {
-    Ok(match needs {
-        ContextNeeds::None => Value::Object(Map::new()),
-        ContextNeeds::Full => Value::Object(scope.context.clone()),
-        ContextNeeds::Paths(paths) => {
-            let mut declared = Map::new();
-            for path in paths {
-                if let Some(value) = scope.get(path)? {
-                    // Two declared paths may overlap; the later one finds the earlier one's value in its way only where
-                    // it is the same value, so a refusal loses nothing.
-                    let size = ContextSize::default();
-                    let written = context::set_path(
-                        &mut declared,
-                        path,
-                        value.into_owned(),
-                        &ContextLimits::UNLIMITED,
-                        size,
-                    );
-                    drop(written);
-                }
-            }
-            Value::Object(declared)
-        }
-    })
 }
 
 fn names_resume_url(selector: &Selector) -> bool {

@@ -91,6 +91,8 @@ pub mod codes {
     pub const COMPENSATION_TIMEOUT: &str = "COMPENSATION_TIMEOUT";
     /// A worker reported something that is not a result.
     pub const INVALID_RESULT: &str = "INVALID_RESULT";
+    /// A result counts on changes of the context that its attempt staged, and not all of them are there.
+    pub const CONTEXT_PATCH_MISSING: &str = "CONTEXT_PATCH_MISSING";
 
     /// All of the above.
     pub const ALL: &[&str] = &[
@@ -120,6 +122,7 @@ pub mod codes {
         INVALID_DELAY,
         COMPENSATION_TIMEOUT,
         INVALID_RESULT,
+        CONTEXT_PATCH_MISSING,
     ];
 }
 

@@ -9,6 +9,7 @@ pub mod command;
 mod create;
 mod decide;
 pub mod decision;
+mod declared;
 mod encode;
 pub mod error;
 pub mod event;
@@ -20,7 +21,8 @@ pub use crate::flow::dataset::{DATASET_KEY, Dataset, DatasetReference, DatasetTo
 pub use apply::{apply, replay};
 pub use create::{Creation, Origin, StartRequest, create};
 pub use decide::decide;
-pub use decision::{Decision, Effect, Handlers, JoinSpec, Record, TaskDraft, World};
+pub use decision::{Decision, Effect, Handlers, JoinSpec, Record, Resumed, TaskDraft, World};
+pub use declared::read_declared;
 pub use encode::{EncodeError, encode_task};
 pub use error::{ExecutionError, Rejection, StartError, codes};
 pub use event::{Event, RecordedEvent};

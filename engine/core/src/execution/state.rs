@@ -16,7 +16,9 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use activity::{Activity, Closing, Fan, Incident, StepRun, TaskRun, Wait, WaitOn};
+pub use activity::{
+    Activity, AwaitedEvent, Closing, Fan, Incident, ResumedBy, StepRun, TaskRun, Wait, WaitOn,
+};
 pub use identity::{FlowReference, Identity, Lineage, ParentLink};
 pub use kept::{BufferedSignal, Compensation, Cost, Pause};
 pub use phase::{CancelSource, Cancellation, Phase, Stage, Why};
@@ -214,7 +216,8 @@ impl Execution {
                 WaitOn::Event { event } => format!("event {event}"),
                 WaitOn::Approval { signal, .. } => format!("approval {signal}"),
                 WaitOn::Handler { until: Some(until), .. } => format!("timer until {until}"),
-                WaitOn::Handler { until: None, .. } => "a resume".into(),
+                WaitOn::Handler { until: None, event: Some(event), .. } => format!("event {}", event.name),
+                WaitOn::Handler { until: None, event: None, .. } => "a resume".into(),
             })),
             Activity::Children(fan) => Some(match fan.total {
                 1 => "1 child".into(),

@@ -14,7 +14,7 @@ use flowmonkey_core::execution::command::{
 };
 use flowmonkey_core::execution::decision::{FailedTask, Record};
 use flowmonkey_core::execution::event::{AttemptEnded, Event};
-use flowmonkey_core::execution::state::{Activity, CancelSource, Cost, WaitOn};
+use flowmonkey_core::execution::state::{Activity, CancelSource, Cost};
 use flowmonkey_core::execution::{
     Creation, Decision, Effect, Execution, Handlers, RecordedEvent, Rejection, StartRequest, Status,
     TaskDraft, World, children, create, decide, encode_task, invariants, replay,
@@ -436,9 +436,7 @@ impl Bench {
             .executions
             .values()
             .filter(|slot| match &slot.execution.activity {
-                Activity::Wait(wait) => {
-                    matches!(&wait.on, WaitOn::Event { event: name } if *name == event.name)
-                }
+                Activity::Wait(wait) => wait.on.event() == Some(&*event.name),
                 _ => false,
             })
             .map(|slot| slot.execution.id())

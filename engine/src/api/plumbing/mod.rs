@@ -4,6 +4,9 @@
 //! Architecture invariant: the token is checked before a byte of the body is read.
 
 mod checkpoint;
+mod context;
+mod job;
+pub(super) mod large;
 mod progress;
 mod result;
 
@@ -26,7 +29,11 @@ pub(super) const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer");
 
 /// The routes of workers.
 pub(super) fn routes() -> Router<Api> {
-    checkpoint::routes().merge(progress::routes()).merge(result::routes())
+    checkpoint::routes()
+        .merge(context::routes())
+        .merge(job::routes())
+        .merge(progress::routes())
+        .merge(result::routes())
 }
 
 /// A worker whose token counts, for one attempt of one task.

@@ -13,11 +13,13 @@
 #![expect(clippy::unwrap_used, reason = "a suite of tests")]
 
 mod commits;
+mod context;
 mod differential;
 mod events;
 pub mod fixture;
 mod flows;
 mod idempotency;
+mod jobs;
 mod joins;
 mod progress;
 mod reads;
@@ -64,6 +66,10 @@ rules! {
         what_a_decision_starts_is_stored_only_with_it,
         a_null_output_is_not_a_missing_one,
         hostile_text_is_only_text;
+    context:
+        patches_are_fenced_and_repeatable,
+        patches_of_an_attempt_have_a_limit,
+        patches_end_with_their_attempt;
     idempotency:
         the_same_key_gives_the_same_execution,
         an_expired_key_is_taken_over,
@@ -100,6 +106,10 @@ rules! {
         versions_are_immutable,
         the_latest_version_is_by_semver,
         definitions_are_kept_without_publication;
+    jobs:
+        heartbeats_of_jobs_are_fenced,
+        what_is_said_of_jobs_counts_in_order,
+        jobs_are_listed_and_go_with_their_executions;
     progress:
         the_latest_progress_of_a_task_counts,
         live_children_count_by_their_progress,

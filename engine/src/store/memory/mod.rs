@@ -3,6 +3,8 @@
 //! Nothing survives the process. All answers come in a fixed order, so that the same calls always give the same answers.
 
 mod commit;
+mod context;
+mod jobs;
 mod progress;
 mod store;
 
@@ -14,6 +16,8 @@ use flowmonkey_core::execution::{Execution, FlowReference, JoinSpec, RecordedEve
 use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_core::time::Timestamp;
 
+use super::context::ContextPatch;
+use super::jobs::JobRow;
 use super::model::{
     FailedTaskRow, FlowRow, JoinState, PublishedEvent, StoredCheckpoint, TableDefinition, TableRowRecord,
 };
@@ -54,6 +58,10 @@ pub struct MemoryRows {
     pub budgets: BTreeMap<ExecutionId, Cost>,
     /// Checkpoints.
     pub checkpoints: BTreeMap<TaskId, StoredCheckpoint>,
+    /// Jobs.
+    pub jobs: BTreeMap<TaskId, JobRow>,
+    /// Staged changes of contexts, by task, attempt and sequence.
+    pub patches: BTreeMap<(TaskId, u32, u32), ContextPatch>,
     /// Progress by task and instant.
     pub progress: BTreeMap<(TaskId, Timestamp), ProgressRow>,
     /// Log lines in their order.

@@ -365,7 +365,7 @@ impl MemoryRows {
         found.into_iter().take(max).cloned().collect()
     }
 
-    fn is_out(&self, task: TaskId, attempt: u32) -> bool {
+    pub(super) fn is_out(&self, task: TaskId, attempt: u32) -> bool {
         let out = self.executions.get(&task.execution).and_then(Execution::task);
         out.is_some_and(|out| out.run.task == task.number && out.run.attempt == attempt)
     }
@@ -402,7 +402,7 @@ impl MemoryRows {
         self.idempotency.retain(|_, key| spare(key.until < retention.keys_before));
         self.progress.retain(|(_, at), _| spare(*at < retention.progress_before));
         self.log_lines.retain(|_, line| spare(line.at < retention.logs_before));
-        max - left
+        max - left + self.prune_patches(left)
     }
 
     fn forget(&mut self, gone: &BTreeSet<ExecutionId>) {
@@ -415,6 +415,8 @@ impl MemoryRows {
         self.specs.retain(|(parent, _), _| stays(parent));
         self.budgets.retain(|id, _| stays(id));
         self.checkpoints.retain(|task, _| stays(&task.execution));
+        self.jobs.retain(|task, _| stays(&task.execution));
+        self.patches.retain(|(task, ..), _| stays(&task.execution));
         self.progress.retain(|(task, _), _| stays(&task.execution));
         self.log_lines.retain(|(id, _), _| stays(id));
         self.failed_tasks.retain(|row| stays(&row.execution));

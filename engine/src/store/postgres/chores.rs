@@ -53,6 +53,15 @@ impl PostgresStore {
                 gone += usize::try_from(pruned).unwrap_or(usize::MAX);
             }
         }
+        let left = max.saturating_sub(gone);
+        if left > 0 {
+            let before = retention.executions_before.as_millis();
+            let pruned = self.write(query(sql::JOBS_PRUNE).bind(before).bind(integer(left as u64))).await?;
+            gone += usize::try_from(pruned).unwrap_or(usize::MAX);
+        }
+        if gone < max {
+            gone += self.prune_patches(max - gone).await?;
+        }
         let more = gone >= max;
         self.shared.pruning.store(more, Ordering::Relaxed);
         if !more {

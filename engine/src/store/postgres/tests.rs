@@ -16,6 +16,8 @@ const MAY_SCAN: &[(&str, &str)] = &[
     ("tables_list", "fm_tables"),
     // There are few beside the executions that have ended.
     ("checkpoints_prune", "fm_checkpoints"),
+    // Those of attempts that are over are most of them: results take their own away.
+    ("context_patches_prune", "fm_context_patches"),
 ];
 /// Tables without rows in this test: any plan will do for them.
 const EMPTY: &[&str] =
@@ -33,6 +35,9 @@ const FILL: &str = "
     INSERT INTO fm_timers SELECT id, 0 FROM fm_executions;
     INSERT INTO fm_subscriptions SELECT id, 'n' || left(id::text, 3) FROM fm_executions;
     INSERT INTO fm_checkpoints SELECT id, 1, '', 0, '' FROM fm_executions;
+    INSERT INTO fm_jobs (execution_id, task_number, attempt, status, step_id, handler_type, created_at, completed_at, retry_count)
+        SELECT id, 1, 1, 'completed', 's', 'h', 0, 0, 0 FROM fm_executions;
+    INSERT INTO fm_context_patches SELECT id, 1, 1, 1, 2, '[]' FROM fm_executions;
     INSERT INTO fm_budgets SELECT id, 0, 0, 0 FROM fm_executions;
     INSERT INTO fm_snapshots SELECT id, 1, NULL, NULL, '', '', '' FROM fm_executions;
     INSERT INTO fm_events (id, name, at, delivered, data) SELECT id::text, right(id::text, 3), 0, true, '' FROM fm_executions;

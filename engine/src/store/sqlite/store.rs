@@ -384,6 +384,9 @@ impl Store for SqliteStore {
                 gone += usize::try_from(pruned).unwrap_or(usize::MAX);
             }
         }
+        if gone < max {
+            gone += self.prune_patches(max - gone).await?;
+        }
         Ok(gone)
     }
 

@@ -18,6 +18,8 @@ const MAY_SCAN: &[(&str, &str)] = &[
     ("tables_list", "fm_tables"),
     ("joins_page", "fm_joins"),
     ("failed_tasks_page", "fm_failed_tasks"),
+    // Those of attempts that are over are most of them: results take their own away.
+    ("context_patches_prune", "fm_context_patches"),
     // All executions by id, up to the limit.
     ("executions_list_all", "fm_executions"),
 ];

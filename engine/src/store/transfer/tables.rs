@@ -64,7 +64,7 @@ const fn numbered(name: &'static str, sequence: &'static str, columns: &'static 
 }
 
 /// All tables that are carried over, in an order that keeps references whole.
-pub(in crate::store) const TABLES: [Table; 18] = [
+pub(in crate::store) const TABLES: [Table; 20] = [
     table(
         "fm_definitions",
         &[text("hash"), text("flow_id"), text("version"), text("status"), text("definition")],
@@ -189,6 +189,41 @@ pub(in crate::store) const TABLES: [Table; 18] = [
             text("step_id"),
             text("level"),
             text("message"),
+        ],
+    ),
+    table(
+        "fm_jobs",
+        &[
+            id("execution_id"),
+            integer("task_number"),
+            integer("attempt"),
+            text("status"),
+            text("step_id"),
+            text("handler_type"),
+            text("worker_id"),
+            integer("created_at"),
+            integer("claimed_at"),
+            integer("started_at"),
+            integer("completed_at"),
+            real("progress_percent"),
+            text("progress_message"),
+            integer("last_heartbeat_at"),
+            text("checkpoint_id"),
+            integer("timeout_ms"),
+            integer("max_retries"),
+            integer("retry_count"),
+            text("error"),
+        ],
+    ),
+    table(
+        "fm_context_patches",
+        &[
+            id("execution_id"),
+            integer("task_number"),
+            integer("attempt"),
+            integer("sequence"),
+            integer("bytes"),
+            text("changes"),
         ],
     ),
     numbered(

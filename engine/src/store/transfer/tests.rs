@@ -34,6 +34,9 @@ const FILL: &str = r#"
     INSERT INTO fm_idempotency SELECT '', 'f', 'k' || hex(id), id, 'i', 99 FROM fm_executions;
     INSERT INTO fm_budgets SELECT id, 1e-7, 5, 6 FROM fm_executions;
     INSERT INTO fm_checkpoints SELECT id, 1, 'c', 2, '{}' FROM fm_executions;
+    INSERT INTO fm_jobs SELECT id, 1, 2, 'running', 's', 'h', 'w', 1, 2, NULL, NULL, 0.5, 'm', 3, 'c', 4, 5, 6, '{}'
+        FROM fm_executions;
+    INSERT INTO fm_context_patches SELECT id, 1, 2, 3, 2, '[]' FROM fm_executions;
     INSERT INTO fm_failed_tasks SELECT 17, id, 3, '{}' FROM fm_executions LIMIT 1;
     INSERT INTO fm_tables VALUES ('t', '[]', 1);
     INSERT INTO fm_table_rows SELECT 23, 't', 'r', id, NULL, 1, '{"n":1.10}' FROM fm_executions LIMIT 1;

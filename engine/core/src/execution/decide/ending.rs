@@ -103,6 +103,7 @@ impl Turn<'_> {
             lost: 0,
             began_at: self.now(),
             compensates: self.execution.undoing.is_some(),
+            resumed: None,
         }
     }
 
@@ -219,6 +220,7 @@ impl Turn<'_> {
             lost: 0,
             began_at: self.now(),
             compensates: true,
+            resumed: None,
         };
         match self.undoing_step() {
             Some(step) => self.attempt_if_wanted(&step, run),

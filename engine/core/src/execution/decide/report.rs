@@ -7,7 +7,7 @@ use super::super::command::{NextStep, ReportedOutcome, TaskAttempt, TaskReport};
 use super::super::decision::Record;
 use super::super::error::{ExecutionError, Rejection};
 use super::super::event::{AttemptEnded, AttemptOutcome, Event};
-use super::super::state::{Cost, Pause, Phase, Stage, StepRun, TaskRun, Wait, WaitOn};
+use super::super::state::{Cost, Pause, Phase, Stage, StepRun, TaskRun, WaitOn};
 use super::turn::Turn;
 use crate::flow::definition::Step;
 
@@ -113,24 +113,21 @@ impl Turn<'_> {
                 self.run_pipes(&step, &run, None, false);
                 self.step_failed(&step, run, error, retryable, retry_after_ms, next);
             }
-            ReportedOutcome::Wait { output, until, reason, token, again } => {
-                let accepted = self.change(&step, &report).and_then(|()| match &output {
-                    Some(output) if !run.compensates => self.write_output(&step, output),
-                    Some(_) | None => Ok(()),
-                });
+            ReportedOutcome::Wait { output, until, reason, token, again, event } => {
+                let accepted = self
+                    .check_awaited(&step, event.as_ref())
+                    .and_then(|()| self.change(&step, &report))
+                    .and_then(|()| match &output {
+                        Some(output) if !run.compensates => self.write_output(&step, output),
+                        Some(_) | None => Ok(()),
+                    });
                 if let Err(error) = accepted {
                     self.note_report(&step, &run, &report, AttemptOutcome::Failure, Some(error.clone()));
                     return self.step_failed(&step, run, error, false, None, NextStep::Transition);
                 }
                 self.note_report(&step, &run, &report, AttemptOutcome::Wait, None);
                 self.run_pipes(&step, &run, output.as_ref(), false);
-                self.begin_wait(Wait {
-                    run,
-                    on: WaitOn::Handler { until, token, again },
-                    since: self.now(),
-                    deadline: self.wait_deadline(None),
-                    reason,
-                });
+                self.begin_handler_wait(&step, run, WaitOn::Handler { until, token, again, event }, reason);
             }
         }
     }

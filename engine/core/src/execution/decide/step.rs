@@ -111,6 +111,7 @@ impl Turn<'_> {
             lost: 0,
             began_at: self.now(),
             compensates: false,
+            resumed: None,
         };
         self.attempt_if_wanted(&step, run);
     }

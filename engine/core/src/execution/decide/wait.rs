@@ -7,12 +7,14 @@ use serde_json::{Value, json};
 use super::super::codes;
 use super::super::command::{NextStep, Signal};
 use super::super::decision::Effect;
-use super::super::error::Rejection;
+use super::super::encode;
+use super::super::error::{ExecutionError, Rejection};
 use super::super::event::{AttemptOutcome, Event, WaitEnd};
-use super::super::state::{Activity, BufferedSignal, StepRun, Wait, WaitOn};
+use super::super::state::{Activity, AwaitedEvent, BufferedSignal, ResumedBy, StepRun, Wait, WaitOn};
 use super::step::Done;
 use super::turn::Turn;
 use crate::flow::definition::{Approval, Delay, Step, StepKind, WaitEvent, WaitSignal};
+use crate::flow::expression::Expression;
 use crate::time::Timestamp;
 
 impl Turn<'_> {
@@ -32,6 +34,57 @@ impl Turn<'_> {
 
     fn wait_of(&self, run: &StepRun, on: WaitOn, deadline: Option<Timestamp>) -> Wait {
         Wait { run: run.clone(), on, since: self.now(), deadline, reason: None }
+    }
+
+    /// The wait that a handler asked for. Where the same task goes on afterwards, the pause is part of the visit, and counts
+    /// against its limit.
+    pub(super) fn begin_handler_wait(
+        &mut self,
+        step: &Arc<Step>,
+        run: StepRun,
+        on: WaitOn,
+        reason: Option<String>,
+    ) {
+        let goes_on = matches!(on, WaitOn::Handler { again: true, .. });
+        let max_steps = encode::max_steps(self.world.flow, self.limits());
+        if goes_on && !self.is_ending() && self.execution.step_count >= max_steps {
+            let error = self.error(codes::MAX_STEPS, format!("Exceeded {max_steps} steps"), Some(step));
+            return self.fail_execution(error, Some(run));
+        }
+        let deadline = if goes_on { self.step_deadline(step, &run, None) } else { self.wait_deadline(None) };
+        self.begin_wait(Wait { run, on, since: self.now(), deadline, reason });
+        self.subscribe();
+    }
+
+    /// Whether the event that a handler wants to wait for can be waited for.
+    pub(super) fn check_awaited(
+        &self,
+        step: &Step,
+        event: Option<&AwaitedEvent>,
+    ) -> Result<(), ExecutionError> {
+        match event.and_then(|event| event.condition.as_deref()).map(Expression::parse) {
+            Some(Err(invalid)) => {
+                let message = format!("the event that the handler waits for: {invalid}");
+                Err(self.error(codes::INVALID_RESULT, message, Some(step)))
+            }
+            Some(Ok(_)) | None => Ok(()),
+        }
+    }
+
+    /// Asks for the events that came before the wait began, when it waits for one.
+    fn subscribe(&mut self) {
+        let event = match &self.execution.activity {
+            Activity::Wait(wait) => wait.on.event().map(ToOwned::to_owned),
+            Activity::Ready
+            | Activity::Task(_)
+            | Activity::Backoff { .. }
+            | Activity::Children(_)
+            | Activity::Incident(_)
+            | Activity::Nothing => None,
+        };
+        if let Some(event) = event {
+            self.wish(Effect::Subscribe { event });
+        }
     }
 
     /// Notes the wait in the history that people read, and begins it.
@@ -78,9 +131,7 @@ impl Turn<'_> {
         let on = WaitOn::Event { event: config.event.clone() };
         let wait = self.wait_of(run, on, self.step_deadline(step, run, config.timeout_ms));
         let done = self.note_and_wait(step, wait);
-        if matches!(self.execution.activity, Activity::Wait(_)) {
-            self.wish(Effect::Subscribe { event: config.event.clone() });
-        }
+        self.subscribe();
         done
     }
 
@@ -133,7 +184,7 @@ impl Turn<'_> {
                     return self.buffer(signal);
                 }
                 self.accept_signal_id(signal.id);
-                self.end_wait(&wait, signal.data);
+                self.end_wait(wait, ResumedBy::Resume, signal.data);
             }
             None => self.buffer(signal)?,
         }
@@ -178,7 +229,7 @@ impl Turn<'_> {
                 return self.buffer(Signal { name: name.clone(), data, id: Some(name) });
             }
             self.accept_signal_id(Some(name));
-            self.end_wait(&wait, data);
+            self.end_wait(wait, ResumedBy::Resume, data);
             return Ok(());
         }
         // Early: kept for the visit to come, when that may still wait. It can be used once, so a wrong answer is refused
@@ -218,7 +269,7 @@ impl Turn<'_> {
         if self.execution.pause.is_some() {
             return Err(Rejection::Paused);
         }
-        self.end_wait(&wait, data);
+        self.end_wait(wait, ResumedBy::Resume, data);
         Ok(())
     }
 
@@ -226,13 +277,8 @@ impl Turn<'_> {
     pub(super) fn event(&mut self, id: &str, name: &str, data: &Value) -> Result<(), Rejection> {
         let not_waiting = || Rejection::NotWaiting(format!("event {name}"));
         let Activity::Wait(wait) = self.execution.activity.clone() else { return Err(not_waiting()) };
-        match &wait.on {
-            WaitOn::Event { event } if event == name => {}
-            WaitOn::Event { .. }
-            | WaitOn::Timer { .. }
-            | WaitOn::Signal { .. }
-            | WaitOn::Approval { .. }
-            | WaitOn::Handler { .. } => return Err(not_waiting()),
+        if wait.on.event() != Some(name) {
+            return Err(not_waiting());
         }
         if self.execution.pause.is_some() {
             return Err(Rejection::Paused);
@@ -245,10 +291,16 @@ impl Turn<'_> {
             self.step_is_gone(wait.run);
             return Ok(());
         };
-        if let StepKind::WaitEvent(config) = &step.kind
-            && let Some(expression) = &config.matches
-        {
-            let event = json!({ "name": name, "data": data });
+        let condition = match (&step.kind, &wait.on) {
+            (_, WaitOn::Handler { event: Some(AwaitedEvent { condition: Some(condition), .. }), .. }) => {
+                // It was checked when the wait began.
+                Some(Expression::parse(condition).map_err(|_| not_waiting())?)
+            }
+            (StepKind::WaitEvent(config), _) => config.matches.clone(),
+            _ => None,
+        };
+        if let Some(expression) = condition {
+            let event = json!({ "id": id, "name": name, "data": data });
             match self.with_event(&event, |scope| expression.holds(scope)) {
                 Ok(true) => {}
                 // An expression that cannot be evaluated on this event does not match it; other events may.
@@ -256,7 +308,8 @@ impl Turn<'_> {
             }
         }
         self.accept_signal_id(Some(consumed));
-        self.end_wait(&wait, Some(data.clone()));
+        let by = ResumedBy::Event { id: id.to_owned(), name: name.to_owned() };
+        self.end_wait(wait, by, Some(data.clone()));
         Ok(())
     }
 
@@ -276,7 +329,7 @@ impl Turn<'_> {
         match &wait.on {
             WaitOn::Timer { until } | WaitOn::Handler { until: Some(until), .. } if *until <= now => {
                 self.emit(Event::WaitEnded { step: wait.run.step.clone(), by: WaitEnd::Time });
-                self.wait_over(&wait, false, None);
+                self.wait_over(wait, ResumedBy::Time, None);
             }
             WaitOn::Approval { escalate_at: Some(due), .. }
                 if *due <= now && wait.deadline.is_none_or(|end| end > now) =>
@@ -312,9 +365,7 @@ impl Turn<'_> {
     /// After a pause: what the wait is for may have come meanwhile.
     pub(super) fn wait_again(&mut self, wait: Wait) {
         self.take_early(&wait);
-        if let (WaitOn::Event { event }, Activity::Wait(_)) = (&wait.on, &self.execution.activity) {
-            self.wish(Effect::Subscribe { event: event.clone() });
-        }
+        self.subscribe();
     }
 
     /// Uses the first signal kept for this wait, if there is one. An answer that does not fit the approval's form is
@@ -330,13 +381,13 @@ impl Turn<'_> {
             let data = self.execution.signals[index].data.clone();
             self.emit(Event::SignalTaken { index });
             if self.step_of(&wait.run).is_some_and(|step| self.check_answer(&step, data.as_ref()).is_ok()) {
-                return self.end_wait(wait, data);
+                return self.end_wait(wait.clone(), ResumedBy::Resume, data);
             }
         }
     }
 
     /// What the wait was for has come.
-    fn end_wait(&mut self, wait: &Wait, data: Option<Value>) {
+    fn end_wait(&mut self, wait: Wait, by: ResumedBy, data: Option<Value>) {
         let is_approval = matches!(wait.on, WaitOn::Approval { .. });
         let rejected =
             is_approval && data.as_ref().and_then(|data| data.get("approved")) == Some(&Value::Bool(false));
@@ -349,12 +400,12 @@ impl Turn<'_> {
             if let (Some(step), Some(data)) = (self.step_of(&wait.run), &data) {
                 // The answer stays readable for whoever handles the rejection; a full context does not hide it.
                 if let Err(error) = self.write_output(&step, data) {
-                    return self.fail_wait(wait.clone(), &error.code, error.message);
+                    return self.fail_wait(wait, &error.code, error.message);
                 }
             }
-            return self.fail_wait(wait.clone(), codes::APPROVAL_REJECTED, message);
+            return self.fail_wait(wait, codes::APPROVAL_REJECTED, message);
         }
-        self.wait_over(wait, true, data);
+        self.wait_over(wait, by, data);
     }
 
     fn fail_wait(&mut self, wait: Wait, code: &str, message: String) {
@@ -369,15 +420,17 @@ impl Turn<'_> {
 
     /// A wait ended well: its data is written, and the cursor goes on. No history entry: the wait had its own.
     /// What a resume brings is the output of the step.
-    fn wait_over(&mut self, wait: &Wait, resumed: bool, data: Option<Value>) {
-        let Some(step) = self.step_of(&wait.run) else { return self.step_is_gone(wait.run.clone()) };
+    fn wait_over(&mut self, mut wait: Wait, by: ResumedBy, data: Option<Value>) {
+        let Some(step) = self.step_of(&wait.run) else { return self.step_is_gone(wait.run) };
         if matches!(wait.on, WaitOn::Handler { again: true, .. }) {
-            return self.reschedule(wait.run.clone());
+            wait.run.resumed = Some(by);
+            return self.reschedule(wait.run);
         }
+        let resumed = by != ResumedBy::Time;
         if resumed && let Err(error) = self.accept_output(&step, data.as_ref()) {
             self.note_outcome(&step, &wait.run, AttemptOutcome::Failure, Some(error.clone()));
             self.run_pipes(&step, &wait.run, None, false);
-            return self.step_failed(&step, wait.run.clone(), error, false, None, NextStep::Transition);
+            return self.step_failed(&step, wait.run, error, false, None, NextStep::Transition);
         }
         if wait.run.compensates {
             return self.compensation_done();

@@ -55,6 +55,38 @@ pub struct StepRun {
     /// Whether it undoes another step.
     #[serde(default, skip_serializing_if = "is_default")]
     pub compensates: bool,
+    /// What ended the last pause of this visit; stays until the next one, so that an attempt that is lost takes nothing with
+    /// it. What a resume or an event brought is the execution's `resume_data`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<ResumedBy>,
+}
+
+/// What ended a pause.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "by")]
+pub enum ResumedBy {
+    /// Its time came.
+    Time,
+    /// A resume.
+    Resume,
+    /// The event it waited for.
+    Event {
+        /// Names it.
+        id: String,
+        /// The event's name.
+        name: String,
+    },
+}
+
+/// An event that a handler waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AwaitedEvent {
+    /// The name.
+    pub name: String,
+    /// CEL over `event`; none: any event of that name.
+    #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
 }
 
 /// A task that is out.
@@ -123,7 +155,7 @@ pub enum WaitOn {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         escalate_at: Option<Timestamp>,
     },
-    /// A handler's wait: a time, or a resume.
+    /// A handler's wait: a time, an event, or a resume.
     Handler {
         /// When it ends; none: only by a resume.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -134,7 +166,25 @@ pub enum WaitOn {
         /// Whether the same task is delivered again when the wait ends.
         #[serde(default, skip_serializing_if = "is_default")]
         again: bool,
+        /// An event that ends it, too.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        event: Option<AwaitedEvent>,
     },
+}
+
+impl WaitOn {
+    /// The event that ends it.
+    #[must_use]
+    pub fn event(&self) -> Option<&str> {
+        match self {
+            Self::Event { event } => Some(event),
+            Self::Handler { event: Some(event), .. } => Some(&event.name),
+            Self::Handler { event: None, .. }
+            | Self::Timer { .. }
+            | Self::Signal { .. }
+            | Self::Approval { .. } => None,
+        }
+    }
 }
 
 /// A fan-out that the execution waits for.

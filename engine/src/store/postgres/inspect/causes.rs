@@ -1,7 +1,7 @@
 //! Executions that nothing will move: there are none, unless the record was changed by hand or restored in part.
 
 use flowmonkey_core::execution::Execution;
-use flowmonkey_core::execution::state::{Activity, Wait, WaitOn};
+use flowmonkey_core::execution::state::Activity;
 use flowmonkey_core::ids::ExecutionId;
 use flowmonkey_core::time::Timestamp;
 use sqlx::postgres::PgRow;
@@ -88,18 +88,13 @@ fn missing(row: &PgRow, id: ExecutionId, now: Timestamp) -> Result<Option<String
         }
         Activity::Children(fan) => (!joins.contains(&i64::from(fan.join)))
             .then(|| format!("it waits for the children of fan-out {}, which is not there", fan.join)),
-        Activity::Wait(Wait { on: WaitOn::Event { event }, .. }) => subscription
-            .is_none_or(|name| name != text(event))
-            .then(|| format!("it waits for the event {event}, and has no subscription")),
         Activity::Nothing => Some("nothing goes on in it, and it has not ended".into()),
         // The queue is compared with the record by itself.
         Activity::Task(_) | Activity::Backoff { .. } | Activity::Incident(_) => None,
-        Activity::Wait(Wait { on, .. }) => match on {
-            WaitOn::Timer { .. }
-            | WaitOn::Signal { .. }
-            | WaitOn::Approval { .. }
-            | WaitOn::Handler { .. }
-            | WaitOn::Event { .. } => None,
-        },
+        Activity::Wait(wait) => wait.on.event().and_then(|event| {
+            subscription
+                .is_none_or(|name| name != text(event))
+                .then(|| format!("it waits for the event {event}, and has no subscription"))
+        }),
     })
 }

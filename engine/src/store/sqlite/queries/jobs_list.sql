@@ -1,0 +1,6 @@
+SELECT execution_id, task_number, attempt, status, step_id, handler_type, worker_id, created_at, claimed_at, started_at,
+    completed_at, progress_percent, progress_message, last_heartbeat_at, checkpoint_id, timeout_ms, max_retries, retry_count, error
+FROM fm_jobs
+WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR handler_type = ?2) AND (?3 IS NULL OR execution_id = ?3)
+  AND (execution_id, task_number) < (coalesce(?4, x'ffffffffffffffffffffffffffffffff'), ?5)
+ORDER BY execution_id DESC, task_number DESC LIMIT ?6
