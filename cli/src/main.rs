@@ -20,7 +20,11 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
+use flowmonkey_worker::TaskLogLayer;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use args::{Cli, Command, Global};
 use embedded::handlers::JQ_EVALUATOR;
@@ -88,6 +92,10 @@ fn log_to_stderr(cli: &Cli) -> Result<(), CliError> {
     })?;
     let colours =
         std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(tree::above).init();
+    let printed =
+        tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(tree::above).with_filter(filter);
+    // What handlers in this process log belongs to their tasks, too, whatever is printed.
+    let of_tasks = TaskLogLayer::default().with_filter(LevelFilter::INFO);
+    tracing_subscriber::registry().with(printed).with(of_tasks).init();
     Ok(())
 }

@@ -159,7 +159,7 @@ impl Drawing {
                     });
                 }
             }
-            Update::Progress { execution, task, progress } => {
+            Update::Progress { execution, task: Some(task), progress, .. } => {
                 if let Some(line) = self.line_of(*execution, *task) {
                     line.bar.set_style(style("{prefix} {bar:24} {percent}% {msg}"));
                     line.bar.set_length(100);
@@ -168,7 +168,11 @@ impl Drawing {
                     line.bar.set_message(progress.message.clone().unwrap_or_default());
                 }
             }
-            Update::Log { .. } => {}
+            // Of fan-outs the children that have ended are shown.
+            Update::Progress { task: None, .. }
+            | Update::Log { .. }
+            | Update::Elsewhere { .. }
+            | Update::Missed => {}
         }
     }
 

@@ -73,6 +73,30 @@ pub const REFUSED_KEPT_MAX: usize = 1000;
 pub const EARLY_EVENTS_MAX: usize = 10_000;
 /// Committed events that a slow watcher may lag behind before it has to read the record.
 pub const WATCH_BUFFER: usize = 4096;
+/// Log lines stored of one attempt, unless the settings say otherwise.
+pub const LOG_LINES_PER_ATTEMPT: u32 = 1000;
+/// Bytes of one stored log line.
+pub const LOG_LINE_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of the stored log lines of one attempt.
+pub const LOG_BYTES_PER_ATTEMPT_MAX: usize = 4 * 1024 * 1024;
+/// Progress of one task is told live no more often than this.
+pub const LIVE_PROGRESS_EVERY: Duration = Duration::from_millis(100);
+/// How often what waits to be stored is looked at, while anything waits.
+pub const FLUSH_EVERY: Duration = Duration::from_millis(250);
+/// Running tasks whose progress and log are being followed at once; more are not throttled, but left out and counted.
+pub const TALKING_TASKS_MAX: usize = 10_000;
+/// How long a task that says nothing is remembered.
+pub const TALKING_TASK_REST: Duration = Duration::from_secs(60);
+/// Log lines that wait to be stored, of all tasks together. More are left to the result, which brings them again.
+pub const LINES_WAITING_MAX: usize = 20_000;
+/// Bytes of those.
+pub const LINE_BYTES_WAITING_MAX: usize = 16 * 1024 * 1024;
+/// Rows of progress or log lines that are stored with one statement.
+pub const TALK_ROWS_MAX: usize = 1000;
+/// Fan-outs whose progress waits to be told, at most.
+pub const ROLLUPS_WAITING_MAX: usize = 1000;
+/// Fan-outs whose progress is read from the record in one flush.
+pub const ROLLUPS_PER_FLUSH: usize = 32;
 /// How long a task may be out before the reconciler misses it: a relay may be on its way.
 pub const RECONCILE_AFTER: Duration = Duration::from_secs(2);
 
@@ -134,6 +158,14 @@ pub struct EngineConfig {
     pub collect_objects_every: Duration,
     /// Which addresses webhooks may be at. Default: public ones only.
     pub webhook_policy: HttpPolicy,
+    /// How long progress is kept, at most as long as its execution.
+    pub keep_progress: Duration,
+    /// How long log lines of tasks are kept, at most as long as their execution.
+    pub keep_logs: Duration,
+    /// Time between two stored rows of progress of one task; the latest is always stored in the end.
+    pub store_progress_every: Duration,
+    /// Log lines stored of one attempt; one more says how many there were beside them.
+    pub log_lines_max: u32,
 }
 
 /// What becomes of tasks for which no handler is known.
@@ -175,6 +207,10 @@ impl Default for EngineConfig {
             checkpoint_bytes_max: LARGE_CHECKPOINT_BYTES_MAX,
             collect_objects_every: Duration::from_secs(60),
             webhook_policy: HttpPolicy::default(),
+            keep_progress: DAY * 30,
+            keep_logs: DAY * 30,
+            store_progress_every: Duration::from_secs(1),
+            log_lines_max: LOG_LINES_PER_ATTEMPT,
         }
     }
 }

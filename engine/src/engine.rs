@@ -34,6 +34,7 @@ use crate::jobs::AbsentJobs;
 use crate::left::LeftOver;
 use crate::pools::Pools;
 use crate::store::{Store, StoreError};
+use crate::talk::Talk;
 use crate::tokens::{RESUME_KEY, ResumeTokens, SIGNING_KEY_BYTES, TASK_KEY};
 use crate::watch::Watchers;
 use crate::webhooks::Hooks;
@@ -139,6 +140,8 @@ pub struct Engine {
     pub(crate) task_tokens: TokenKey,
     /// Who watches.
     pub watchers: Watchers,
+    /// What running tasks say of themselves.
+    pub talk: Talk,
     /// What was done.
     pub counters: Counters,
     /// Results that did not count.
@@ -239,6 +242,7 @@ impl Engine {
             tokens: ResumeTokens::new(&resume_key),
             task_tokens: TokenKey::new(&task_key),
             watchers: Watchers::default(),
+            talk: Talk::default(),
             counters: Counters::default(),
             evidence: Evidence::default(),
             stuck: Mutex::default(),

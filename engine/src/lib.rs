@@ -25,6 +25,7 @@ pub mod services;
 mod stacks;
 pub mod start;
 pub mod store;
+pub mod talk;
 pub mod tokens;
 pub mod view;
 pub mod watch;

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use flowmonkey_core::execution::{Execution, RecordedEvent};
+use flowmonkey_core::execution::{Execution, RecordedEvent, Status};
 use flowmonkey_core::ids::ExecutionId;
+use flowmonkey_core::time::Timestamp;
 use flowmonkey_plumbing::api::Progress;
 use flowmonkey_plumbing::wire::LogLine;
-use tokio::sync::{broadcast, oneshot};
+use serde_json::{Map, Value, json};
+use tokio::sync::{Notify, broadcast, oneshot};
 
 use crate::config::WATCH_BUFFER;
 
@@ -30,12 +32,27 @@ pub enum Update {
         /// The worker instance.
         worker: String,
     },
-    /// Progress of a task, volatile: the latest value counts.
+    /// Another engine committed: what can be read from the record.
+    Elsewhere {
+        /// The execution.
+        execution: ExecutionId,
+        /// Sequence of its last event.
+        sequence: u64,
+        /// Its status afterwards.
+        status: Status,
+    },
+    /// Updates of other engines may be missing here: whoever needs all reads the record.
+    Missed,
+    /// Progress of a task, or of an execution that waits for children; volatile: the latest value counts.
     Progress {
         /// The execution.
         execution: ExecutionId,
-        /// Number of the task.
-        task: u32,
+        /// Number of the task; none: it is made of what the children have done.
+        task: Option<u32>,
+        /// The step; none: not known yet.
+        step: Option<Arc<str>>,
+        /// When the engine heard of it.
+        at: Timestamp,
         /// The progress.
         progress: Progress,
     },
@@ -45,9 +62,50 @@ pub enum Update {
         execution: ExecutionId,
         /// Number of the task.
         task: u32,
+        /// The attempt.
+        attempt: u32,
+        /// The step; none: not known yet.
+        step: Option<Arc<str>>,
         /// The line.
         line: LogLine,
     },
+}
+
+/// Progress as people and programs see it: `{percent, message, estimatedCompletion?, counters?, updatedAt}`.
+#[must_use]
+pub fn shown_progress(progress: &Progress, at: Timestamp) -> Value {
+    let mut shown = Map::new();
+    shown.insert("percent".into(), json!(progress.percent));
+    shown.insert("message".into(), json!(progress.message));
+    if let Some(estimate) = &progress.estimated_completion {
+        shown.insert("estimatedCompletion".into(), json!(estimate));
+    }
+    if !progress.counters.is_empty() {
+        shown.insert("counters".into(), json!(progress.counters));
+    }
+    shown.insert("updatedAt".into(), json!(at.to_rfc3339()));
+    Value::Object(shown)
+}
+
+impl Update {
+    /// Progress as it is sent live: `{"type": "execution.progress", executionId, stepId, progress}`; none: it is something
+    /// else.
+    #[must_use]
+    pub fn progress_json(&self) -> Option<Value> {
+        match self {
+            Self::Progress { execution, task: _, step, at, progress } => Some(json!({
+                "type": "execution.progress",
+                "executionId": execution,
+                "stepId": step.as_deref(),
+                "progress": shown_progress(progress, *at),
+            })),
+            Self::Committed(_)
+            | Self::Started { .. }
+            | Self::Elsewhere { .. }
+            | Self::Missed
+            | Self::Log { .. } => None,
+        }
+    }
 }
 
 /// A committed change of an execution.
@@ -62,6 +120,8 @@ pub struct CommittedUpdate {
 /// All watchers of this engine process.
 pub struct Watchers {
     updates: broadcast::Sender<Update>,
+    /// Rung when somebody begins to watch.
+    pub(crate) began: Notify,
     ends: Mutex<Ends>,
 }
 
@@ -75,7 +135,7 @@ struct Ends {
 
 impl Default for Watchers {
     fn default() -> Self {
-        Self { updates: broadcast::channel(WATCH_BUFFER).0, ends: Mutex::default() }
+        Self { updates: broadcast::channel(WATCH_BUFFER).0, began: Notify::new(), ends: Mutex::default() }
     }
 }
 
@@ -83,12 +143,25 @@ impl Watchers {
     /// Follows everything. A watcher that lags too far behind is told so, and reads the record.
     #[must_use]
     pub fn follow(&self) -> broadcast::Receiver<Update> {
-        self.updates.subscribe()
+        let receiver = self.updates.subscribe();
+        self.began.notify_one();
+        receiver
     }
 
     /// Whether anybody follows: nobody costs nothing.
     pub(crate) fn is_followed(&self) -> bool {
         self.updates.receiver_count() > 0
+    }
+
+    /// Whether anybody follows, or waits for an end.
+    pub(crate) fn is_asked(&self) -> bool {
+        let waits = |ends: &Ends| ends.waiting.values().flatten().any(|sender| !sender.is_closed());
+        self.is_followed() || waits(&self.ends.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether anybody waits for the end of this execution.
+    pub(crate) fn waits_for(&self, id: ExecutionId) -> bool {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).waiting.contains_key(&id)
     }
 
     pub(crate) fn tell(&self, update: Update) {
@@ -111,6 +184,8 @@ impl Watchers {
         let waiting = ends.waiting.entry(id).or_default();
         waiting.retain(|sender| !sender.is_closed());
         waiting.push(sender);
+        drop(ends);
+        self.began.notify_one();
         receiver
     }
 

@@ -242,6 +242,18 @@ TABLE fm_pools WITH fillfactor=50
     generation_is_positive CHECK ((generation >= 1))
     CREATE UNIQUE INDEX fm_pools_pkey ON public.fm_pools USING btree (pool)
 
+TABLE fm_progress
+    execution_id uuid NOT NULL
+    task_number bigint NOT NULL
+    at bigint NOT NULL
+    attempt bigint NOT NULL
+    percent double precision NOT NULL
+    step_id text NOT NULL
+    progress text NOT NULL
+    fm_progress_pkey PRIMARY KEY (execution_id, task_number, at)
+    CREATE INDEX fm_progress_at ON public.fm_progress USING btree (at)
+    CREATE UNIQUE INDEX fm_progress_pkey ON public.fm_progress USING btree (execution_id, task_number, at)
+
 TABLE fm_snapshots
     parent_id uuid NOT NULL
     join_no bigint NOT NULL
@@ -281,6 +293,20 @@ TABLE fm_tables
     defined_at bigint NOT NULL
     fm_tables_pkey PRIMARY KEY (id)
     CREATE UNIQUE INDEX fm_tables_pkey ON public.fm_tables USING btree (id)
+
+TABLE fm_task_logs
+    execution_id uuid NOT NULL
+    task_number bigint NOT NULL
+    attempt bigint NOT NULL
+    line bigint NOT NULL
+    at bigint NOT NULL
+    step_id text NOT NULL
+    level text NOT NULL
+    message text NOT NULL
+    fm_task_logs_pkey PRIMARY KEY (execution_id, task_number, attempt, line)
+    lines_count_from_one CHECK ((line >= 1))
+    CREATE INDEX fm_task_logs_at ON public.fm_task_logs USING btree (at)
+    CREATE UNIQUE INDEX fm_task_logs_pkey ON public.fm_task_logs USING btree (execution_id, task_number, attempt, line)
 
 TABLE fm_timers WITH fillfactor=80 autovacuum_vacuum_scale_factor=0 autovacuum_vacuum_threshold=5000 autovacuum_vacuum_cost_delay=0
     execution_id uuid NOT NULL

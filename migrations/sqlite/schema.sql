@@ -220,6 +220,19 @@ CREATE TABLE fm_pools (
     CONSTRAINT generation_counts_from_one CHECK (generation >= 1)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE fm_progress (
+    execution_id BLOB NOT NULL REFERENCES fm_executions (id) ON DELETE CASCADE,
+    task_number  INTEGER NOT NULL,
+    at           INTEGER NOT NULL,
+    attempt      INTEGER NOT NULL,
+    step_id      TEXT NOT NULL,
+    percent      REAL NOT NULL,
+    progress     TEXT NOT NULL,
+    PRIMARY KEY (execution_id, task_number, at)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX fm_progress_at ON fm_progress (at);
+
 CREATE TABLE fm_snapshots (
     parent_id    BLOB NOT NULL REFERENCES fm_executions (id) ON DELETE CASCADE,
     join_no      INTEGER NOT NULL,
@@ -257,6 +270,21 @@ CREATE TABLE fm_tables (
     columns    TEXT NOT NULL,
     defined_at INTEGER NOT NULL
 ) STRICT;
+
+CREATE TABLE fm_task_logs (
+    execution_id BLOB NOT NULL REFERENCES fm_executions (id) ON DELETE CASCADE,
+    task_number  INTEGER NOT NULL,
+    attempt      INTEGER NOT NULL,
+    line         INTEGER NOT NULL,
+    at           INTEGER NOT NULL,
+    step_id      TEXT NOT NULL,
+    level        TEXT NOT NULL,
+    message      TEXT NOT NULL,
+    PRIMARY KEY (execution_id, task_number, attempt, line),
+    CONSTRAINT lines_count_from_one CHECK (line >= 1)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX fm_task_logs_at ON fm_task_logs (at);
 
 CREATE TABLE fm_timers (
     execution_id BLOB NOT NULL PRIMARY KEY REFERENCES fm_executions (id) ON DELETE CASCADE,

@@ -5,6 +5,7 @@
 //! Architecture invariant: this crate knows neither the engine nor the worker runtime.
 
 pub mod api;
+pub mod broadcast;
 pub mod clock;
 pub mod crash;
 #[cfg(feature = "http-client")]

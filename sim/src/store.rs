@@ -10,9 +10,10 @@ use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
     Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, Delivery,
     DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskRow, FlowRow, JobBeat,
-    JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, NewDelivery, ObjectTable,
-    PublishOutcome, PublishedEvent, Retention, SettledDelivery, Staged, Store, StoreError, StoredCheckpoint,
-    TableDefinition, TableRowRecord, TaskOut, Webhook, WebhookNote,
+    JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, LogFilter, LogRow, NewDelivery,
+    ObjectTable, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, Retention, SettledDelivery,
+    Staged, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Webhook,
+    WebhookNote,
 };
 
 use crate::boundary::Boundary;
@@ -38,6 +39,38 @@ impl SimStore {
             return Err(unavailable("after"));
         }
         Ok(answer)
+    }
+}
+
+#[async_trait]
+impl ProgressStore for SimStore {
+    async fn put_progress(&self, rows: &[ProgressRow]) -> Result<(), StoreError> {
+        self.call(self.0.store.put_progress(rows)).await
+    }
+
+    async fn latest_progress(&self, task: TaskId) -> Result<Option<ProgressRow>, StoreError> {
+        self.call(self.0.store.latest_progress(task)).await
+    }
+
+    async fn progress_page(
+        &self,
+        execution: ExecutionId,
+        after: Option<(u32, Timestamp)>,
+        max: usize,
+    ) -> Result<Vec<ProgressRow>, StoreError> {
+        self.call(self.0.store.progress_page(execution, after, max)).await
+    }
+
+    async fn live_children_done(&self, parent: ExecutionId, join: u32) -> Result<f64, StoreError> {
+        self.call(self.0.store.live_children_done(parent, join)).await
+    }
+
+    async fn put_log_lines(&self, rows: &[LogRow]) -> Result<(), StoreError> {
+        self.call(self.0.store.put_log_lines(rows)).await
+    }
+
+    async fn log_lines(&self, filter: &LogFilter) -> Result<Vec<LogRow>, StoreError> {
+        self.call(self.0.store.log_lines(filter)).await
     }
 }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flowmonkey_plumbing::api::{
-    Checkpoint, CheckpointData, EmittedEvent, Plumbing, PlumbingError, Progress, SavedCheckpoint, TaskAccess,
+    Checkpoint, CheckpointData, Counter, EmittedEvent, Plumbing, PlumbingError, Progress, SavedCheckpoint,
+    TaskAccess,
 };
 use flowmonkey_plumbing::ids::SystemEntropy;
 use flowmonkey_plumbing::manifest::Manifest;
@@ -170,14 +171,33 @@ impl Task {
         }
     }
 
-    /// Reports progress, 0 to 100. Never waits.
+    /// Reports progress, 0 to 100; estimate and counters stay as they were reported last. Never waits.
     pub fn progress(&self, percent: f64, message: impl Into<Option<String>>) {
-        self.report_progress(Progress { percent, message: message.into(), ..Progress::default() });
+        self.change_progress(|progress| {
+            progress.percent = percent;
+            progress.message = message.into();
+        });
     }
 
-    /// Reports progress with all that can be told of it: counters, an estimate. Never waits.
-    pub fn report_progress(&self, progress: Progress) {
-        let progress = Progress { percent: progress.percent.clamp(0.0, 100.0), ..progress };
+    /// Reports when the task is expected to end, RFC 3339, with what was reported last; none: nobody knows. Never waits.
+    pub fn set_estimated_completion(&self, at: impl Into<Option<String>>) {
+        self.change_progress(|progress| progress.estimated_completion = at.into());
+    }
+
+    /// Reports one counter, with what was reported last. Never waits.
+    pub fn set_counter(&self, name: impl Into<String>, counter: Counter) {
+        self.change_progress(|progress| {
+            progress.counters.insert(name.into(), counter);
+        });
+    }
+
+    /// Reports progress with all that belongs to it. What passes a limit is cut ([`Progress::bounded`]). Never waits.
+    pub fn report(&self, progress: Progress) {
+        self.change_progress(|last| *last = progress);
+    }
+
+    fn change_progress(&self, change: impl FnOnce(&mut Progress)) {
+        let progress = self.journal.progress(change);
         if let Some(job) = &self.job {
             job.progress(&progress);
         }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use flowmonkey_plumbing::api::CONTEXT_OPERATIONS_MAX;
+use flowmonkey_plumbing::api::{CONTEXT_OPERATIONS_MAX, Progress};
 use flowmonkey_plumbing::clock::Clock;
 use flowmonkey_plumbing::wire::{ContextOperation, Cost, LogLevel, LogLine, TableRow, TaskEvent};
 
@@ -25,6 +25,8 @@ pub(crate) struct Journal {
     clock: Arc<dyn Clock>,
     log_lines_max: usize,
     entries: Mutex<Entries>,
+    /// What was reported last.
+    progress: Mutex<Progress>,
 }
 
 /// What an attempt left behind.
@@ -53,7 +55,7 @@ pub(crate) struct Entries {
 
 impl Journal {
     pub(crate) fn new(clock: Arc<dyn Clock>, log_lines_max: usize) -> Self {
-        Self { clock, log_lines_max, entries: Mutex::new(Entries::default()) }
+        Self { clock, log_lines_max, entries: Mutex::default(), progress: Mutex::default() }
     }
 
     /// Keeps a log line. None: the limit is reached, the line is only counted.
@@ -71,6 +73,14 @@ impl Journal {
         };
         entries.logs.push(line.clone());
         Some(line)
+    }
+
+    /// Changes what was reported last; gives it within its limits.
+    pub(crate) fn progress(&self, change: impl FnOnce(&mut Progress)) -> Progress {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut progress);
+        *progress = std::mem::take(&mut *progress).bounded();
+        progress.clone()
     }
 
     pub(crate) fn emit(&self, event: TaskEvent) {

@@ -22,6 +22,7 @@ mod run;
 mod running;
 mod runtime;
 mod spill;
+mod task_log;
 mod testing;
 
 pub use child::{ChildHandler, ChildHandlerError};
@@ -32,6 +33,7 @@ pub use metrics::{Counter, WorkerMetrics};
 pub use registry::{Registry, RegistryError};
 pub use route::{ResultRoute, RouteError, Routed, UnsentResult};
 pub use runtime::{DrainReport, Worker, WorkerHandle};
+pub use task_log::TaskLogLayer;
 
 /// A time in milliseconds since the Unix epoch as RFC 3339, in UTC.
 fn rfc3339(millis: i64) -> String {

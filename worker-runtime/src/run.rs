@@ -16,6 +16,7 @@ use semver::VersionReq;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::claim::Slot;
 use crate::context::PATCH_UNCERTAIN;
@@ -27,6 +28,7 @@ use crate::report::Report;
 use crate::rfc3339;
 use crate::running::Stop;
 use crate::runtime::Shared;
+use crate::task_log::TaskLog;
 
 /// The handler is not in this worker.
 const HANDLER_NOT_FOUND: &str = "HANDLER_NOT_FOUND";
@@ -100,6 +102,12 @@ pub(crate) async fn supervise(shared: Arc<Shared>, attempt: Attempt) {
             Ended::Failed(*failure)
         }
         Ok(handler) => {
+            let log = TaskLog {
+                access: identity.access.clone(),
+                plumbing: Arc::clone(&shared.plumbing),
+                journal: Arc::clone(&journal),
+            };
+            let span = log.span();
             shared.metrics.started.add(1);
             shared.plumbing.started(&identity.access, &shared.config.worker_id);
             let limit = Duration::from_millis(message.remaining_ms);
@@ -136,7 +144,7 @@ pub(crate) async fn supervise(shared: Arc<Shared>, attempt: Attempt) {
             let running = shared.handlers.spawn(async move {
                 // Held until this future is dropped: a handler that goes on in spite of all still takes its slot.
                 let _slot = slot;
-                handler.run(&task).await
+                handler.run(&task).instrument(span).await
             });
             let soft = soft.filter(|soft| *soft < limit).map(|soft| SoftLimit {
                 after: soft,

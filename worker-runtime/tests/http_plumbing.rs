@@ -147,7 +147,11 @@ async fn a_checkpoint_outlives_its_attempt_and_a_zombie_saves_nothing() {
         match soon(updates.recv()).await.unwrap() {
             Update::Started { worker, attempt: 1, .. } => started = worker == "w-1",
             Update::Progress { progress: said, .. } => progress = said.percent == 41.0,
-            Update::Started { .. } | Update::Committed(_) | Update::Log { .. } => {}
+            Update::Started { .. }
+            | Update::Committed(_)
+            | Update::Log { .. }
+            | Update::Elsewhere { .. }
+            | Update::Missed => {}
         }
     }
 

@@ -86,6 +86,25 @@ pub(crate) enum ExecutionCommand {
         #[command(flatten)]
         place: Place,
     },
+    /// Show what the tasks of an execution logged
+    #[command(
+        after_help = "Examples:\n  flowmonkey execution logs EXECUTION\n  flowmonkey execution logs EXECUTION --follow"
+    )]
+    Logs {
+        /// Its id
+        id: String,
+        /// Go on with what is logged from now on, until the execution ends
+        #[arg(short, long)]
+        follow: bool,
+        /// Only of the task with this number
+        #[arg(long, value_name = "NUMBER")]
+        task: Option<u32>,
+        /// Only of this attempt of its task
+        #[arg(long, value_name = "NUMBER")]
+        attempt: Option<u32>,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Say why an execution waits and what moves it
     Explain {
         /// Its id

@@ -6,6 +6,7 @@ use flowmonkey_core::ids::ExecutionId;
 use serde_json::{Value, json};
 
 use super::explain::{Asked, explain, shell_word};
+use super::logs;
 use super::place::{Access, Session};
 use super::{print, print_json, tell};
 use crate::args::{DEV_DATA_DIR, ExecutionCommand, Output, Place};
@@ -55,6 +56,10 @@ pub(crate) async fn execution(command: ExecutionCommand, server: Option<&str>) -
                 Output::Table => print(&show::history(history))?,
             }
             Ok(Exit::Done)
+        }
+        ExecutionCommand::Logs { id, follow, task, attempt, place } => {
+            let asked = logs::Asked { id: execution_id(&id)?, follow, task, attempt };
+            logs::logs(&asked, &place, server).await
         }
         ExecutionCommand::Explain { id, place } => {
             let path = format!("/v1/executions/{}:explain", execution_id(&id)?);

@@ -7,6 +7,7 @@ mod engine;
 mod execution;
 mod explain;
 mod flow;
+mod logs;
 mod move_record;
 mod place;
 mod redis_acl;

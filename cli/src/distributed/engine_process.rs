@@ -13,7 +13,9 @@ use flowmonkey_engine::config::UnknownHandler;
 use flowmonkey_engine::objects::Objects;
 use flowmonkey_engine::services::EnginePlumbing;
 use flowmonkey_engine::store::PostgresStore;
+use flowmonkey_engine::talk::spread;
 use flowmonkey_engine::{AnnouncedHandlers, EMBEDDED_POOLS, Engine, EngineConfig, EngineDeps, InProcess};
+use flowmonkey_plumbing::broadcast::Broadcast;
 use flowmonkey_plumbing::clock::{OffsetClock, SystemClock};
 use flowmonkey_plumbing::ids::{Entropy, SystemEntropy};
 use flowmonkey_plumbing::queue::DispatchQueue;
@@ -106,6 +108,8 @@ impl EngineProcess {
             api_end: CancellationToken::new(),
             committer,
         };
+        let broadcast: Arc<dyn Broadcast> = Arc::new(process.queue.broadcast());
+        spread::join(&process.engine, &broadcast, &process.chores, &process.chores_end);
         chores::spawn_all(&process.engine, &process.chores, &process.chores_end);
         process.keep_clock(clock);
         if !process.in_process.is_empty() {

@@ -16,6 +16,7 @@ use super::request::{Parameters, Segment, execution_id};
 use super::{Api, explain, wait};
 use crate::store::{ExecutionFilter, ListPage};
 use crate::view;
+use crate::watch::shown_progress;
 
 pub(super) async fn list(State(api): State<Api>, mut parameters: Parameters) -> Result<Json<Value>, Problem> {
     let mut statuses = Vec::new();
@@ -82,7 +83,11 @@ pub(super) async fn get(
             let wait = seconds.map(Duration::from_secs).or_else(|| wait::preferred(&headers));
             let execution = api.wait_for_end(id, wait.unwrap_or_default()).await?;
             let history = api.engine.whole_history(id).await?;
-            Ok(Json(view::execution(&execution, Some(&history))))
+            let mut shown = view::execution(&execution, Some(&history));
+            if let Some(progress) = api.engine.progress_of(&execution).await? {
+                shown["progress"] = shown_progress(&progress.progress, progress.at);
+            }
+            Ok(Json(shown))
         }
         Some((id, "explain")) => {
             let id = execution_id(id)?;

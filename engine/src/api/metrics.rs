@@ -13,6 +13,7 @@ use super::problem::Problem;
 use super::request::Parameters;
 use crate::engine::Counters;
 use crate::evidence::RefusedFor;
+use crate::talk::Talk;
 
 /// The text format, version 0.0.4.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -35,13 +36,14 @@ pub(super) async fn metrics(
             None
         }
     };
-    let text = exposition(&engine.counters, &engine.evidence.counts(), depths.as_deref());
+    let text = exposition(&engine.counters, &engine.talk, &engine.evidence.counts(), depths.as_deref());
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text))
 }
 
 /// All families; no depths: the queue does not answer.
 fn exposition(
     counters: &Counters,
+    talk: &Talk,
     refused: &BTreeMap<RefusedFor, u64>,
     depths: Option<&[(String, Depth)]>,
 ) -> String {
@@ -102,6 +104,7 @@ fn exposition(
     ] {
         text.sample(name, &[("kind", kind)], counter.load(Ordering::Relaxed));
     }
+    text.talk(talk);
     let name = "flowmonkey_results_rejected_total";
     text.family(name, "counter", "Results that did not count.");
     for reason in RefusedFor::ALL {
@@ -131,6 +134,37 @@ impl Exposition {
         }
         let end = if labels.is_empty() { "" } else { "}" };
         writeln!(self.0, "{end} {value}").ok();
+    }
+
+    /// What running tasks said.
+    fn talk(&mut self, talk: &Talk) {
+        let counters = &talk.counters;
+        for (name, help, counter) in [
+            ("flowmonkey_task_progress_total", "Reports of progress that came.", &counters.progress_heard),
+            (
+                "flowmonkey_task_progress_stored_total",
+                "Rows of progress that were stored.",
+                &counters.progress_stored,
+            ),
+            ("flowmonkey_task_log_lines_total", "Log lines that came live.", &counters.lines_heard),
+            (
+                "flowmonkey_task_log_lines_stored_total",
+                "Log lines that were stored, of results, too.",
+                &counters.lines_stored,
+            ),
+        ] {
+            self.family(name, "counter", help);
+            self.sample(name, &[], counter.load(Ordering::Relaxed));
+        }
+        let name = "flowmonkey_task_talk_dropped_total";
+        self.family(name, "counter", "What running tasks said that there was no room for.");
+        for (kind, dropped) in [
+            ("progress", counters.progress_dropped.load(Ordering::Relaxed)),
+            ("log", counters.lines_dropped.load(Ordering::Relaxed)),
+            ("notice", talk.notices_dropped()),
+        ] {
+            self.sample(name, &[("kind", kind)], dropped);
+        }
     }
 
     fn queues(&mut self, depths: &[(String, Depth)]) {
@@ -167,7 +201,8 @@ mod tests {
         Counters::add(&counters.late_joins, 3);
         let refused = BTreeMap::from([(RefusedFor::Stale, 2)]);
         let depth = Depth { normal: 4, in_flight: 1, oldest_age_ms: 1500, ..Depth::default() };
-        let text = exposition(&counters, &refused, Some(&[("odd\"\\\n".to_owned(), depth)]));
+        let text =
+            exposition(&counters, &Talk::default(), &refused, Some(&[("odd\"\\\n".to_owned(), depth)]));
         for line in [
             "# TYPE flowmonkey_invariant_repairs_total counter",
             r#"flowmonkey_invariant_repairs_total{kind="fan_out"} 3"#,
@@ -184,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_queue_that_is_away_leaves_the_counters() {
-        let text = exposition(&Counters::default(), &BTreeMap::new(), None);
+        let text = exposition(&Counters::default(), &Talk::default(), &BTreeMap::new(), None);
         assert!(text.contains("\nflowmonkey_queue_up 0\n"), "{text}");
         assert!(text.contains("\nflowmonkey_leases_expired_total 0\n"), "{text}");
         assert!(!text.contains("pool="), "{text}");

@@ -16,6 +16,7 @@ mod openapi;
 mod operations;
 mod plumbing;
 mod problem;
+mod progress;
 mod request;
 mod start;
 mod tables;
@@ -97,6 +98,8 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         .route("/v1/executions/{id}/history", get(executions::history))
         .route("/v1/executions/{id}/children", get(executions::children))
         .route("/v1/executions/{id}/context", get(executions::context))
+        .route("/v1/executions/{id}/progress", get(progress::history))
+        .route("/v1/executions/{id}/logs", get(progress::logs))
         .route("/v1/resume/{token}", post(verbs::resume))
         .route("/v1/jobs", get(jobs::list))
         .route("/v1/events", get(events::list).post(events::publish))

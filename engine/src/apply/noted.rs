@@ -22,6 +22,7 @@ impl Engine {
             let update = watch::CommittedUpdate { execution: after.clone(), events };
             self.watchers.tell(watch::Update::Committed(Arc::new(update)));
         }
+        self.talk_of_commit(after);
         if after.is_terminal() {
             self.watchers.ended(after);
         }

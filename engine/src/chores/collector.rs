@@ -53,6 +53,7 @@ pub async fn apply(engine: &Engine, name: &str, results: &mut Vec<Taken>) -> Res
         return Ok(Collected::default());
     }
     let mut collected = Collected::default();
+    let mut said = Vec::new();
     let mut commands = Vec::with_capacity(results.len());
     let mut places = Vec::with_capacity(results.len());
     // Those that count on staged changes of the context.
@@ -64,6 +65,11 @@ pub async fn apply(engine: &Engine, name: &str, results: &mut Vec<Taken>) -> Res
             collected.refused += 1;
             note(engine, &taken.dispatched.delivery, metrics(taken).worker_id, RefusedFor::Forged, reason);
             continue;
+        }
+        if let Ok(result) = &taken.result
+            && !result.logs.is_empty()
+        {
+            said.push(result);
         }
         if let Some((execution, command)) = unread_task(taken) {
             commands.push((execution, command));
@@ -95,6 +101,9 @@ pub async fn apply(engine: &Engine, name: &str, results: &mut Vec<Taken>) -> Res
                 note(engine, &taken.dispatched.delivery, metrics.worker_id, RefusedFor::Invalid, reason);
             }
         }
+    }
+    if !said.is_empty() {
+        engine.keep_lines(said.into_iter()).await?;
     }
     let mut contended = Vec::new();
     let outcomes = if patched.is_empty() {

@@ -9,6 +9,7 @@ pub mod leftovers;
 pub mod objects;
 pub(crate) mod patches;
 pub mod presence;
+pub mod progress;
 pub mod pruner;
 pub mod reaper;
 pub mod reconciler;
@@ -50,6 +51,7 @@ pub fn spawn_all(engine: &Arc<Engine>, tracker: &TaskTracker, shutdown: &Cancell
     tracker.spawn(timer::run(chore("timer")));
     tracker.spawn(events::run(chore("events")));
     tracker.spawn(webhooks::run(chore("webhooks")));
+    tracker.spawn(progress::run(chore("progress")));
     tracker.spawn(chore("reaper").every(config.reap_every, reaper::tick));
     tracker.spawn(reconciler::run(chore("reconciler")));
     tracker.spawn(chore("presence").every(config.presence_every, presence::tick));

@@ -40,6 +40,8 @@ pub async fn tick(engine: &Engine) -> Result<Pruned, EngineError> {
         events_before: before(config.keep_events),
         checkpoints_before: before(config.keep_checkpoints),
         keys_before: now,
+        progress_before: before(config.keep_progress),
+        logs_before: before(config.keep_logs),
     };
     Ok(Pruned { rows: engine.store.prune(&retention, PRUNE_BATCH_MAX).await? })
 }

@@ -1,43 +1,26 @@
 //! The Progress API and task logs in process.
 
-use flowmonkey_core::ids::TaskId;
 use flowmonkey_plumbing::api::{Progress, ProgressApi, TaskAccess};
 use flowmonkey_plumbing::wire::LogLine;
 
-use super::plumbing::EnginePlumbing;
-use crate::watch::Update;
+use super::plumbing::{EnginePlumbing, task};
 
 impl ProgressApi for EnginePlumbing {
     fn started(&self, access: &TaskAccess, worker: &str) {
-        if let Some(task) = self.followed(access) {
-            self.0.watchers.tell(Update::Started {
-                execution: task.execution,
-                task: task.number,
-                attempt: access.delivery.attempt,
-                worker: worker.into(),
-            });
+        if let Ok(task) = task(&access.delivery) {
+            self.0.task_started(task, access.delivery.attempt, worker);
         }
     }
 
     fn progress(&self, access: &TaskAccess, progress: Progress) {
-        if let Some(task) = self.followed(access) {
-            self.0.watchers.tell(Update::Progress { execution: task.execution, task: task.number, progress });
+        if let Ok(task) = task(&access.delivery) {
+            self.0.task_progress(task, access.delivery.attempt, progress);
         }
     }
 
     fn log(&self, access: &TaskAccess, line: &LogLine) {
-        if let Some(task) = self.followed(access) {
-            self.0.watchers.tell(Update::Log {
-                execution: task.execution,
-                task: task.number,
-                line: line.clone(),
-            });
+        if let Ok(task) = task(&access.delivery) {
+            self.0.task_log(task, access.delivery.attempt, line);
         }
-    }
-}
-
-impl EnginePlumbing {
-    fn followed(&self, access: &TaskAccess) -> Option<TaskId> {
-        if self.0.watchers.is_followed() { access.delivery.task_id.parse().ok() } else { None }
     }
 }

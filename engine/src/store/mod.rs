@@ -17,6 +17,7 @@ mod memory;
 mod model;
 mod objects;
 mod postgres;
+mod progress;
 mod sqlite;
 mod tally;
 mod transfer;
@@ -36,7 +37,7 @@ pub use events::{
     SettledDelivery, Webhook, WebhookNote,
 };
 pub use jobs::{BeatOutcome, JobBeat, JobChange, JobFilter, JobRow, JobStore, job_has_ended};
-pub use memory::{MemoryKey, MemoryObject, MemoryRows, MemoryStore};
+pub use memory::{MemoryKey, MemoryLogLines, MemoryObject, MemoryRows, MemoryStore};
 pub use model::{
     Batch, CheckpointContent, CheckpointNote, ChildRow, Column, Committed, Create, CreateOutcome,
     ExecutionFilter, ExecutionSummary, FailedTaskRow, FlowRow, Join, JoinState, ListPage, ObjectReference,
@@ -48,13 +49,16 @@ pub use postgres::{
     Causes, Inspection, POSTGRES_SCHEMA_VERSION, PoolFacts, PostgresOptions, PostgresSession, PostgresStore,
     PostgresUrlError, ServerFacts, TableFacts,
 };
+pub use progress::{LogFilter, LogPlace, LogRow, ProgressRow, ProgressStore};
 pub use sqlite::{Durability, SCHEMA_VERSION, SqliteOptions, SqliteStore, verify};
 pub(crate) use tally::{JoinKey, touched_budgets, touched_joins};
 pub use transfer::{TransferError, TransferProgress, TransferredTable, transfer};
 
 /// The record. All instants are arguments; nothing here reads a clock.
 #[async_trait]
-pub trait Store: ContextStore + EventStore + JobStore + ObjectTable + Send + Sync + 'static {
+pub trait Store:
+    ContextStore + EventStore + JobStore + ObjectTable + ProgressStore + Send + Sync + 'static
+{
     // Flows.
 
     /// Keeps a definition by its hash without publishing it. Repeatable.

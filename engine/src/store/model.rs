@@ -472,4 +472,8 @@ pub struct Retention {
     pub checkpoints_before: Timestamp,
     /// Idempotency keys that expired before.
     pub keys_before: Timestamp,
+    /// Progress that was reported before.
+    pub progress_before: Timestamp,
+    /// Log lines that were written before.
+    pub logs_before: Timestamp,
 }

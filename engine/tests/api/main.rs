@@ -6,6 +6,7 @@ mod executions;
 mod flows;
 mod operations;
 mod plumbing;
+mod progress;
 mod starts;
 mod webhooks;
 

@@ -222,6 +222,8 @@ async fn an_engine_that_hangs_in_a_transaction_holds_nothing_for_long() {
         events_before: never,
         checkpoints_before: never,
         keys_before: never,
+        progress_before: never,
+        logs_before: never,
     };
     assert_eq!(store.prune(&retention, 10).await.unwrap(), 1);
 }

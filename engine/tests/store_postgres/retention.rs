@@ -16,6 +16,8 @@ fn before(executions: Timestamp) -> Retention {
         events_before: never,
         checkpoints_before: never,
         keys_before: never,
+        progress_before: never,
+        logs_before: never,
     }
 }
 

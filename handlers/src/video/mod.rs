@@ -329,7 +329,7 @@ impl Job<'_> {
             message.push_str(&format!(", {speed:.2}x"));
         }
         let frames = Counter { value: number(done), total: Some(number(total)), unit: Some("frames".into()) };
-        self.task.report_progress(Progress {
+        self.task.report(Progress {
             percent,
             message: Some(message),
             counters: BTreeMap::from([("frames".to_owned(), frames)]),

@@ -19,7 +19,10 @@ pub use event::{
     EventApi, RESERVED_EVENTS, event_refusal,
 };
 pub use job::{Heartbeat, HeartbeatAnswer, JobApi, JobStatus};
-pub use progress::{Counter, LOG_LINES_MAX, Progress, ProgressApi, VOLATILE_BODY_BYTES_MAX};
+pub use progress::{
+    COUNTER_NAME_BYTES_MAX, Counter, LOG_LINES_MAX, PROGRESS_COUNTERS_MAX, PROGRESS_MESSAGE_BYTES_MAX,
+    Progress, ProgressApi, VOLATILE_BODY_BYTES_MAX,
+};
 
 use crate::queue::Delivery;
 use crate::token::TaskToken;

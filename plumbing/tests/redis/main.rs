@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 mod acl;
+mod broadcast;
 mod cluster;
 mod crowd;
 mod faults;

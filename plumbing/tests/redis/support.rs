@@ -75,9 +75,14 @@ fn url_of(kind: &str, addresses: &[String]) -> String {
     format!("{}+{kind}://{}", schemes[0], hosts.join(","))
 }
 
+/// Options for the shared Cluster, with a prefix that nobody else has.
+pub(crate) async fn cluster_options() -> RedisOptions {
+    options(cluster_url(shared_cluster().await))
+}
+
 /// An empty queue on the shared Cluster.
 pub(crate) async fn new_cluster_queue() -> Real {
-    queue_with(options(cluster_url(shared_cluster().await))).await
+    queue_with(cluster_options().await).await
 }
 
 /// A delivery in the pool `a`.

@@ -345,7 +345,7 @@ impl<'a> Attempt<'a> {
                 self.result.get_or_insert(result);
             }
             Ok(Said::Log(level, message)) => self.log(level, message),
-            Ok(Said::Progress(percent, message)) => self.task.progress(percent, message),
+            Ok(Said::Progress(progress)) => self.task.report(progress),
             Ok(Said::Checkpoint(data)) => self.to_save = Some(data),
             Ok(Said::Event(event)) => self.task.emit(event.event, event.data),
             Ok(Said::Request(request)) => {

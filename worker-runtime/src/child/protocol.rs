@@ -64,7 +64,7 @@ pub(crate) enum Said {
     /// A log line; its text may be no message of the protocol at all.
     Log(LogLevel, String),
     /// Progress.
-    Progress(f64, Option<String>),
+    Progress(Progress),
     /// A checkpoint to save.
     Checkpoint(Value),
     /// A custom event.
@@ -141,14 +141,12 @@ pub(crate) fn parse(line: &[u8], task_id: &str) -> Result<Said, Malformed> {
             let level = fields.take("level")?.unwrap_or_default();
             Ok(Said::Log(level, fields.required("message")?))
         }
-        "progress" => {
-            let Progress { percent, message, .. } = Progress {
-                percent: fields.required("percent")?,
-                message: fields.take("message")?,
-                ..Progress::default()
-            };
-            Ok(Said::Progress(percent, message))
-        }
+        "progress" => Ok(Said::Progress(Progress {
+            percent: fields.required("percent")?,
+            message: fields.take("message")?,
+            estimated_completion: fields.take("estimatedCompletion")?,
+            counters: fields.take("counters")?.unwrap_or_default(),
+        })),
         "checkpoint" => {
             let data = fields.fields.remove("data").ok_or_else(|| fields.problem("data", "is required"))?;
             check_depth(&data)?;

@@ -73,8 +73,7 @@ pub(in super::super) async fn progress(
     parameters.finish()?;
     let progress: Progress = read(request, &api).await?;
     caller.is_current(true).await?;
-    let percent = progress.percent.clamp(0.0, 100.0);
-    caller.plumbing().progress(&caller.access, Progress { percent, ..progress });
+    caller.plumbing().progress(&caller.access, progress);
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -85,7 +84,7 @@ pub(in super::super) struct LogsBody {
     lines: Vec<LogLine>,
 }
 
-/// Shows log lines live, at most 1000 at a time.
+/// Shows log lines live, at most 1000 at a time, and keeps those that have a number; the result brings the others again.
 #[utoipa::path(
     post, path = "/v1/plumbing/tasks/{task}/logs", tag = "logs",
     params(("task" = String, Path, description = "the id of the task")),

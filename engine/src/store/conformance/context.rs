@@ -64,6 +64,8 @@ pub(super) async fn patches_end_with_their_attempt(store: &dyn Store) {
         executions_before: at(0),
         events_before: at(0),
         keys_before: at(0),
+        progress_before: at(0),
+        logs_before: at(0),
         checkpoints_before: at(0),
     };
     let flow = work();

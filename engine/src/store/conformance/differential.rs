@@ -279,6 +279,8 @@ impl Work {
                 events_before: before,
                 checkpoints_before: before,
                 keys_before: before,
+                progress_before: before,
+                logs_before: before,
             };
             assert_eq!(
                 left.prune(&retention, ALL).await.unwrap(),

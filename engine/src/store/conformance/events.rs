@@ -241,6 +241,8 @@ pub(super) async fn deliveries_are_claimed_once_and_settled(store: &dyn Store) {
         events_before: far,
         checkpoints_before: before,
         keys_before: before,
+        progress_before: before,
+        logs_before: before,
     };
     assert_eq!(store.prune(&nothing, 9).await.unwrap(), 1, "the other webhook's delivery is old");
 }

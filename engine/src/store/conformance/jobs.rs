@@ -188,6 +188,8 @@ pub(super) async fn jobs_are_listed_and_go_with_their_executions(store: &dyn Sto
         events_before: old,
         checkpoints_before: old,
         keys_before: old,
+        progress_before: old,
+        logs_before: old,
     };
     while store.prune(&retention, 10).await.unwrap() >= 10 {}
     assert_eq!(list(all).await, [tasks[3], tasks[2], tasks[0]]);

@@ -22,6 +22,7 @@ mod idempotency;
 mod jobs;
 mod joins;
 mod objects;
+mod progress;
 mod reads;
 mod upkeep;
 
@@ -116,6 +117,11 @@ rules! {
     objects:
         content_comes_back_as_it_was,
         objects_are_garbage_when_nothing_refers_to_them;
+    progress:
+        the_latest_progress_of_a_task_counts,
+        live_children_count_by_their_progress,
+        a_log_line_is_kept_once_and_in_order,
+        what_tasks_said_goes_with_time_and_with_the_execution;
     upkeep:
         checkpoints_are_fenced,
         equal_rows_are_inserted_once,

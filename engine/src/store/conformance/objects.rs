@@ -68,6 +68,8 @@ pub(super) async fn objects_are_garbage_when_nothing_refers_to_them(store: &dyn 
         events_before: at(0),
         checkpoints_before: at(checkpoints),
         keys_before: at(0),
+        progress_before: at(0),
+        logs_before: at(0),
     };
     store.prune(&retention(6, 0), 9).await.unwrap();
     assert_eq!(garbage(0).await, ["b", "c"], "expired");

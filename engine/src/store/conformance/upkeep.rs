@@ -163,6 +163,8 @@ fn everything_before(when: i64) -> Retention {
         events_before: at(when),
         checkpoints_before: at(when),
         keys_before: at(when),
+        progress_before: at(when),
+        logs_before: at(when),
     }
 }
 

@@ -7,6 +7,7 @@ mod context;
 mod events;
 mod jobs;
 mod objects;
+mod progress;
 mod store;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,9 @@ use super::jobs::JobRow;
 use super::model::{
     FailedTaskRow, FlowRow, JoinState, PublishedEvent, StoredCheckpoint, TableDefinition, TableRowRecord,
 };
+use super::progress::ProgressRow;
+
+pub use progress::MemoryLogLines;
 
 /// The record in memory. A clone is a copy: what happens to one does not show in the other.
 #[derive(Debug, Default)]
@@ -72,6 +76,10 @@ pub struct MemoryRows {
     pub patches: BTreeMap<(TaskId, u32, u32), ContextPatch>,
     /// Objects by their keys.
     pub objects: BTreeMap<String, MemoryObject>,
+    /// Progress by task and instant.
+    pub progress: BTreeMap<(TaskId, Timestamp), ProgressRow>,
+    /// Log lines in their order.
+    pub log_lines: MemoryLogLines,
     /// Parked tasks, oldest first.
     pub failed_tasks: Vec<FailedTaskRow>,
     /// Table definitions.

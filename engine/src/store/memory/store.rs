@@ -405,6 +405,8 @@ impl MemoryRows {
             spare(owner.is_some_and(|owner| ended_before(owner, retention.checkpoints_before)))
         });
         self.idempotency.retain(|_, key| spare(key.until < retention.keys_before));
+        self.progress.retain(|(_, at), _| spare(*at < retention.progress_before));
+        self.log_lines.retain(|_, line| spare(line.at < retention.logs_before));
         max - left + self.prune_patches(left)
     }
 
@@ -420,6 +422,8 @@ impl MemoryRows {
         self.checkpoints.retain(|task, _| stays(&task.execution));
         self.jobs.retain(|task, _| stays(&task.execution));
         self.patches.retain(|(task, ..), _| stays(&task.execution));
+        self.progress.retain(|(task, _), _| stays(&task.execution));
+        self.log_lines.retain(|(id, _), _| stays(id));
         self.failed_tasks.retain(|row| stays(&row.execution));
     }
 }

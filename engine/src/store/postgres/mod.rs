@@ -17,6 +17,7 @@ mod jobs;
 mod list;
 mod objects;
 mod options;
+mod progress;
 mod rows;
 mod schema;
 mod sql;

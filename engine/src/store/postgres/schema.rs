@@ -13,6 +13,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("write in one call", include_str!("../../../../migrations/postgres/0002_write_in_one_call.sql")),
     ("prune by week", include_str!("../../../../migrations/postgres/0003_prune_by_week.sql")),
     ("add objects", include_str!("../../../../migrations/postgres/0004_add_objects.sql")),
+    ("add progress and logs", include_str!("../../../../migrations/postgres/0005_add_progress_and_logs.sql")),
     ("add webhooks", include_str!("../../../../migrations/postgres/0006_add_webhooks.sql")),
     ("add jobs", include_str!("../../../../migrations/postgres/0007_add_jobs.sql")),
     ("stage context patches", include_str!("../../../../migrations/postgres/0008_stage_context_patches.sql")),

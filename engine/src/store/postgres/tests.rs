@@ -48,6 +48,9 @@ const FILL: &str = "
     INSERT INTO fm_jobs (execution_id, task_number, attempt, status, step_id, handler_type, created_at, completed_at, retry_count)
         SELECT id, 1, 1, 'completed', 's', 'h', 0, 0, 0 FROM fm_executions;
     INSERT INTO fm_context_patches SELECT id, 1, 1, 1, 2, '[]' FROM fm_executions;
+    INSERT INTO fm_progress (execution_id, task_number, at, attempt, percent, step_id, progress)
+        SELECT id, 1, right(id::text, 5)::int8, 1, 0, 's', '{}' FROM fm_executions;
+    INSERT INTO fm_task_logs SELECT id, 1, 1, 1, right(id::text, 5)::int8, 's', 'info', '' FROM fm_executions;
     INSERT INTO fm_budgets SELECT id, 0, 0, 0 FROM fm_executions;
     INSERT INTO fm_snapshots SELECT id, 1, NULL, NULL, '', '', '' FROM fm_executions;
     INSERT INTO fm_events (id, name, at, delivered, data) SELECT id::text, right(id::text, 3), 0, true, '' FROM fm_executions;

@@ -17,6 +17,7 @@ mod joins;
 mod list;
 mod objects;
 mod prepare;
+mod progress;
 mod published;
 mod rows;
 mod schema;

@@ -12,6 +12,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../../migrations/sqlite/0001_create_record.sql"),
     include_str!("../../../../migrations/sqlite/0002_add_turns_and_pools.sql"),
     include_str!("../../../../migrations/sqlite/0003_add_objects.sql"),
+    include_str!("../../../../migrations/sqlite/0004_add_progress_and_logs.sql"),
     include_str!("../../../../migrations/sqlite/0005_add_webhooks.sql"),
     include_str!("../../../../migrations/sqlite/0006_add_jobs.sql"),
     include_str!("../../../../migrations/sqlite/0007_stage_context_patches.sql"),

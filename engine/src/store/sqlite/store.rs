@@ -406,6 +406,8 @@ impl Store for SqliteStore {
             (sql::DELIVERIES_PRUNE, retention.events_before),
             (sql::CHECKPOINTS_PRUNE, retention.checkpoints_before),
             (sql::IDEMPOTENCY_PRUNE, retention.keys_before),
+            (sql::PROGRESS_PRUNE, retention.progress_before),
+            (sql::TASK_LOGS_PRUNE, retention.logs_before),
         ] {
             let left = max.saturating_sub(gone);
             if left > 0 {

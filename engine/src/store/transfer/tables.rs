@@ -64,7 +64,7 @@ const fn numbered(name: &'static str, sequence: &'static str, columns: &'static 
 }
 
 /// All tables that are carried over, in an order that keeps references whole.
-pub(in crate::store) const TABLES: [Table; 21] = [
+pub(in crate::store) const TABLES: [Table; 23] = [
     table(
         "fm_definitions",
         &[text("hash"), text("flow_id"), text("version"), text("status"), text("definition")],
@@ -176,6 +176,31 @@ pub(in crate::store) const TABLES: [Table; 21] = [
             text("kind"),
             text("content_type"),
             text("object_key"),
+        ],
+    ),
+    table(
+        "fm_progress",
+        &[
+            id("execution_id"),
+            integer("task_number"),
+            integer("at"),
+            integer("attempt"),
+            real("percent"),
+            text("step_id"),
+            text("progress"),
+        ],
+    ),
+    table(
+        "fm_task_logs",
+        &[
+            id("execution_id"),
+            integer("task_number"),
+            integer("attempt"),
+            integer("line"),
+            integer("at"),
+            text("step_id"),
+            text("level"),
+            text("message"),
         ],
     ),
     table(

@@ -38,6 +38,8 @@ const FILL: &str = r#"
         ('w', 'f', 'n', 'delivered', 0, 3, 4, NULL, NULL, NULL, NULL);
     INSERT INTO fm_idempotency SELECT '', 'f', 'k' || hex(id), id, 'i', 99 FROM fm_executions;
     INSERT INTO fm_budgets SELECT id, 1e-7, 5, 6 FROM fm_executions;
+    INSERT INTO fm_progress SELECT id, 1, 3, 1, 's', 12.5, '{"percent":12.5}' FROM fm_executions;
+    INSERT INTO fm_task_logs SELECT id, 1, 1, 1, 4, 's', 'warn', 'said' FROM fm_executions;
     INSERT INTO fm_jobs SELECT id, 1, 2, 'running', 's', 'h', 'w', 1, 2, NULL, NULL, 0.5, 'm', 3, 'c', 4, 5, 6, '{}'
         FROM fm_executions;
     INSERT INTO fm_context_patches SELECT id, 1, 2, 3, 2, '[]' FROM fm_executions;

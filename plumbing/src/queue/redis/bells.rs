@@ -20,9 +20,9 @@ use super::shared::Shared;
 /// Engines look for results at least this often, whatever they hear.
 const RESULTS_POLL: Duration = Duration::from_secs(1);
 /// A subscription that is silent for this long is asked whether it lives.
-const SILENCE_MAX: Duration = Duration::from_secs(20);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(20);
 /// The answer to that must come within this.
-const PING_DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const PING_DEADLINE: Duration = Duration::from_secs(5);
 /// Connections for bells that nobody uses, kept at most.
 const IDLE_LINKS_MAX: usize = 4;
 /// Pools a worker may listen to in a Cluster, each on a connection of its own.

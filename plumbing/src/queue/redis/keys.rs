@@ -61,6 +61,11 @@ impl Keys {
         format!("{}:engines", self.prefix)
     }
 
+    /// Channel of the messages from each engine to all engines.
+    pub(super) fn events(&self) -> String {
+        format!("{}:events", self.prefix)
+    }
+
     /// Pattern of the channels of all pools' result bells.
     pub(super) fn results_bells(&self) -> String {
         format!("{}:results-bell:*", self.prefix)

@@ -7,6 +7,7 @@
 mod acl;
 mod address;
 mod bells;
+mod broadcast;
 mod check;
 mod dispatch;
 mod engine;
@@ -29,6 +30,7 @@ use std::time::Duration;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use acl::{AclRole, acl_rules};
+pub use broadcast::RedisBroadcast;
 pub use check::{Finding, Severity};
 pub use failure::RedisFailure;
 pub use functions::{LIBRARY, library_source};
