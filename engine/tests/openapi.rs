@@ -7,7 +7,11 @@ use flowmonkey_engine::api::openapi;
 use serde_json::Value;
 
 /// All routes of tasks.
-const ROUTES: [(&str, &str); 8] = [
+const ROUTES: [(&str, &str); 12] = [
+    ("get", "context"),
+    ("patch", "context"),
+    ("post", "events"),
+    ("post", "heartbeat"),
     ("get", "checkpoint"),
     ("get", "checkpoint/data"),
     ("put", "checkpoint"),
@@ -34,7 +38,7 @@ fn every_route_of_tasks_is_described() {
         assert!(operation["summary"].as_str().is_some_and(|text| !text.is_empty()), "{method} {route}");
         assert!(operation["responses"]["default"]["content"]["application/problem+json"].is_object());
         assert_eq!(operation["security"][0]["taskToken"], Value::Array(Vec::new()));
-        let takes_body = ["put", "post"].contains(&method);
+        let takes_body = ["patch", "put", "post"].contains(&method);
         assert_eq!(operation["requestBody"].is_object(), takes_body, "{method} {route}");
     }
 }

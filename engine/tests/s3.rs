@@ -1,5 +1,4 @@
 //! Large checkpoints in an S3: there and back, in parts, and while it is away.
-#![expect(clippy::unwrap_used, reason = "test code")]
 
 use std::sync::Arc;
 use std::time::Duration;

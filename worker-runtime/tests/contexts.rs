@@ -116,7 +116,7 @@ async fn twenty_megabytes_are_read_and_changed_and_nothing_is_lost() {
             }
         }
     };
-    soon(collecting).await;
+    soon(Box::pin(collecting)).await;
     let execution = soon(ended).await.unwrap();
     assert_eq!(execution.status(), Status::Completed, "{:?}", execution.error());
     assert_eq!(execution.context["bytes"], json!(ROWS * ROW_BYTES));

@@ -167,7 +167,7 @@ async fn a_checkpoint_outlives_its_attempt_and_a_zombie_saves_nothing() {
             }
         }
     };
-    soon(collecting).await;
+    soon(Box::pin(collecting)).await;
     let execution = soon(ended).await.unwrap();
     assert_eq!((execution.status(), &execution.context["out"]), (Status::Completed, &json!({ "at": 41 })));
 

@@ -7,7 +7,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
 use utoipa::{Modify, OpenApi, ToSchema};
 
-use super::plumbing::{checkpoint, context, progress, result};
+use super::plumbing::{checkpoint, context, events, job, progress, result};
 use super::problem::Problem;
 use super::request::Parameters;
 
@@ -28,6 +28,8 @@ const TASK_TOKEN: &str = "taskToken";
         checkpoint::clear,
         context::read,
         context::stage,
+        events::emit,
+        job::heartbeat,
         progress::started,
         progress::progress,
         progress::logs,

@@ -66,6 +66,7 @@ impl Objects {
             max_retries: RETRIES_MAX,
             retry_timeout: RETRY_TIME,
         };
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the library may learn other schemes")]
         let store: Arc<dyn ObjectStore> = match scheme {
             ObjectStoreScheme::Local => {
                 let path = parsed.to_file_path().map_err(|()| wrong("it is not a path".into()))?;
@@ -92,10 +93,7 @@ impl Objects {
                 let builder = builder.with_url(url).with_retry(retry);
                 Arc::new(builder.build().map_err(failed)?)
             }
-            // The library may learn others.
-            _other => {
-                return Err(wrong(FORMS.into()));
-            }
+            _other => return Err(wrong(FORMS.into())),
         };
         Ok(Self::new(if prefix.as_ref().is_empty() {
             store

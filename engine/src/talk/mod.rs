@@ -172,10 +172,10 @@ impl Engine {
             // An attempt that is over.
             return;
         }
-        if !talking.is_known() {
-            if let Some(execution) = self.peek_hot(task.execution) {
-                talking.learn(&execution);
-            }
+        if !talking.is_known()
+            && let Some(execution) = self.peek_hot(task.execution)
+        {
+            talking.learn(&execution);
         }
         talking.latest = Some((now, progress));
         talking.to_store = true;
@@ -202,10 +202,10 @@ impl Engine {
             count(&counters.lines_dropped, 1);
             return;
         };
-        if !talking.is_known() {
-            if let Some(execution) = self.peek_hot(task.execution) {
-                talking.learn(&execution);
-            }
+        if !talking.is_known()
+            && let Some(execution) = self.peek_hot(task.execution)
+        {
+            talking.learn(&execution);
         }
         let step = talking.step.clone();
         let bytes = line.message.len();

@@ -129,22 +129,25 @@ impl Received {
     }
 }
 
+/// Requests that wait to be looked at by a test.
+const RECEIVED_MAX: usize = 1000;
+
 /// Answers as it is told, else 204.
 struct Receiver {
     url: String,
-    received: mpsc::UnboundedReceiver<Received>,
+    received: mpsc::Receiver<Received>,
     answers: Arc<Mutex<VecDeque<Response>>>,
 }
 
 #[derive(Clone)]
 struct Receiving {
-    sender: mpsc::UnboundedSender<Received>,
+    sender: mpsc::Sender<Received>,
     answers: Arc<Mutex<VecDeque<Response>>>,
     gate: Option<Arc<Notify>>,
 }
 
 async fn receive(State(receiving): State<Receiving>, headers: HeaderMap, body: Bytes) -> Response {
-    receiving.sender.send(Received { headers, body }).unwrap();
+    receiving.sender.send(Received { headers, body }).await.unwrap();
     if let Some(gate) = &receiving.gate {
         gate.notified().await;
     }
@@ -158,13 +161,13 @@ impl Receiver {
     }
 
     async fn with(gate: Option<Arc<Notify>>) -> Self {
-        let (sender, received) = mpsc::unbounded_channel();
+        let (sender, received) = mpsc::channel(RECEIVED_MAX);
         let answers = Arc::new(Mutex::default());
         let receiving = Receiving { sender, answers: Arc::clone(&answers), gate };
         let router = Router::new().route("/hook", post(receive)).with_state(receiving);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
-        tokio::spawn(axum::serve(listener, router).into_future());
+        TaskTracker::new().spawn(axum::serve(listener, router).into_future());
         Self { url, received, answers }
     }
 

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::{PlumbingError, TaskAccess};
 
@@ -34,7 +35,7 @@ pub fn event_refusal(name: &str, id: Option<&str>) -> Option<String> {
 }
 
 /// A custom event of a running handler.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EmittedEvent {
     /// Names it: publishing it twice counts once. None: the engine makes a new one, so that each call is an event.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::token::TaskToken;
 
@@ -106,7 +107,7 @@ pub enum Priority {
 }
 
 /// The last checkpoint of a task. The data is loaded through the Checkpoint API.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckpointReference {
     /// Names the checkpoint.

@@ -22,13 +22,13 @@ pub(super) fn routes() -> Router<Api> {
         .layer(DefaultBodyLimit::max(CONTEXT_PATCH_BYTES_MAX))
 }
 
-/// `GET …/context[?path=a.b]`: what the step declared of the context, or the part of it at a dotted path; the same in all
-/// attempts.
+/// What the step declared of the context, or the part of it at a dotted path.
+///
+/// It is the same in all attempts.
 #[utoipa::path(
-    get,
-    path = "/v1/plumbing/tasks/{task}/context",
+    get, path = "/v1/plumbing/tasks/{task}/context", tag = "context",
     params(
-        ("task" = String, Path, description = "The task"),
+        ("task" = String, Path, description = "the id of the task"),
         ("path" = Option<String>, Query, description = "A dotted path; none: the whole"),
     ),
     responses(
@@ -62,13 +62,14 @@ pub(in super::super) async fn read(
     }
 }
 
-/// `PATCH …/context?sequence=N`: stages changes under the attempt. The body is an object of dotted paths, or a list of
-/// operations, as `contextUpdates` of a result.
+/// Stages changes of the context under the attempt.
+///
+/// The body is an object of dotted paths, or a list of operations, as `contextUpdates` of a result.
 #[utoipa::path(
-    patch,
-    path = "/v1/plumbing/tasks/{task}/context",
+    patch, path = "/v1/plumbing/tasks/{task}/context", tag = "context",
+    request_body = serde_json::Value,
     params(
-        ("task" = String, Path, description = "The task"),
+        ("task" = String, Path, description = "the id of the task"),
         ("sequence" = u32, Query, description = "Counts the attempt's patches from 1; the same one again changes nothing"),
     ),
     responses(

@@ -19,9 +19,14 @@ pub(super) fn routes() -> Router<Api> {
         .layer(DefaultBodyLimit::max(VOLATILE_BODY_BYTES_MAX))
 }
 
-/// `POST …/heartbeat`: `{workerId, status, taskId?, attempt?, progress?, checkpoint?, heartbeatAt?}`. Answers
-/// `{cancelRequested, leaseLost}`.
-async fn heartbeat(
+/// Tells how a job is getting on. `taskId` and `attempt` may be left out; those of the token count.
+#[utoipa::path(
+    post, path = "/v1/plumbing/tasks/{task}/heartbeat", tag = "jobs",
+    params(("task" = String, Path, description = "the id of the task")),
+    request_body = Heartbeat,
+    responses((status = 200, description = "noted", body = HeartbeatAnswer)),
+)]
+pub(in super::super) async fn heartbeat(
     State(api): State<Api>,
     Segment(task): Segment,
     parameters: Parameters,
