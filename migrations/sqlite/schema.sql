@@ -10,9 +10,11 @@ CREATE TABLE fm_checkpoints (
     task_number  INTEGER NOT NULL,
     id           TEXT NOT NULL,
     saved_at     INTEGER NOT NULL,
-    data         TEXT NOT NULL,
+    data         TEXT NOT NULL, version INTEGER NOT NULL DEFAULT 1, bytes INTEGER NOT NULL DEFAULT 0, kind TEXT NOT NULL DEFAULT 'json', content_type TEXT NOT NULL DEFAULT 'application/json', object_key TEXT,
     PRIMARY KEY (execution_id, task_number)
 ) STRICT;
+
+CREATE INDEX fm_checkpoints_object ON fm_checkpoints (object_key) WHERE object_key IS NOT NULL;
 
 CREATE TABLE fm_context_patches (
     execution_id BLOB NOT NULL REFERENCES fm_executions (id) ON DELETE CASCADE,
@@ -212,6 +214,12 @@ CREATE TABLE fm_keys (
     name TEXT NOT NULL PRIMARY KEY,
     key  BLOB NOT NULL
 ) STRICT;
+
+CREATE TABLE fm_objects (
+    key  TEXT NOT NULL PRIMARY KEY,
+    used INTEGER NOT NULL,
+    at   INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE fm_pools (
     pool       TEXT NOT NULL PRIMARY KEY,
