@@ -37,6 +37,7 @@ cargo fmt --version >/dev/null 2>&1 || { echo "missing: rustfmt. Install it: rus
 
 sh scripts/s3-server.sh
 
+cargo fetch --locked --quiet
 cargo fmt --check
 cargo clippy --locked --workspace --all-targets -- -D warnings
 cargo test --locked --workspace

@@ -45,8 +45,8 @@ fn the_help_names_every_command() {
     assert_eq!(
         listed(&["execution"]),
         [
-            "list", "show", "history", "explain", "cancel", "pause", "resume", "signal", "retry", "rerun",
-            "help"
+            "list", "show", "history", "logs", "explain", "cancel", "pause", "resume", "signal", "retry",
+            "rerun", "help"
         ]
     );
     assert_eq!(listed(&["table"]), ["list", "rows", "define", "help"]);

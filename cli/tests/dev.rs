@@ -45,7 +45,7 @@ fn flows_are_published_started_and_cancelled_over_http() {
     assert_eq!(record["cancellation"]["reason"], "enough");
     dev.signal("TERM");
     dev.end().expect(0);
-    assert_eq!(names(&bench.path("data")), ["flowmonkey.db", "lock"]);
+    assert_eq!(names(&bench.path("data")), ["flowmonkey.db", "lock", "objects"]);
 }
 
 #[test]

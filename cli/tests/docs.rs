@@ -41,6 +41,7 @@ fn codes() -> BTreeSet<String> {
                 && quoted.len() > 4
                 && quoted.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
                 && !quoted.starts_with('_')
+                && !quoted.ends_with('_')
                 && !quoted.starts_with("FLOWMONKEY_");
             if is_code && !NOT_CODES.contains(&quoted) {
                 codes.insert(quoted.to_owned());

@@ -24,6 +24,14 @@ pub(crate) async fn backup(args: BackupArgs) -> Result<Exit, CliError> {
     copied?;
     verify(&file).await?;
     tell(&format!("{} is backed up in {}", data_dir.display(), file.display()));
+    let objects = data_dir::objects(&data_dir);
+    let has_objects = std::fs::read_dir(&objects).is_ok_and(|mut entries| entries.next().is_some());
+    if has_objects {
+        tell(&format!(
+            "checkpoints over 1 MiB are not in it: copy {} too, or such jobs begin anew",
+            objects.display()
+        ));
+    }
     Ok(Exit::Done)
 }
 

@@ -14,6 +14,8 @@ use crate::errors::CliError;
 
 /// Name of the database in a data directory.
 const DATABASE: &str = "flowmonkey.db";
+/// Where checkpoints are that are too large for the record.
+const OBJECTS: &str = "objects";
 const LOCK: &str = "lock";
 const ADDRESS: &str = "address";
 /// Bytes of a lock or address file that are read.
@@ -53,6 +55,11 @@ pub(crate) enum Ownership {
 /// Where the database of the data directory `path` is.
 pub(crate) fn database(path: &Path) -> PathBuf {
     path.join(DATABASE)
+}
+
+/// Where the objects of the data directory `path` are.
+pub(crate) fn objects(path: &Path) -> PathBuf {
+    path.join(OBJECTS)
 }
 
 impl DataDir {

@@ -44,8 +44,6 @@ const CONCURRENCY_MIN: usize = 8;
 const RESULTS_MAX: Duration = Duration::from_secs(10);
 /// How long chores may take to end.
 const CHORES_MAX: Duration = Duration::from_secs(10);
-/// Where checkpoints are that are too large for the record, in the data directory.
-const OBJECTS_DIR: &str = "objects";
 /// How often it is looked whether everything has come to rest.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -132,7 +130,7 @@ impl Embedded {
             announced: None,
         };
         let objects =
-            if options.moves { Some(Objects::folder(&dir.path().join(OBJECTS_DIR))?) } else { None };
+            if options.moves { Some(Objects::folder(&data_dir::objects(dir.path()))?) } else { None };
         let config = EngineConfig {
             heartbeat: HEARTBEAT,
             lease: LEASE,
