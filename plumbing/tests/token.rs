@@ -56,9 +56,9 @@ fn a_mac_of_another_language_counts() {
 }
 
 const TOKEN_OF_PYTHON: &str =
-    "v1.blSBi2gD.l6Z0a18xXzECpGV4XzHApHRvaWwPz3__________.52mHU6DYhjqrhUBcLqfgI3N1se24ZgXdzVB2mvwkjYI";
+    "v1.blSBi2gD.l6Z0a18xXzECpGV4XzHApHRvaWw_z3__________.lvCNt8SAs7Y9COTvhEgQQT10b9oeuRIN76dFPLekTto";
 const MAC_OF_PYTHON: &str =
-    "v1.blSBi2gD.l6Z0a18xXzECpGV4XzHApHRvaWwPz3__________.JGbNSCI2O-4D8EMDpuPapjGt9UG4qJYj6RT_Et9ZKR4";
+    "v1.blSBi2gD.l6Z0a18xXzECpGV4XzHApHRvaWw_z3__________.P5DRSfLeG6Uwn2SsbQt662Kq0QbKQRZi2Efg-_xvpYo";
 
 #[test]
 fn every_field_that_moves_an_execution_is_covered() {
