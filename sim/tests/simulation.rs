@@ -75,14 +75,8 @@ fn every_planted_fault_is_found() {
     assert_eq!(missed, Vec::new(), "these planted faults were not found");
 }
 
-/// Where the search for a fault begins. One that shows in few runs only is looked for where it does.
-fn first_seed(plant: Plant) -> u64 {
-    if plant == Plant::TurnNeverEnds { 440 } else { 1 }
-}
-
 fn find(plant: Plant) -> Option<Report> {
     let options = Options { plant: Some(plant), ..Options::default() };
-    let first = first_seed(plant);
-    let mut reports = (first..first + PLANT_SEEDS).map(|seed| Simulation::run(seed, options));
+    let mut reports = (1..=PLANT_SEEDS).map(|seed| Simulation::run(seed, options));
     reports.find(|report| report.violation.is_some())
 }
