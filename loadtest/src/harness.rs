@@ -11,16 +11,20 @@ use flowmonkey_core::flow::Flow;
 use flowmonkey_core::flow::parse::{Format, parse_document};
 use flowmonkey_core::ids::ExecutionId;
 use flowmonkey_core::limits::{ContextLimits, Limits};
+use flowmonkey_engine::api::{ApiOptions, router, serve};
 use flowmonkey_engine::chores::{self, reconciler};
 use flowmonkey_engine::config::UnknownHandler;
 use flowmonkey_engine::services::EnginePlumbing;
 use flowmonkey_engine::store::{Durability, SqliteOptions, SqliteStore};
 use flowmonkey_engine::{Engine, EngineConfig, EngineDeps};
+use flowmonkey_plumbing::api::Plumbing;
 use flowmonkey_plumbing::clock::SystemClock;
+use flowmonkey_plumbing::http::{HttpPlumbing, HttpPlumbingConfig};
 use flowmonkey_plumbing::ids::SystemEntropy;
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::queue::{LocalQueue, LocalQueueLimits};
 use flowmonkey_worker::{Completion, Failure, Handler, Registry, Task, Worker, WorkerConfig, WorkerHandle};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,6 +35,17 @@ pub(crate) struct Embedded {
     worker: WorkerHandle,
     tracker: TaskTracker,
     shutdown: CancellationToken,
+    /// Over HTTP: what the worker calls.
+    client: Option<Arc<HttpPlumbing>>,
+}
+
+/// How the worker reaches the plumbing APIs.
+#[derive(Clone, Copy)]
+pub(crate) enum Way {
+    /// By calls.
+    InProcess,
+    /// By requests over the loopback interface.
+    Http,
 }
 
 struct Noop(Manifest);
@@ -64,6 +79,22 @@ impl Embedded {
     /// # Errors
     /// When the record cannot be opened.
     pub(crate) async fn open(folder: &Path, durability: Durability, concurrency: usize) -> Result<Self> {
+        let manifest =
+            Manifest { handler_type: "noop".into(), version: "1.0.0".into(), ..Manifest::default() };
+        Self::open_with(folder, durability, concurrency, Arc::new(Noop(manifest)), Way::InProcess).await
+    }
+
+    /// As [`Self::open`], with another handler, and a way to the plumbing APIs.
+    ///
+    /// # Errors
+    /// When the record cannot be opened.
+    pub(crate) async fn open_with(
+        folder: &Path,
+        durability: Durability,
+        concurrency: usize,
+        handler: Arc<dyn Handler>,
+        way: Way,
+    ) -> Result<Self> {
         let options = SqliteOptions { durability, ..SqliteOptions::default() };
         // As the command does it under the lock of its data directory.
         let store = SqliteStore::open(&folder.join("flowmonkey.db"), options).await?.alone();
@@ -90,15 +121,24 @@ impl Embedded {
         reconciler::reconcile(&engine, reconciler::Patience::NONE).await?;
         chores::spawn_all(&engine, &tracker, &shutdown);
         let mut registry = Registry::new();
-        registry.register(Arc::new(Noop(Manifest {
-            handler_type: "noop".into(),
-            version: "1.0.0".into(),
-            ..Manifest::default()
-        })))?;
+        registry.register(handler)?;
         let config = WorkerConfig { concurrency, ..WorkerConfig::new("loadtest") };
-        let plumbing = Arc::new(EnginePlumbing::new(engine.clone()));
+        let client = match way {
+            Way::InProcess => None,
+            Way::Http => {
+                let listener = TcpListener::bind("127.0.0.1:0").await?;
+                let url = format!("http://{}", listener.local_addr()?);
+                let router = router(engine.clone(), ApiOptions::default());
+                tracker.spawn(serve(listener, router, shutdown.clone()));
+                Some(Arc::new(HttpPlumbing::new(HttpPlumbingConfig::new([url]))?))
+            }
+        };
+        let plumbing: Arc<dyn Plumbing> = match &client {
+            Some(client) => client.clone(),
+            None => Arc::new(EnginePlumbing::new(engine.clone())),
+        };
         let worker = Worker::new(config, registry, queue, plumbing, clock)?.start()?;
-        Ok(Self { engine, worker, tracker, shutdown })
+        Ok(Self { engine, worker, tracker, shutdown, client })
     }
 
     /// Waits for the end of an execution.
@@ -114,6 +154,9 @@ impl Embedded {
     /// Stops everything in order.
     pub(crate) async fn close(self) {
         self.worker.drain(Duration::from_secs(5)).await;
+        if let Some(client) = &self.client {
+            client.close(Duration::from_secs(5)).await;
+        }
         self.shutdown.cancel();
         self.tracker.close();
         let Self { engine, tracker, .. } = self;

@@ -3,6 +3,7 @@
 //! `short` runs all of them in about a minute. What the figures mean and what they were is in `loadtest/README.md`.
 
 mod harness;
+mod plumbing;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -66,6 +67,12 @@ enum Scenario {
         /// Items.
         #[arg(long, default_value_t = 1000)]
         items: usize,
+    },
+    /// What each call of the plumbing APIs costs, in process and over HTTP.
+    Plumbing {
+        /// Calls of each kind, one after the other.
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=2000))]
+        calls: u16,
     },
     /// Executions that wait, then a restart of the engine on them.
     Waiting {
@@ -140,6 +147,7 @@ async fn run(scenario: Scenario, durability: Durability) -> Result<()> {
         Scenario::Latency { executions } => latency(durability, executions).await,
         Scenario::Throughput { executions, clients } => throughput(durability, executions, clients).await,
         Scenario::FanOut { items } => fan_out(durability, items).await,
+        Scenario::Plumbing { calls } => plumbing::plumbing(durability, calls.into()).await,
         Scenario::Waiting { executions } => waiting(durability, executions).await,
     }
 }
