@@ -111,8 +111,14 @@ impl Sentinel {
             let chosen = self.look_for_primary(Some(old.port())).await;
             // Refused, or given up later, while an earlier failover is not forgotten or no replica is in good state. Asked
             // again only as long as nothing has come of it, or there would be two failovers.
-            if chosen.is_none() && self.primary_port(&addresses[0]).await == Some(old.port()) {
-                self.ask::<()>(&addresses[0], &["SENTINEL", "FAILOVER", PRIMARY_NAME]).await.ok();
+            if chosen.is_none() {
+                // Not always the same one: it may be the last to learn of an earlier failover.
+                for address in &addresses {
+                    if self.primary_port(address).await == Some(old.port()) {
+                        self.ask::<()>(address, &["SENTINEL", "FAILOVER", PRIMARY_NAME]).await.ok();
+                        break;
+                    }
+                }
             }
             chosen
         })

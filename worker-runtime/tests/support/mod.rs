@@ -281,10 +281,11 @@ impl CheckpointApi for Memory {
             return Err(PlumbingError::Unavailable("nobody is there".into()));
         }
         let data = data.as_json().unwrap().clone();
+        let bytes = data.to_string().len() as u64;
         self.saves.send_modify(|saves| saves.push(data.clone()));
         *self.checkpoint.lock().unwrap() = Some(data);
         let (id, saved_at) = ("c1".into(), "2030-01-01T00:00:00Z".into());
-        Ok(SavedCheckpoint { id, saved_at, version: 1, bytes: 0 })
+        Ok(SavedCheckpoint { id, saved_at, version: 1, bytes })
     }
 
     async fn load_checkpoint(&self, _access: &TaskAccess) -> Result<Option<Checkpoint>, PlumbingError> {
