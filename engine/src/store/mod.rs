@@ -18,6 +18,7 @@ mod model;
 mod objects;
 mod postgres;
 mod progress;
+mod rows;
 mod sqlite;
 mod tally;
 mod transfer;

@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 use flowmonkey_core::time::Timestamp;
 use sqlx::query;
 
-use super::{PostgresStore, rows, sql};
+use super::{PostgresStore, sql};
 use crate::store::StoreError;
 use crate::store::encode::{integer, text};
 use crate::store::model::Retention;
+use crate::store::rows;
 
 /// Weeks beyond this one whose history has a partition already. What comes later goes to the default partition.
 const WEEKS_AHEAD: i32 = 4;

@@ -2,8 +2,9 @@
 
 use flowmonkey_plumbing::clock::Clock;
 
-use super::{PostgresStore, rows, sql};
+use super::{PostgresStore, sql};
 use crate::store::StoreError;
+use crate::store::rows;
 
 /// Readings taken; the one with the shortest round trip counts.
 const READINGS: usize = 3;

@@ -3,16 +3,18 @@
 //! Everything is put into the form of the database before the first statement.
 
 use std::collections::{BTreeSet, HashSet};
+use std::fmt::Display;
 use std::sync::Arc;
 
 use flowmonkey_core::execution::{Execution, Record, RecordedEvent};
 use flowmonkey_core::ids::ExecutionId;
 use flowmonkey_core::time::Timestamp;
+use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::columns::{self, ExecutionRow, FixedColumns, Following, HistoryRow};
 use super::write::{Outcome, Writer};
-use super::{PostgresStore, Shared, rows};
+use super::{PostgresStore, Shared, array};
 use crate::store::StoreError;
 use crate::store::creates::Key;
 use crate::store::encode::{integer, json, text};
@@ -137,7 +139,7 @@ impl Shared {
     async fn step_alone(&self, updates: &[PreparedUpdate]) -> Result<Committed, StoreError> {
         let chosen = first_updates(updates);
         let row = step(&chosen).fetch_one(&self.pool).await.map_err(|error| self.classify(error))?;
-        let held = rows::ids(&row, 0, &"fm_step")?;
+        let held = ids(&row, &"fm_step")?;
         Ok(Committed { updates: which_held(updates, &held), ..Committed::default() })
     }
 
@@ -145,7 +147,7 @@ impl Shared {
     async fn start_alone(&self, creates: &[PreparedCreate]) -> Result<Committed, StoreError> {
         let chosen = first_creates(creates.iter());
         let row = start(&chosen).fetch_one(&self.pool).await.map_err(|error| self.classify(error))?;
-        let mut stored: HashSet<ExecutionId> = rows::ids(&row, 0, &"fm_start")?.into_iter().collect();
+        let mut stored: HashSet<ExecutionId> = ids(&row, &"fm_start")?.into_iter().collect();
         let outcome = |create: &PreparedCreate| {
             if stored.remove(&create.change.id) { CreateOutcome::Created } else { CreateOutcome::IdTaken }
         };
@@ -343,4 +345,10 @@ fn following<'q>(changes: impl Iterator<Item = &'q Change>) -> Following<'q> {
         }
     }
     all
+}
+
+/// The ids that a function gives.
+pub(super) fn ids(row: &PgRow, what: &dyn Display) -> Result<Vec<ExecutionId>, StoreError> {
+    let ids: Vec<Uuid> = array(row, 0, what)?;
+    Ok(ids.into_iter().map(ExecutionId::from_uuid).collect())
 }

@@ -5,10 +5,11 @@ use flowmonkey_core::ids::TaskId;
 use sqlx::query;
 
 use super::columns::key;
-use super::{PostgresStore, Statement, rows, sql};
+use super::{PostgresStore, Statement, sql};
 use crate::store::StoreError;
 use crate::store::context::{ContextPatch, ContextStore, Staged};
 use crate::store::encode::{integer, json};
+use crate::store::rows;
 
 /// A patch whose sequence somebody else stores at the same moment is known when it is asked for again.
 const STAGE_TRIES: usize = 2;

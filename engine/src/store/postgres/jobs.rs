@@ -6,16 +6,16 @@ use async_trait::async_trait;
 use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_core::time::Timestamp;
 use serde_json::{Value, json};
-use sqlx::postgres::PgRow;
 use sqlx::query;
 
 use super::columns::key;
-use super::{PostgresStore, rows, sql};
+use super::{PostgresStore, sql};
 use crate::store::StoreError;
 use crate::store::encode::{integer, json, text};
 use crate::store::jobs::{
-    BeatOutcome, JobBeat, JobChange, JobFilter, JobRow, JobStore, ended_at, status_of, status_text,
+    BeatOutcome, JobBeat, JobChange, JobFilter, JobRow, JobStore, ended_at, status_text,
 };
+use crate::store::rows;
 
 fn change(change: &JobChange) -> Result<Value, StoreError> {
     Ok(json!({
@@ -32,48 +32,6 @@ fn change(change: &JobChange) -> Result<Value, StoreError> {
         "retry": change.retry_count,
         "error": change.error.as_ref().map(json).transpose()?,
     }))
-}
-
-fn instant(row: &PgRow, index: usize, what: &str) -> Result<Option<Timestamp>, StoreError> {
-    Ok(rows::column::<Option<i64>>(row, index, &what)?.map(Timestamp::from_millis))
-}
-
-fn count<T: TryFrom<i64>>(row: &PgRow, index: usize, what: &str) -> Result<Option<T>, StoreError> {
-    match rows::column::<Option<i64>>(row, index, &what)? {
-        None => Ok(None),
-        Some(_) => rows::count(row, index, &what).map(Some),
-    }
-}
-
-fn job(row: &PgRow) -> Result<JobRow, StoreError> {
-    let table = "fm_jobs";
-    let task = TaskId { execution: rows::id(row, 0, &table)?, number: rows::count(row, 1, &table)? };
-    let what = format!("fm_jobs {task}");
-    let status: String = rows::column(row, 3, &what)?;
-    let error: Option<String> = rows::column(row, 18, &what)?;
-    Ok(JobRow {
-        task,
-        attempt: rows::count(row, 2, &what)?,
-        status: status_of(&status).ok_or_else(|| rows::corrupt(&what, format!("the status `{status}`")))?,
-        step_id: rows::column(row, 4, &what)?,
-        handler_type: rows::column(row, 5, &what)?,
-        worker: rows::column(row, 6, &what)?,
-        created_at: rows::instant(row, 7, &what)?,
-        claimed_at: instant(row, 8, &what)?,
-        started_at: instant(row, 9, &what)?,
-        completed_at: instant(row, 10, &what)?,
-        progress_percent: rows::column(row, 11, &what)?,
-        progress_message: rows::column(row, 12, &what)?,
-        last_heartbeat_at: instant(row, 13, &what)?,
-        checkpoint: rows::column(row, 14, &what)?,
-        timeout_ms: count(row, 15, &what)?,
-        max_retries: count(row, 16, &what)?,
-        retry_count: rows::count(row, 17, &what)?,
-        error: error
-            .map(|error| serde_json::from_str(&error))
-            .transpose()
-            .map_err(|error| rows::corrupt(&what, error))?,
-    })
 }
 
 #[async_trait]
@@ -112,7 +70,7 @@ impl JobStore for PostgresStore {
             .bind(filter.before.map_or(i64::MAX, |before| i64::from(before.number)))
             .bind(integer(filter.max as u64));
         let found = self.read(statement).await?;
-        Ok(self.sound(&found, job))
+        Ok(self.sound(&found, rows::job))
     }
 
     async fn open_jobs(&self, after: Option<TaskId>, max: usize) -> Result<Vec<JobRow>, StoreError> {
@@ -121,7 +79,7 @@ impl JobStore for PostgresStore {
             .bind(after.map_or(-1, |after| i64::from(after.number)))
             .bind(integer(max as u64));
         let found = self.read(statement).await?;
-        Ok(self.sound(&found, job))
+        Ok(self.sound(&found, rows::job))
     }
 
     async fn beating_jobs(

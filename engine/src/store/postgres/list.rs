@@ -2,10 +2,11 @@
 
 use flowmonkey_core::execution::Status;
 
-use super::{PostgresStore, rows, sql};
+use super::{PostgresStore, sql};
 use crate::store::StoreError;
 use crate::store::encode::{integer, labels, text};
 use crate::store::model::{ExecutionFilter, ListPage};
+use crate::store::rows;
 
 impl PostgresStore {
     pub(super) async fn list_page(&self, filter: &ExecutionFilter) -> Result<ListPage, StoreError> {

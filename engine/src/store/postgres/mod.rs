@@ -18,7 +18,6 @@ mod list;
 mod objects;
 mod options;
 mod progress;
-mod rows;
 mod schema;
 mod sql;
 mod store;
@@ -27,15 +26,16 @@ mod tests;
 mod webhooks;
 mod write;
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use sqlx::postgres::{PgArguments, PgPool, PgRow};
 use sqlx::query::Query;
-use sqlx::{Postgres, Transaction};
+use sqlx::{Decode, Postgres, Row, Transaction, Type};
 use tokio_util::task::TaskTracker;
 
-use super::StoreError;
+use super::{StoreError, rows};
 pub(super) use apart::{apart, failed};
 pub use inspect::{Causes, Inspection, PoolFacts, ServerFacts, TableFacts};
 pub use options::{PostgresOptions, PostgresSession, PostgresUrlError};
@@ -169,4 +169,12 @@ impl Shared {
         };
         begun.map_err(|error| self.classify(error))
     }
+}
+
+/// A column that holds an array: only Postgres has them.
+fn array<'r, T>(row: &'r PgRow, index: usize, what: &dyn Display) -> Result<Vec<T>, StoreError>
+where
+    Vec<T>: Decode<'r, Postgres> + Type<Postgres>,
+{
+    row.try_get(index).map_err(|error| rows::corrupt(what, error))
 }

@@ -4,8 +4,9 @@ use async_trait::async_trait;
 use flowmonkey_core::time::Timestamp;
 use sqlx::query;
 
-use super::{PostgresStore, rows, sql};
+use super::{PostgresStore, sql};
 use crate::store::encode::integer;
+use crate::store::rows;
 use crate::store::{ObjectTable, StoreError};
 
 #[async_trait]

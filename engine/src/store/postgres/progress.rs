@@ -3,15 +3,15 @@
 use async_trait::async_trait;
 use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_core::time::Timestamp;
-use sqlx::postgres::PgRow;
 use sqlx::query;
 use uuid::Uuid;
 
 use super::columns::key;
-use super::{PostgresStore, rows, sql};
+use super::{PostgresStore, sql};
 use crate::store::StoreError;
 use crate::store::encode::{integer, json, text};
-use crate::store::progress::{LogFilter, LogRow, ProgressRow, ProgressStore, level, level_word};
+use crate::store::progress::{LogFilter, LogRow, ProgressRow, ProgressStore, level_word};
+use crate::store::rows;
 
 /// One column of many rows.
 fn all<R, T>(rows: &[R], value: impl Fn(&R) -> T) -> Vec<T> {
@@ -39,7 +39,7 @@ impl ProgressStore for PostgresStore {
     async fn latest_progress(&self, task: TaskId) -> Result<Option<ProgressRow>, StoreError> {
         let statement = query(sql::PROGRESS_LATEST).bind(key(&task.execution)).bind(i64::from(task.number));
         let row = self.read_one(statement).await?;
-        row.as_ref().map(|row| progress(row, task.execution)).transpose()
+        row.as_ref().map(|row| rows::progress(row, task.execution)).transpose()
     }
 
     async fn progress_page(
@@ -52,7 +52,7 @@ impl ProgressStore for PostgresStore {
         let statement =
             query(sql::PROGRESS_PAGE).bind(key(&execution)).bind(task).bind(at).bind(integer(max as u64));
         let found = self.read(statement).await?;
-        Ok(self.sound(&found, |row| progress(row, execution)))
+        Ok(self.sound(&found, |row| rows::progress(row, execution)))
     }
 
     async fn live_children_done(&self, parent: ExecutionId, join: u32) -> Result<f64, StoreError> {
@@ -87,31 +87,6 @@ impl ProgressStore for PostgresStore {
             .bind(filter.attempt.map(i64::from))
             .bind(integer(filter.max as u64));
         let found = self.read(statement).await?;
-        Ok(self.sound(&found, |row| line(row, filter.execution)))
+        Ok(self.sound(&found, |row| rows::log_line(row, filter.execution)))
     }
-}
-
-fn progress(row: &PgRow, execution: ExecutionId) -> Result<ProgressRow, StoreError> {
-    let what = format!("fm_progress {execution}");
-    Ok(ProgressRow {
-        task: TaskId { execution, number: rows::count(row, 0, &what)? },
-        at: rows::instant(row, 1, &what)?,
-        attempt: rows::count(row, 2, &what)?,
-        step: rows::column(row, 3, &what)?,
-        progress: rows::parsed(row, 4, &what)?,
-    })
-}
-
-fn line(row: &PgRow, execution: ExecutionId) -> Result<LogRow, StoreError> {
-    let what = format!("fm_task_logs {execution}");
-    let word: &str = rows::column(row, 5, &what)?;
-    Ok(LogRow {
-        task: TaskId { execution, number: rows::count(row, 0, &what)? },
-        attempt: rows::count(row, 1, &what)?,
-        line: rows::count(row, 2, &what)?,
-        at: rows::instant(row, 3, &what)?,
-        step: rows::column(row, 4, &what)?,
-        level: level(word).ok_or_else(|| rows::corrupt(&what, format_args!("unknown level `{word}`")))?,
-        message: rows::column(row, 6, &what)?,
-    })
 }

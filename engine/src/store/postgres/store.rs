@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use sqlx::query;
 
 use super::columns::key;
-use super::{PostgresStore, rows, sql};
+use super::{PostgresStore, sql};
 use crate::store::encode::{integer, json, text};
 use crate::store::events::EventStore;
 use crate::store::model::{
@@ -21,6 +21,7 @@ use crate::store::model::{
     TaskOut,
 };
 use crate::store::objects::ContentColumns;
+use crate::store::rows;
 use crate::store::{Store, StoreError, child, flows};
 
 /// Fan-outs looked at with one statement.

@@ -2,69 +2,18 @@
 
 use async_trait::async_trait;
 use flowmonkey_core::time::Timestamp;
-use sqlx::postgres::PgRow;
 use sqlx::query;
 
 use super::columns::key;
-use super::{PostgresStore, rows, sql};
+use super::{PostgresStore, sql};
 use crate::store::StoreError;
 use crate::store::encode::{integer, json, text};
 use crate::store::events::{
-    Delivery, DeliveryStatus, DeliveryTry, EventFilter, EventPlace, EventStore, NewDelivery, SettledDelivery,
-    Webhook, WebhookNote, which_are_new,
+    Delivery, DeliveryStatus, EventFilter, EventPlace, EventStore, NewDelivery, SettledDelivery, Webhook,
+    WebhookNote, which_are_new,
 };
 use crate::store::model::PublishedEvent;
-
-/// A webhook, in the order of the columns of `webhooks_list`.
-fn webhook(row: &PgRow) -> Result<Webhook, StoreError> {
-    let id: String = rows::column(row, 0, &"a row of fm_webhooks")?;
-    let what = format!("fm_webhooks {id}");
-    let failing_since: Option<i64> = rows::column(row, 7, &what)?;
-    Ok(Webhook {
-        id,
-        url: rows::column(row, 1, &what)?,
-        secret: rows::column(row, 2, &what)?,
-        patterns: rows::parsed(row, 3, &what)?,
-        description: rows::column(row, 4, &what)?,
-        active: rows::column(row, 5, &what)?,
-        deactivated: rows::column(row, 6, &what)?,
-        failing_since: failing_since.map(Timestamp::from_millis),
-        created_at: rows::instant(row, 8, &what)?,
-    })
-}
-
-/// A delivery, in the order of the columns of `deliveries_*`.
-fn delivery(row: &PgRow) -> Result<Delivery, StoreError> {
-    let webhook: String = rows::column(row, 0, &"a row of fm_webhook_deliveries")?;
-    let event: String = rows::column(row, 1, &"a row of fm_webhook_deliveries")?;
-    let what = format!("fm_webhook_deliveries {webhook} {event}");
-    let status: &str = rows::column(row, 3, &what)?;
-    let status =
-        DeliveryStatus::parse(status).ok_or_else(|| rows::corrupt(&what, format_args!("status {status}")))?;
-    let tried: Option<i64> = rows::column(row, 7, &what)?;
-    let last = match tried {
-        None => None,
-        Some(at) => {
-            let answered: Option<i64> = rows::column(row, 8, &what)?;
-            Some(DeliveryTry {
-                at: Timestamp::from_millis(at),
-                status: answered.and_then(|status| u16::try_from(status).ok()),
-                error: rows::column(row, 9, &what)?,
-                duration_ms: rows::count(row, 10, &what)?,
-            })
-        }
-    };
-    Ok(Delivery {
-        name: rows::column(row, 2, &what)?,
-        attempts: rows::count(row, 4, &what)?,
-        next_at: rows::instant(row, 5, &what)?,
-        created_at: rows::instant(row, 6, &what)?,
-        webhook,
-        event,
-        status,
-        last,
-    })
-}
+use crate::store::rows;
 
 #[async_trait]
 impl EventStore for PostgresStore {
@@ -139,7 +88,7 @@ impl EventStore for PostgresStore {
 
     async fn webhooks(&self) -> Result<Vec<Webhook>, StoreError> {
         let found = self.read(query(sql::WEBHOOKS_LIST)).await?;
-        Ok(self.sound(&found, webhook))
+        Ok(self.sound(&found, rows::webhook))
     }
 
     async fn delete_webhook(&self, id: &str) -> Result<bool, StoreError> {
@@ -187,7 +136,7 @@ impl EventStore for PostgresStore {
             .bind(until.as_millis())
             .bind(integer(max as u64));
         let found = self.read(statement).await?;
-        Ok(self.sound(&found, delivery))
+        Ok(self.sound(&found, rows::delivery))
     }
 
     async fn settle_delivery(&self, settled: &SettledDelivery) -> Result<bool, StoreError> {
@@ -220,7 +169,7 @@ impl EventStore for PostgresStore {
             .bind(status.map(DeliveryStatus::as_str))
             .bind(integer(max as u64));
         let found = self.read(statement).await?;
-        Ok(self.sound(&found, delivery))
+        Ok(self.sound(&found, rows::delivery))
     }
 
     async fn redeliver(&self, webhook: &str, event: &str, now: Timestamp) -> Result<bool, StoreError> {

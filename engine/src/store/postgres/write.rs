@@ -17,11 +17,12 @@ use super::commit::{
     self, Change, Prepared, PreparedCreate, PreparedUpdate, RecordRows, first_creates, first_updates,
     which_held,
 };
-use super::{Shared, rows, sql};
+use super::{Shared, sql};
 use crate::store::StoreError;
 use crate::store::creates::{self, Candidate, Key, KeyName, Known};
 use crate::store::encode::integer;
 use crate::store::model::{Committed, CreateOutcome, JoinState, Spawn};
+use crate::store::rows;
 use crate::store::tally::{JoinKey, Settled, Tally};
 
 /// What came of a transaction.
@@ -99,7 +100,7 @@ impl Writer<'_, '_> {
     /// The ids that a function gives.
     async fn ids(&mut self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<ExecutionId>, StoreError> {
         let found = self.fetch(query).await?;
-        found.first().map_or(Ok(Vec::new()), |row| rows::ids(row, 0, &"fm_executions"))
+        found.first().map_or(Ok(Vec::new()), |row| commit::ids(row, &"fm_executions"))
     }
 
     /// Guards and stores the updates.

@@ -19,10 +19,11 @@ use super::prepare::{
     Change, PreparedBatch, PreparedCreate, PreparedUpdate, Wakes, accepted, first_of_each, gather,
     update_rows,
 };
-use super::{SqliteStore, rows, sql};
+use super::{SqliteStore, sql};
 use crate::store::StoreError;
 use crate::store::creates::{self, Candidate, Key, KeyName, Known};
 use crate::store::model::{Batch, Committed, CreateOutcome, JoinState, Spent};
+use crate::store::rows;
 use crate::store::tally::{JoinKey, Settled, Tally};
 
 impl SqliteStore {

@@ -5,9 +5,10 @@ use flowmonkey_core::ids::TaskId;
 use sqlx::{Connection, query};
 
 use super::encode::{blob, hex, integer, json};
-use super::{SqliteStore, rows, sql};
+use super::{SqliteStore, sql};
 use crate::store::StoreError;
 use crate::store::context::{ContextPatch, ContextStore, Staged};
+use crate::store::rows;
 
 #[async_trait]
 impl ContextStore for SqliteStore {

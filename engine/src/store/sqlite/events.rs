@@ -5,9 +5,10 @@ use flowmonkey_core::time::Timestamp;
 use sqlx::query;
 
 use super::encode::{self, integer};
-use super::{SqliteStore, Statement, rows, sql};
+use super::{SqliteStore, Statement, sql};
 use crate::store::StoreError;
 use crate::store::model::PublishedEvent;
+use crate::store::rows;
 
 /// Where a page begins: behind this instant and place.
 #[derive(Clone, Copy)]

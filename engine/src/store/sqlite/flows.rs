@@ -4,8 +4,9 @@ use flowmonkey_core::execution::FlowReference;
 use flowmonkey_core::time::Timestamp;
 use sqlx::query;
 
-use super::{SqliteStore, rows, sql};
+use super::{SqliteStore, sql};
 use crate::store::model::{FlowRow, PublishOutcome};
+use crate::store::rows;
 use crate::store::{Store, StoreError, flows};
 
 impl SqliteStore {

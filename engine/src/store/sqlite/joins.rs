@@ -8,9 +8,10 @@ use flowmonkey_core::ids::ExecutionId;
 use sqlx::query;
 
 use super::encode::blob;
-use super::{SqliteStore, rows, sql};
+use super::{SqliteStore, sql};
 use crate::store::StoreError;
 use crate::store::model::{Join, JoinState};
+use crate::store::rows;
 
 /// Fan-outs looked at with one statement.
 const JOINS_PAGE: i64 = 500;

@@ -2,9 +2,10 @@
 
 use flowmonkey_core::execution::Status;
 
-use super::{SqliteStore, encode, rows, sql};
+use super::{SqliteStore, encode, sql};
 use crate::store::StoreError;
 use crate::store::model::{ExecutionFilter, ListPage};
+use crate::store::rows;
 
 impl SqliteStore {
     pub(super) async fn list_page(&self, filter: &ExecutionFilter) -> Result<ListPage, StoreError> {

@@ -19,7 +19,6 @@ mod objects;
 mod prepare;
 mod progress;
 mod published;
-mod rows;
 mod schema;
 mod sql;
 mod store;
@@ -169,6 +168,14 @@ impl SqliteStore {
         let mut writer = self.writer.lend().await.map_err(fail)?;
         let done = statement.execute(&mut *writer).await;
         writer.done(done).map(|done| done.rows_affected()).map_err(fail)
+    }
+
+    /// Runs one statement that writes and gives rows.
+    async fn write_rows(&self, statement: Statement) -> Result<Vec<SqliteRow>, StoreError> {
+        let fail = |error| self.classify(error);
+        let mut writer = self.writer.lend().await.map_err(fail)?;
+        let found = statement.fetch_all(&mut *writer).await;
+        writer.done(found).map_err(fail)
     }
 
     async fn read(&self, statement: Statement) -> Result<Vec<SqliteRow>, StoreError> {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use sqlx::{Connection, query};
 
 use super::encode::{self, blob, integer};
-use super::{SqliteStore, rows, sql};
+use super::{SqliteStore, sql};
 use crate::store::events::EventStore;
 use crate::store::model::{
     Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
@@ -20,6 +20,7 @@ use crate::store::model::{
     TaskOut,
 };
 use crate::store::objects::ContentColumns;
+use crate::store::rows;
 use crate::store::{Store, StoreError, child, flows};
 
 #[async_trait]

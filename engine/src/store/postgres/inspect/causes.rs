@@ -7,9 +7,10 @@ use flowmonkey_core::time::Timestamp;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use super::{Inspection, rows};
-use crate::store::StoreError;
+use super::super::array;
+use super::Inspection;
 use crate::store::encode::{integer, text};
+use crate::store::{StoreError, rows};
 
 /// Executions that are read at a time.
 const PAGE: usize = 1000;
@@ -71,7 +72,7 @@ fn missing(row: &PgRow, id: ExecutionId, now: Timestamp) -> Result<Option<String
     let execution: Execution = rows::parsed(row, 1, &what)?;
     let timer: Option<i64> = rows::column(row, 2, &what)?;
     let subscription: Option<String> = rows::column(row, 3, &what)?;
-    let joins: Vec<i64> = rows::column(row, 4, &what)?;
+    let joins: Vec<i64> = array(row, 4, &what)?;
     if let Some(wake) = execution.next_wake()
         && timer.is_none()
     {

@@ -10,9 +10,9 @@ use flowmonkey_plumbing::clock::Clock;
 use sqlx::postgres::PgRow;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
-use super::{PostgresOptions, connect, error, rows, schema, sql};
+use super::{PostgresOptions, connect, error, schema, sql};
 use crate::store::encode::integer;
-use crate::store::{StoreError, TaskOut};
+use crate::store::{StoreError, TaskOut, rows};
 pub use causes::Causes;
 
 /// Readings of the clock; the one with the shortest round trip counts.
