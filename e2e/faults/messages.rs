@@ -32,7 +32,7 @@ async fn start() -> System {
 }
 
 async fn connection(system: &System) -> MultiplexedConnection {
-    system.redis.client().get_multiplexed_async_connection().await.unwrap()
+    system.redis.connect().await.unwrap()
 }
 
 /// The message of the first attempt of the first task of an execution, as the queue has it.

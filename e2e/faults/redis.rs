@@ -85,7 +85,7 @@ async fn any_key_may_be_deleted() {
     // Few slots, so that tasks queue up.
     let system = System::start(Options { concurrency: 2, ..Options::default() }).await;
     let mut load = Load::new(&system).await;
-    let mut connection = system.redis.client().get_multiplexed_async_connection().await.unwrap();
+    let mut connection = system.redis.connect().await.unwrap();
     for (key, always) in KINDS {
         load.during(&system, async {
             loop {

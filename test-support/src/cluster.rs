@@ -145,7 +145,7 @@ impl Cluster {
         for _ in 0..FAIL_OVERS_MAX {
             // Refused while the replica is not in step.
             if let Some(replica) = self.replica_of(&old).await {
-                replica.try_command(&["CLUSTER", "FAILOVER"]).await.ok();
+                replica.probe(&["CLUSTER", "FAILOVER"]).await.ok();
             }
             let chosen = tokio::time::timeout(FAIL_OVER_WITHIN, self.owner_after(slot, &old)).await;
             if let Ok(chosen) = chosen {
@@ -206,7 +206,7 @@ impl Cluster {
     async fn replicate(&self, primary: &Redis, replica: &Redis) {
         let id = role(primary).await.expect("the primary answers").id;
         wait_until("the replica has heard of its primary", SETTLED_WITHIN, async || {
-            replica.try_command(&["CLUSTER", "REPLICATE", &id]).await.is_ok()
+            replica.probe(&["CLUSTER", "REPLICATE", &id]).await.is_ok()
         })
         .await;
         wait_until("the replica is in step", SETTLED_WITHIN, async || {
@@ -218,7 +218,7 @@ impl Cluster {
 }
 
 async fn text(node: &Redis, words: &[&str]) -> RedisResult<String> {
-    Ok(::redis::from_redis_value(node.try_command(words).await?)?)
+    Ok(::redis::from_redis_value(node.probe(words).await?)?)
 }
 
 /// Reads the line of `CLUSTER NODES` that is about the node itself: `<id> <address> <flags> <primary> <4 more> <slots…>`.

@@ -47,7 +47,7 @@ pub use self::cluster::{Cluster, ClusterOptions};
 pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::{Durability, Postgres, PostgresOptions, Template, TestDatabase};
 pub use self::proxy::{Direction, FaultProxy, Flow};
-pub use self::redis::{Persistence, Redis, RedisOptions};
+pub use self::redis::{Persistence, Redis, RedisOptions, patient};
 pub use self::s3::S3;
 pub use self::sentinel::Sentinel;
 pub use self::wait::{wait_for, wait_until};

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::redis::{Client, ClientTlsConfig, TlsCertificates, Value};
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{AsyncConnectionConfig, Client, ClientTlsConfig, TlsCertificates, Value};
 use rustix::process::Signal;
 
 use crate::certificates::{ClientCertificates, ServerFiles, Tls};
@@ -146,14 +147,34 @@ impl Redis {
         self.try_command(words).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
-    /// Sends one command over a new connection.
+    /// Sends one command over a new connection, and waits for its reply.
     ///
     /// # Errors
     /// When it cannot be reached, or replies with an error.
     pub async fn try_command(&self, words: &[&str]) -> ::redis::RedisResult<Value> {
+        command_of(words).query_async(&mut self.connect().await?).await
+    }
+
+    /// A connection that waits for its replies.
+    ///
+    /// # Errors
+    /// When the server cannot be reached.
+    pub async fn connect(&self) -> ::redis::RedisResult<MultiplexedConnection> {
+        self.client().get_multiplexed_async_connection_with_config(&patient()).await
+    }
+
+    /// As `try_command` for those who ask again: it gives up after the half second of the client library, as the server may be
+    /// paused, or be told to end.
+    pub(crate) async fn probe(&self, words: &[&str]) -> ::redis::RedisResult<Value> {
         let mut connection = self.client().get_multiplexed_async_connection().await?;
         command_of(words).query_async(&mut connection).await
     }
+}
+
+/// Settings of connections without time limits. The client library gives up after half a second, which a busy machine needs now
+/// and then.
+pub fn patient() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None)
 }
 
 /// A client of the server at `url` that has the certificates.

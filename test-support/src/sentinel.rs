@@ -228,5 +228,5 @@ async fn follow(primary: &Redis) -> RedisResult<usize> {
 }
 
 async fn replication(server: &Redis) -> RedisResult<String> {
-    Ok(::redis::from_redis_value(server.try_command(&["INFO", "replication"]).await?)?)
+    Ok(::redis::from_redis_value(server.probe(&["INFO", "replication"]).await?)?)
 }

@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-use flowmonkey_test_support::{Direction, FaultProxy, Flow, Redis, RedisOptions, wait_until};
+use flowmonkey_test_support::{Direction, FaultProxy, Flow, Redis, RedisOptions, patient, wait_until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -50,7 +50,7 @@ async fn healthy_it_passes_all_and_counts() {
     wait_until("the end is passed on", LIMIT, async || proxy.connections_open() == 0).await;
     let large = "x".repeat(3_000_000);
     let client = redis::Client::open(proxy.url_of(&redis.url(), redis.port())).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = client.get_multiplexed_async_connection_with_config(&patient()).await.unwrap();
     let echoed: String = redis::cmd("ECHO").arg(&large).query_async(&mut connection).await.unwrap();
     assert!(echoed == large);
 }

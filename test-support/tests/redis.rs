@@ -1,6 +1,6 @@
 //! Redis: starts, is reached, dies and comes back.
 
-use flowmonkey_test_support::{Persistence, Redis, RedisOptions};
+use flowmonkey_test_support::{Persistence, Redis, RedisOptions, patient};
 use redis::Value;
 
 fn text(text: &str) -> Value {
@@ -60,7 +60,7 @@ async fn settings_passwords_and_users_are_taken() {
     let memory = redis.command(&["CONFIG", "GET", "maxmemory"]).await;
     assert_eq!(memory, Value::Array(vec![text("maxmemory"), text("5242880")]));
     let stranger = redis::Client::open(format!("redis://127.0.0.1:{}", redis.port())).unwrap();
-    let mut connection = stranger.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = stranger.get_multiplexed_async_connection_with_config(&patient()).await.unwrap();
     let refused = redis::cmd("PING").exec_async(&mut connection).await.unwrap_err();
     assert_eq!(refused.code(), Some("NOAUTH"));
 

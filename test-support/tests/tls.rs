@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flowmonkey_test_support::{
-    Certificates, ClientCertificates, Postgres, PostgresOptions, Redis, RedisOptions, Tls,
+    Certificates, ClientCertificates, Postgres, PostgresOptions, Redis, RedisOptions, Tls, patient,
 };
 use redis::{Client, TlsCertificates, Value};
 use sqlx::{Connection as _, PgConnection};
@@ -25,7 +25,7 @@ async fn redis_lets_in_whom_the_options_say() {
             let root_cert = Some(std::fs::read(authority.authority()).unwrap());
             let client =
                 Client::build_with_tls(url, TlsCertificates { client_tls: None, root_cert }).unwrap();
-            let mut connection = client.get_multiplexed_async_connection().await?;
+            let mut connection = client.get_multiplexed_async_connection_with_config(&patient()).await?;
             redis::cmd("PING").query_async::<String>(&mut connection).await
         };
         let without_certificate = ping(redis.url(), &certificates).await;
@@ -36,7 +36,7 @@ async fn redis_lets_in_whom_the_options_say() {
         );
         ping(redis.url(), &Certificates::new()).await.unwrap_err();
         let plain = Client::open(redis.url().replace("rediss", "redis")).unwrap();
-        plain.get_multiplexed_async_connection().await.unwrap_err();
+        plain.get_multiplexed_async_connection_with_config(&patient()).await.unwrap_err();
     }
 }
 

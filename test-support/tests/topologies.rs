@@ -1,8 +1,13 @@
 //! Several Redis together: they fail over, and serve their slots.
 
-use flowmonkey_test_support::{Cluster, Sentinel};
+use std::time::Duration;
+
+use flowmonkey_test_support::{Cluster, Sentinel, patient};
 use redis::Value;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
+
+/// Its client knows no "without limit", and gives up after half a second, which a busy machine needs now and then.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[tokio::test]
 async fn sentinels_replace_a_primary_that_is_killed_or_asked_to_go() {
@@ -18,7 +23,7 @@ async fn sentinels_replace_a_primary_that_is_killed_or_asked_to_go() {
             .unwrap()
     };
     let first = sentinel.primary().await;
-    let mut connection = builder().get_async_connection().await.unwrap();
+    let mut connection = builder().get_async_connection_with_config(&patient()).await.unwrap();
     redis::cmd("SET").arg("key").arg("kept").exec_async(&mut connection).await.unwrap();
     // Replication does not wait; without this the key might be lost as the failover is meant to lose it.
     let replicas: i64 = redis::cmd("WAIT").arg(2).arg(0).query_async(&mut connection).await.unwrap();
@@ -28,7 +33,7 @@ async fn sentinels_replace_a_primary_that_is_killed_or_asked_to_go() {
     assert_eq!(killed.port(), first.port());
     let second = sentinel.primary_after(&killed).await;
     assert_ne!(second.port(), killed.port());
-    let mut connection = builder().get_async_connection().await.unwrap();
+    let mut connection = builder().get_async_connection_with_config(&patient()).await.unwrap();
     let kept: String = redis::cmd("GET").arg("key").query_async(&mut connection).await.unwrap();
     assert_eq!(kept, "kept");
 
@@ -39,7 +44,8 @@ async fn sentinels_replace_a_primary_that_is_killed_or_asked_to_go() {
 #[tokio::test]
 async fn a_cluster_serves_all_slots_and_is_whole_again_after_a_kill() {
     let cluster = Cluster::start().await;
-    let client = redis::cluster::ClusterClient::new(cluster.addresses()).unwrap();
+    let client = redis::cluster::ClusterClientBuilder::new(cluster.addresses());
+    let client = client.connection_timeout(PATIENCE).response_timeout(PATIENCE).build().unwrap();
     let mut connection = client.get_async_connection().await.unwrap();
     for key in 0..30 {
         redis::cmd("SET").arg(key).arg(key).exec_async(&mut connection).await.unwrap();

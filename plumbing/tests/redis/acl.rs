@@ -3,7 +3,7 @@
 use flowmonkey_plumbing::queue::conformance::{result, task};
 use flowmonkey_plumbing::queue::redis::{AclRole, LIBRARY, RedisOptions, RedisQueue, Severity, acl_rules};
 use flowmonkey_plumbing::queue::{DispatchQueue, Lease, QueueError, TaskQueue, WorkerPresence};
-use flowmonkey_test_support::{Redis, RedisOptions as ServerOptions};
+use flowmonkey_test_support::{Redis, RedisOptions as ServerOptions, patient};
 use redis::{ErrorKind, ServerErrorKind, Value};
 
 use super::support::{claim_by, claimed, on, options, queue_with};
@@ -30,7 +30,8 @@ async fn add_user(server: &Redis, name: &str, role: &AclRole, prefix: &str) {
 
 async fn as_user(server: &Redis, name: &str, words: &[&str]) -> redis::RedisResult<Value> {
     let url = format!("redis://{name}:secret@127.0.0.1:{}", server.port());
-    let mut connection = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
+    let mut connection =
+        redis::Client::open(url)?.get_multiplexed_async_connection_with_config(&patient()).await?;
     let mut command = redis::cmd(words[0]);
     command.arg(&words[1..]).query_async(&mut connection).await
 }

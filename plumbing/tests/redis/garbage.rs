@@ -129,7 +129,7 @@ async fn tasks_with_unreadable_bodies_fail_and_the_others_are_claimed() {
     let queue = queue_with(options).await.0;
     queue.push(["broken", "swapped", "good"].map(|id| task(id, 1, "a")).to_vec()).await.unwrap();
     server.command(&["HSET", &payload, "broken:1", "\u{1}garbage"]).await;
-    let mut connection = server.client().get_multiplexed_async_connection().await.unwrap();
+    let mut connection = server.connect().await.unwrap();
     let other = encode_task(&task("good", 1, "a")).unwrap();
     redis::cmd("HSET").arg(&payload).arg("swapped:1").arg(other).exec_async(&mut connection).await.unwrap();
     assert_eq!(claimed(&queue, "w", 9).await, ["good"]);
@@ -153,7 +153,7 @@ async fn unreadable_results_are_taken_as_errors() {
     queue.finish("a", "w", tasks.iter().map(result).collect()).await.unwrap();
     queue.push(vec![task("known", 1, "a")]).await.unwrap();
     server.command(&["HSET", &outcomes, "broken:1", "garbage"]).await;
-    let mut connection = server.client().get_multiplexed_async_connection().await.unwrap();
+    let mut connection = server.connect().await.unwrap();
     let other = encode_result(&result(&tasks[2])).unwrap();
     redis::cmd("HSET").arg(&outcomes).arg("swapped:1").arg(other).exec_async(&mut connection).await.unwrap();
     let taken = queue.take("e", 9).await.unwrap();
