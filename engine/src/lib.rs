@@ -2,6 +2,7 @@
 //!
 //! Architecture invariant: the engine never runs handler code and never links `handlers/` or `worker-runtime/`.
 
+pub mod access;
 pub mod api;
 mod apply;
 mod around;

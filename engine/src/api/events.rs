@@ -9,6 +9,7 @@ use flowmonkey_plumbing::api::event_refusal;
 use serde_json::{Value, json};
 
 use super::Api;
+use super::access::{Access, Operator, Viewer};
 use super::cloud_events::{BATCH_MAX, binary, is_binary_mode, small_enough, structured};
 use super::fields::Fields;
 use super::problem::{Detail, Problem};
@@ -19,6 +20,7 @@ use crate::webhooks::cloud_event::{BATCH_MEDIA_TYPE, MEDIA_TYPE, cloud_event};
 /// `POST /v1/events`: `{name, data?, id?}`, or CloudEvents 1.0 (structured, a batch, or in binary mode).
 pub(super) async fn publish(
     State(api): State<Api>,
+    _access: Access<Operator>,
     parameters: Parameters,
     request: Request,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
@@ -91,7 +93,11 @@ async fn batch(api: &Api, body: Option<Value>, now: Timestamp) -> Result<(Status
 }
 
 /// `GET /v1/events`: newest first, as CloudEvents.
-pub(super) async fn list(State(api): State<Api>, mut parameters: Parameters) -> Result<Json<Value>, Problem> {
+pub(super) async fn list(
+    State(api): State<Api>,
+    _access: Access<Viewer>,
+    mut parameters: Parameters,
+) -> Result<Json<Value>, Problem> {
     let source = parameters.parsed("source", "an execution id (`ex_` and 32 hexadecimal digits)");
     page(&api, source, parameters).await
 }
@@ -99,6 +105,7 @@ pub(super) async fn list(State(api): State<Api>, mut parameters: Parameters) -> 
 /// `GET /v1/executions/{id}/events`: those that an execution published.
 pub(super) async fn of_execution(
     State(api): State<Api>,
+    _access: Access<Viewer>,
     Segment(id): Segment,
     parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {

@@ -11,6 +11,7 @@ use flowmonkey_core::execution::{Event, RecordedEvent, Status};
 use flowmonkey_core::ids::ExecutionId;
 use serde_json::{Value, json};
 
+use super::access::{Access, Viewer};
 use super::problem::{ErrorClass, Problem};
 use super::request::{Parameters, Segment, execution_id};
 use super::{Api, explain, wait};
@@ -18,7 +19,11 @@ use crate::store::{ExecutionFilter, ListPage};
 use crate::view;
 use crate::watch::shown_progress;
 
-pub(super) async fn list(State(api): State<Api>, mut parameters: Parameters) -> Result<Json<Value>, Problem> {
+pub(super) async fn list(
+    State(api): State<Api>,
+    _access: Access<Viewer>,
+    mut parameters: Parameters,
+) -> Result<Json<Value>, Problem> {
     let mut statuses = Vec::new();
     for word in parameters.all("status").iter().flat_map(|list| list.split(',')) {
         match Status::parse(word) {
@@ -42,6 +47,7 @@ pub(super) async fn list(State(api): State<Api>, mut parameters: Parameters) -> 
 
 pub(super) async fn children(
     State(api): State<Api>,
+    _access: Access<Viewer>,
     Segment(id): Segment,
     mut parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
@@ -71,6 +77,7 @@ fn id_parameter(parameters: &mut Parameters, name: &str) -> Option<ExecutionId> 
 /// `GET /v1/executions/{id}` and `GET /v1/executions/{id}:explain`.
 pub(super) async fn get(
     State(api): State<Api>,
+    _access: Access<Viewer>,
     Segment(target): Segment,
     mut parameters: Parameters,
     headers: HeaderMap,
@@ -104,6 +111,7 @@ pub(super) async fn get(
 
 pub(super) async fn history(
     State(api): State<Api>,
+    _access: Access<Viewer>,
     Segment(id): Segment,
     mut parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
@@ -125,6 +133,7 @@ pub(super) async fn history(
 
 pub(super) async fn context(
     State(api): State<Api>,
+    _access: Access<Viewer>,
     Segment(id): Segment,
     parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {

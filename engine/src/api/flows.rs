@@ -9,6 +9,7 @@ use flowmonkey_core::flow::parse::{Document, Issue, parse_document};
 use serde_json::{Value, json};
 
 use super::Api;
+use super::access::{Access, Deployer, Viewer};
 use super::problem::{Detail, ErrorClass, Problem};
 use super::request::{FlowBody, Parameters, Segment, path_segment};
 use crate::store::PublishOutcome;
@@ -18,6 +19,7 @@ const READ_ASIDE_BYTES: usize = 64 * 1024;
 
 pub(super) async fn publish(
     State(api): State<Api>,
+    _access: Access<Deployer>,
     parameters: Parameters,
     body: FlowBody,
 ) -> Result<Response, Problem> {
@@ -50,7 +52,11 @@ pub(super) async fn publish(
     Ok((status, [(header::LOCATION, location)], Json(shown)).into_response())
 }
 
-pub(super) async fn validate(parameters: Parameters, body: FlowBody) -> Result<Json<Value>, Problem> {
+pub(super) async fn validate(
+    _access: Access<Viewer>,
+    parameters: Parameters,
+    body: FlowBody,
+) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
     Ok(Json(match parse(body).await? {
         Ok(document) => {
@@ -65,7 +71,11 @@ pub(super) async fn validate(parameters: Parameters, body: FlowBody) -> Result<J
     }))
 }
 
-pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Result<Json<Value>, Problem> {
+pub(super) async fn list(
+    State(api): State<Api>,
+    _access: Access<Viewer>,
+    parameters: Parameters,
+) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
     let items = api.engine.store().list_flows(None).await?;
     Ok(Json(json!({ "items": items, "nextCursor": null })))
@@ -73,6 +83,7 @@ pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Resu
 
 pub(super) async fn get(
     State(api): State<Api>,
+    _access: Access<Viewer>,
     Segment(id): Segment,
     mut parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {

@@ -14,6 +14,7 @@ use axum::response::Response;
 use flowmonkey_plumbing::ids::new_uuid;
 
 use super::problem::{ErrorClass, Problem};
+use crate::access::Principal;
 use crate::engine::Engine;
 
 /// Bytes of a request id that a client chose.
@@ -121,11 +122,12 @@ fn without_port(host: &str) -> &str {
 }
 
 /// Gives the request an id, lets it through or not, and writes what went wrong.
-pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+pub(super) async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     let id = guard.request_id(request.headers());
     let shown = id.to_str().unwrap_or_default().to_owned();
     let mut response = match guard.check(&request) {
         Ok(()) => {
+            request.extensions_mut().insert(Principal::anonymous());
             let mut response = next.run(request).await;
             match response.extensions_mut().remove::<Problem>() {
                 Some(problem) => {

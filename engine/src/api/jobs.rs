@@ -8,12 +8,17 @@ use flowmonkey_plumbing::api::JobStatus;
 use serde_json::{Value, json};
 
 use super::Api;
+use super::access::{Access, Viewer};
 use super::problem::Problem;
 use super::request::Parameters;
 use crate::store::{JobFilter, JobRow};
 
 /// `GET /v1/jobs`: those of the newest executions first.
-pub(super) async fn list(State(api): State<Api>, mut parameters: Parameters) -> Result<Json<Value>, Problem> {
+pub(super) async fn list(
+    State(api): State<Api>,
+    _access: Access<Viewer>,
+    mut parameters: Parameters,
+) -> Result<Json<Value>, Problem> {
     let status = parameters.one("status").and_then(|word| {
         let status = serde_json::from_value::<JobStatus>(Value::String(word));
         if status.is_err() {

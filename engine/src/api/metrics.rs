@@ -9,6 +9,7 @@ use axum::http::{HeaderName, header};
 use flowmonkey_plumbing::queue::Depth;
 
 use super::Api;
+use super::access::{Access, Viewer};
 use super::problem::Problem;
 use super::request::Parameters;
 use crate::engine::Counters;
@@ -21,6 +22,7 @@ const MS_PER_SECOND: f64 = 1000.0;
 
 pub(super) async fn metrics(
     State(api): State<Api>,
+    _access: Access<Viewer>,
     parameters: Parameters,
 ) -> Result<([(HeaderName, &'static str); 1], String), Problem> {
     parameters.finish()?;

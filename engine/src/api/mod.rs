@@ -3,6 +3,7 @@
 //! Architecture invariant: nothing is decided here. Each route reads a request, asks the engine, and shows the answer;
 //! every error goes out through [`problem`].
 
+mod access;
 mod cloud_events;
 mod events;
 mod executions;

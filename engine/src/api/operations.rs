@@ -6,6 +6,7 @@ use flowmonkey_plumbing::queue::Depth;
 use serde_json::{Value, json};
 
 use super::Api;
+use super::access::{Access, Viewer};
 use super::problem::Problem;
 use super::request::Parameters;
 
@@ -18,7 +19,11 @@ pub(super) async fn readyz(State(api): State<Api>) -> Result<Json<Value>, Proble
     Ok(Json(json!({ "status": "ready" })))
 }
 
-pub(super) async fn version(State(api): State<Api>, parameters: Parameters) -> Result<Json<Value>, Problem> {
+pub(super) async fn version(
+    State(api): State<Api>,
+    _access: Access<Viewer>,
+    parameters: Parameters,
+) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
     Ok(Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -27,7 +32,11 @@ pub(super) async fn version(State(api): State<Api>, parameters: Parameters) -> R
     })))
 }
 
-pub(super) async fn queues(State(api): State<Api>, parameters: Parameters) -> Result<Json<Value>, Problem> {
+pub(super) async fn queues(
+    State(api): State<Api>,
+    _access: Access<Viewer>,
+    parameters: Parameters,
+) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
     let mut depths = api.engine.queue().depths().await?;
     depths.sort_by(|(left, _), (right, _)| left.cmp(right));
@@ -48,7 +57,11 @@ pub(super) async fn queues(State(api): State<Api>, parameters: Parameters) -> Re
     Ok(Json(json!({ "items": items, "nextCursor": null })))
 }
 
-pub(super) async fn workers(State(api): State<Api>, parameters: Parameters) -> Result<Json<Value>, Problem> {
+pub(super) async fn workers(
+    State(api): State<Api>,
+    _access: Access<Viewer>,
+    parameters: Parameters,
+) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
     let mut workers = api.engine.queue().workers().await?;
     workers.sort_by(|left, right| left.worker.cmp(&right.worker));
@@ -71,6 +84,7 @@ fn parts(pool: &str) -> (Option<&str>, &str) {
 
 pub(super) async fn failed_tasks(
     State(api): State<Api>,
+    _access: Access<Viewer>,
     mut parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
     let limit = parameters.limit();

@@ -20,6 +20,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
 use super::Api;
+use super::access::{Access, Viewer};
 use super::problem::{ErrorClass, Problem};
 use super::request::{Parameters, Segment, execution_id};
 use crate::config::FLUSH_EVERY;
@@ -38,6 +39,7 @@ const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 /// `GET /v1/executions/{id}/progress`: what its tasks reported, oldest first, by page.
 pub(super) async fn history(
     State(api): State<Api>,
+    _access: Access<Viewer>,
     Segment(id): Segment,
     mut parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
@@ -65,6 +67,7 @@ pub(super) async fn history(
 /// come, until the execution ends.
 pub(super) async fn logs(
     State(api): State<Api>,
+    _access: Access<Viewer>,
     Segment(id): Segment,
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {

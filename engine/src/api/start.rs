@@ -11,6 +11,7 @@ use flowmonkey_core::flow::parse::parse_flow_value;
 use flowmonkey_core::ids::ExecutionId;
 use serde_json::{Map, Value, json};
 
+use super::access::{Access, Operator};
 use super::fields::Fields;
 use super::problem::{Detail, Problem};
 use super::request::{JsonBody, Parameters, Segment};
@@ -24,6 +25,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 
 pub(super) async fn start(
     State(api): State<Api>,
+    _access: Access<Operator>,
     parameters: Parameters,
     headers: HeaderMap,
     JsonBody(body): JsonBody,
@@ -34,6 +36,7 @@ pub(super) async fn start(
 
 pub(super) async fn of_flow(
     State(api): State<Api>,
+    _access: Access<Operator>,
     Segment(flow): Segment,
     parameters: Parameters,
     headers: HeaderMap,

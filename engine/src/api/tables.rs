@@ -7,6 +7,7 @@ use axum::extract::State;
 use serde_json::{Value, json};
 
 use super::Api;
+use super::access::{Access, Deployer, Viewer};
 use super::fields::Fields;
 use super::problem::Problem;
 use super::request::{JsonBody, Parameters, Segment};
@@ -17,7 +18,11 @@ const COLUMNS_MAX: usize = 1000;
 /// Types of columns.
 const COLUMN_TYPES: [&str; 5] = ["string", "number", "boolean", "datetime", "json"];
 
-pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Result<Json<Value>, Problem> {
+pub(super) async fn list(
+    State(api): State<Api>,
+    _access: Access<Viewer>,
+    parameters: Parameters,
+) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
     let tables = api.engine.store().tables().await?;
     Ok(Json(json!({ "items": tables, "nextCursor": null })))
@@ -25,6 +30,7 @@ pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Resu
 
 pub(super) async fn define(
     State(api): State<Api>,
+    _access: Access<Deployer>,
     Segment(id): Segment,
     parameters: Parameters,
     JsonBody(body): JsonBody,
@@ -38,6 +44,7 @@ pub(super) async fn define(
 /// Rows of a table. One that is not defined has rows, too, once steps have written some.
 pub(super) async fn rows(
     State(api): State<Api>,
+    _access: Access<Viewer>,
     Segment(table): Segment,
     mut parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {

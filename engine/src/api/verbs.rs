@@ -13,6 +13,7 @@ use flowmonkey_core::ids::ExecutionId;
 use serde_json::{Value, json};
 
 use super::Api;
+use super::access::{Access, Operator};
 use super::fields::Fields;
 use super::problem::{ErrorClass, Problem};
 use super::request::{JsonBody, Parameters, Segment, execution_id};
@@ -27,6 +28,7 @@ const NAME_BYTES_MAX: usize = 512;
 /// `POST /v1/executions/{id}:{verb}`: a router cannot split a segment, so that it is done here.
 pub(super) async fn verb(
     State(api): State<Api>,
+    _access: Access<Operator>,
     Segment(target): Segment,
     parameters: Parameters,
     JsonBody(body): JsonBody,

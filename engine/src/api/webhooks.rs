@@ -12,6 +12,7 @@ use reqwest::Url;
 use serde_json::{Value, json};
 
 use super::Api;
+use super::access::{Access, Deployer, Operator, Viewer};
 use super::fields::Fields;
 use super::problem::{ErrorClass, Problem};
 use super::request::{JsonBody, Parameters, Segment};
@@ -22,7 +23,11 @@ use crate::webhooks::{
 };
 
 /// `GET /v1/webhooks`.
-pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Result<Json<Value>, Problem> {
+pub(super) async fn list(
+    State(api): State<Api>,
+    _access: Access<Viewer>,
+    parameters: Parameters,
+) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
     let webhooks = api.engine.read_webhooks().await?;
     let now = api.engine.now();
@@ -33,6 +38,7 @@ pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Resu
 /// `POST /v1/webhooks`: `{url, events?, description?, active?}`. The answer has the secret; no other one does.
 pub(super) async fn create(
     State(api): State<Api>,
+    _access: Access<Deployer>,
     parameters: Parameters,
     JsonBody(body): JsonBody,
 ) -> Result<Response, Problem> {
@@ -74,6 +80,7 @@ pub(super) async fn create(
 /// `GET /v1/webhooks/{id}`.
 pub(super) async fn get(
     State(api): State<Api>,
+    _access: Access<Viewer>,
     Segment(id): Segment,
     parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
@@ -85,6 +92,7 @@ pub(super) async fn get(
 /// `PATCH /v1/webhooks/{id}`: `{url?, events?, description?, active?}`; what is not named stays.
 pub(super) async fn change(
     State(api): State<Api>,
+    _access: Access<Deployer>,
     Segment(id): Segment,
     parameters: Parameters,
     JsonBody(body): JsonBody,
@@ -102,6 +110,7 @@ pub(super) async fn change(
 /// `DELETE /v1/webhooks/{id}`: with its log; what was not delivered is not delivered any more.
 pub(super) async fn delete(
     State(api): State<Api>,
+    _access: Access<Deployer>,
     Segment(id): Segment,
     parameters: Parameters,
 ) -> Result<StatusCode, Problem> {
@@ -116,6 +125,7 @@ pub(super) async fn delete(
 /// `POST /v1/webhooks/{id}:test`: sends an event of its own at once, and says how that went. It is in no log.
 pub(super) async fn verb(
     State(api): State<Api>,
+    _access: Access<Deployer>,
     Segment(target): Segment,
     parameters: Parameters,
     JsonBody(body): JsonBody,
@@ -149,6 +159,7 @@ pub(super) async fn verb(
 /// `GET /v1/webhooks/{id}/deliveries?status=`: newest first.
 pub(super) async fn deliveries(
     State(api): State<Api>,
+    _access: Access<Viewer>,
     Segment(id): Segment,
     mut parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
@@ -179,6 +190,7 @@ pub(super) async fn deliveries(
 /// `POST /v1/webhooks/{id}/deliveries/{event}:redeliver`: it is due again, with all its tries.
 pub(super) async fn redeliver(
     State(api): State<Api>,
+    _access: Access<Operator>,
     path: Result<Path<(String, String)>, axum::extract::rejection::PathRejection>,
     parameters: Parameters,
     JsonBody(body): JsonBody,

@@ -1,0 +1,58 @@
+//! What a route asks of its caller: a scope, said in its signature.
+
+use std::marker::PhantomData;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+
+use super::problem::{ErrorClass, Problem};
+use crate::access::{Principal, Scope, Visibility};
+
+/// A caller that has the scope which the route asks for.
+pub(super) struct Access<S> {
+    principal: Principal,
+    scope: PhantomData<fn() -> S>,
+}
+
+/// A scope as a type.
+pub(super) trait Demand {
+    const SCOPE: Scope;
+}
+
+macro_rules! demands {
+    ($($name:ident),+) => {$(
+        pub(super) enum $name {}
+        impl Demand for $name {
+            const SCOPE: Scope = Scope::$name;
+        }
+    )+};
+}
+demands!(Viewer, Operator, Deployer, Admin);
+
+impl<S> Access<S> {
+    /// Who it is.
+    pub(super) fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
+    /// Whose rows it sees.
+    pub(super) fn visibility(&self) -> &Visibility {
+        &self.principal.visibility
+    }
+}
+
+impl<T: Send + Sync, S: Demand> FromRequestParts<T> for Access<S> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &T) -> Result<Self, Problem> {
+        // The guard has put it there; without it nothing is allowed.
+        let principal = parts.extensions.get::<Principal>().cloned().ok_or_else(|| {
+            Problem::new(ErrorClass::Unauthenticated, "KEY_MISSING", "it is not known who asks")
+        })?;
+        if !principal.may(S::SCOPE) {
+            let detail = format!("this needs a key with the scope `{}`", S::SCOPE);
+            return Err(Problem::new(ErrorClass::Forbidden, "SCOPE_MISSING", detail));
+        }
+        Ok(Self { principal, scope: PhantomData })
+    }
+}
