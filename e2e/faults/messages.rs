@@ -1,8 +1,9 @@
 //! Messages that are forged, doubled, damaged, or out of order: written straight into Redis.
 
-use flowmonkey_plumbing::mac;
 use flowmonkey_plumbing::token::TaskToken;
-use flowmonkey_plumbing::wire::{Outcome, ResultMessage, TaskMessage, decode_task, encode_result};
+use flowmonkey_plumbing::wire::{
+    Outcome, ResultMessage, TaskMessage, decode_task, encode_result, encode_sealed_result,
+};
 use redis::aio::MultiplexedConnection;
 use serde_json::json;
 
@@ -56,10 +57,15 @@ fn forged(task: &TaskMessage) -> ResultMessage {
     }
 }
 
-fn sealed(result: ResultMessage, token: Option<&TaskToken>) -> ResultMessage {
-    let mac = mac::seal(&result, token.unwrap());
-    assert!(mac.is_some());
-    ResultMessage { mac, ..result }
+fn sealed(result: ResultMessage, token: Option<&TaskToken>) -> Vec<u8> {
+    assert!(token.is_some());
+    encode_sealed_result(&ResultMessage { token: token.cloned(), ..result }).unwrap()
+}
+
+/// A result that is said to be another one after it was sealed.
+fn exchanged(sealed: &[u8], result: &ResultMessage) -> Vec<u8> {
+    let end = sealed.iter().position(|byte| *byte == b'\n').unwrap();
+    [&sealed[..=end], encode_result(result).unwrap().as_slice()].concat()
 }
 
 /// Puts a result among those that workers have handed in.
@@ -105,29 +111,27 @@ async fn forged_and_damaged_results_are_refused_with_evidence() {
     let id = |number: usize| delivery(&victims[number], 1);
     let without_mac = encode_result(&forged(&tasks[0])).unwrap();
     inject(&mut connection, &id(0), &without_mac).await;
-    let no_mac = ResultMessage { mac: Some("v1.key.claims.tag".into()), ..forged(&tasks[1]) };
-    inject(&mut connection, &id(1), &encode_result(&no_mac).unwrap()).await;
-    let mut changed = sealed(ResultMessage { output: None, ..forged(&tasks[2]) }, own(2));
-    changed.output = Some(json!({ "forged": true }));
-    inject(&mut connection, &id(2), &encode_result(&changed).unwrap()).await;
-    let by_another = sealed(forged(&tasks[3]), own(4));
-    inject(&mut connection, &id(3), &encode_result(&by_another).unwrap()).await;
+    let no_mac = [b"\x03v1.key.claims.tag\n", encode_result(&forged(&tasks[1])).unwrap().as_slice()].concat();
+    inject(&mut connection, &id(1), &no_mac).await;
+    let honest = sealed(ResultMessage { output: None, ..forged(&tasks[2]) }, own(2));
+    inject(&mut connection, &id(2), &exchanged(&honest, &forged(&tasks[2]))).await;
+    inject(&mut connection, &id(3), &sealed(forged(&tasks[3]), own(4))).await;
     let ahead_of_time = sealed(ResultMessage { attempt: 2, ..forged(&tasks[4]) }, own(4));
-    inject(&mut connection, &delivery(&victims[4], 2), &encode_result(&ahead_of_time).unwrap()).await;
-    let whole = encode_result(&sealed(forged(&tasks[5]), own(5))).unwrap();
+    inject(&mut connection, &delivery(&victims[4], 2), &ahead_of_time).await;
+    let whole = sealed(forged(&tasks[5]), own(5));
     inject(&mut connection, &id(5), &whole[..whole.len() / 2]).await;
     inject(&mut connection, &id(6), b"\x01\xff\x00garbage").await;
     // Its own, under the name of another.
-    inject(&mut connection, &id(7), &encode_result(&sealed(forged(&tasks[0]), own(0))).unwrap()).await;
+    inject(&mut connection, &id(7), &sealed(forged(&tasks[0]), own(0))).await;
     for garbage in [b"garbage".as_slice(), b"tk_1:0", b"\xff\xfe:1", &[b'x'; 5_000]] {
         let _: usize =
             redis::cmd("LPUSH").arg(RESULTS).arg(garbage).query_async(&mut connection).await.unwrap();
     }
     for words in [
-        "the result has no `mac`",
-        "the result's `mac` does not count",
-        "the result's `mac` is wrong",
-        "the result's `mac` is of another attempt",
+        "the result has no MAC",
+        "the result's MAC does not count",
+        "the result's MAC is wrong",
+        "the result's MAC is of another attempt",
         "a result is not understood",
     ] {
         told(&system, words).await;
@@ -156,7 +160,7 @@ async fn doubled_results_count_once() {
     // Whoever has the token of a task may speak for it; the handler is then too late with the same.
     let task = task_of(&mut connection, &id).await;
     let result = ResultMessage { output: Some(json!({ "key": "early" })), ..forged(&task) };
-    let bytes = encode_result(&sealed(result, task.token.as_ref())).unwrap();
+    let bytes = sealed(result, task.token.as_ref());
     inject(&mut connection, &delivery(&id, 1), &bytes).await;
     let _: usize =
         redis::cmd("LPUSH").arg(RESULTS).arg(delivery(&id, 1)).query_async(&mut connection).await.unwrap();

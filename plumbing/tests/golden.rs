@@ -8,8 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use flowmonkey_plumbing::queue::redis::{LIBRARY, library_source};
+use flowmonkey_plumbing::token::{Claims, Scopes, TOKEN_KEY_BYTES, TokenKey};
 use flowmonkey_plumbing::wire::{
-    ResultMessage, TaskMessage, WireError, decode_result, decode_task, encode_result, encode_task,
+    ResultMessage, TaskMessage, WireError, decode_result, decode_task, encode_result, encode_sealed_result,
+    encode_task, open_result,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -79,9 +81,33 @@ fn suspected_tasks_are_written_and_read_as_ever() {
     check::<TaskMessage>("task_to_isolate", encode_task, decode_task);
 }
 
+/// A result as the queues carry it: its seal, and the message of `success.json`.
 #[test]
-fn results_with_macs_are_written_and_read_as_ever() {
-    check::<ResultMessage>("success_with_mac", encode_result, decode_result);
+fn sealed_results_are_written_and_read_as_ever() {
+    let twin = fs::read_to_string(golden("success.json")).unwrap();
+    let message: ResultMessage = serde_json::from_str(&twin).unwrap();
+    let key = TokenKey::new(&[7; TOKEN_KEY_BYTES]);
+    let claims = Claims {
+        task: message.task_id.clone(),
+        attempt: message.attempt,
+        execution: message.execution_id.clone(),
+        tenant: None,
+        pool: "charge".into(),
+        scopes: Scopes::WORKER,
+        expires_at_ms: i64::MAX,
+    };
+    let token = Some(key.sign(&claims).unwrap());
+    let written = encode_sealed_result(&ResultMessage { token, ..message.clone() }).unwrap();
+    let binary = golden("success.sealed.hex");
+    if std::env::var_os("FLOWMONKEY_BLESS").is_some() {
+        fs::write(&binary, hex(&written)).unwrap();
+    }
+    let bytes = unhex(&fs::read_to_string(&binary).unwrap());
+    assert_eq!(hex(&written), hex(&bytes), "a sealed result is written as it was");
+    let (read, seal) = open_result(bytes);
+    let read = read.unwrap();
+    assert_eq!(read, message);
+    assert_eq!(key.check_result(&read, seal.as_ref()), Ok(claims));
 }
 
 /// Compressed messages are read as ever. How they are written is for zstd to choose.

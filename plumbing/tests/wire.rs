@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 use flowmonkey_plumbing::wire::{
-    ResultMessage, TaskMessage, decode_result, decode_task, encode_result, encode_task,
+    ResultMessage, TaskMessage, decode_result, decode_task, encode_result, encode_task, open_result,
 };
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -71,6 +71,8 @@ proptest! {
         // Whatever they say, they say it; a random body is never a whole message.
         prop_assert!(decode_task(&bytes).is_err());
         prop_assert!(decode_result(&bytes).is_err());
+        prop_assert!(open_result([b"\x03v1.k.c.t\n", bytes.as_slice()].concat()).0.is_err());
+        prop_assert!(open_result(bytes).0.is_err());
         let mut damaged = encode_task(&task("t", 1, None, &json!({ "a": [1, "b"] }))).unwrap();
         let at = at.index(damaged.len());
         drop(decode_task(&damaged[..at]).unwrap_err());

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use flowmonkey_plumbing::crash;
 use flowmonkey_plumbing::ids::SystemEntropy;
-use flowmonkey_plumbing::token::TaskToken;
 use flowmonkey_plumbing::wire::ResultMessage;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -28,7 +27,6 @@ const FINISH_MAX: usize = 200;
 /// A result and where it goes.
 pub(crate) struct Report {
     pub(crate) pool: Arc<str>,
-    pub(crate) token: Option<TaskToken>,
     pub(crate) result: ResultMessage,
 }
 
@@ -148,10 +146,9 @@ async fn put_elsewhere(shared: &Shared, outlets: &Outlets, reports: Vec<Report>)
     }
     let unsent: Vec<UnsentResult> = reports
         .into_iter()
-        .map(|Report { pool, token, result }| UnsentResult {
+        .map(|Report { pool, result }| UnsentResult {
             pool: pool.to_string(),
             worker: shared.config.worker_id.clone(),
-            token,
             result,
         })
         .collect();
@@ -168,8 +165,7 @@ async fn put_elsewhere(shared: &Shared, outlets: &Outlets, reports: Vec<Report>)
         Some(spill) => write(shared, spill, left).await,
         None => left,
     };
-    let report =
-        |UnsentResult { pool, token, result, .. }: UnsentResult| Report { pool: pool.into(), token, result };
+    let report = |UnsentResult { pool, result, .. }: UnsentResult| Report { pool: pool.into(), result };
     kept.into_iter().map(report).collect()
 }
 

@@ -3,7 +3,6 @@
 use std::error::Error;
 
 use async_trait::async_trait;
-use flowmonkey_plumbing::token::TaskToken;
 use flowmonkey_plumbing::wire::ResultMessage;
 
 /// A result that the queue has not taken yet.
@@ -13,9 +12,7 @@ pub struct UnsentResult {
     pub pool: String,
     /// The worker instance that ran it: the queue knows it as the owner.
     pub worker: String,
-    /// The capability that came with the task, where the engine gives one.
-    pub token: Option<TaskToken>,
-    /// The result.
+    /// The result, with the capability that came with the task where the engine gives one.
     pub result: ResultMessage,
 }
 

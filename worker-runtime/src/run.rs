@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use flowmonkey_plumbing::api::TaskAccess;
 use flowmonkey_plumbing::crash;
-use flowmonkey_plumbing::mac;
 use flowmonkey_plumbing::manifest::Mode;
 use flowmonkey_plumbing::queue::Delivery;
 use flowmonkey_plumbing::wire::{
@@ -166,10 +165,9 @@ pub(crate) async fn supervise(shared: Arc<Shared>, attempt: Attempt) {
         return;
     }
     shared.running.set_reporting(&identity.access.delivery);
-    let token = identity.access.token.clone();
     let result = make_result(&shared, identity, ended, journal.take(), started);
     let delivery = result.delivery();
-    if reports.send(Report { pool, token, result }).await.is_err() {
+    if reports.send(Report { pool, result }).await.is_err() {
         // The reporter ends last; it is gone only when the runtime itself is going down.
         tracing::warn!(%delivery, "a result could not be reported: the worker has ended");
     }
@@ -387,6 +385,7 @@ fn make_result(
             duration: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             worker_id: shared.config.worker_id.clone(),
         },
+        token: identity.access.token,
         ..ResultMessage::new(task_id, attempt, Outcome::Released)
     };
     match ended {
@@ -411,7 +410,6 @@ fn make_result(
         // What cannot be sent is said to be so here, while it can be sealed.
         refuse(&mut result, &error);
     }
-    result.mac = identity.access.token.and_then(|token| mac::seal(&result, &token));
     result
 }
 
@@ -424,6 +422,7 @@ fn refuse(result: &mut ResultMessage, error: &WireError) {
         error: Some(failure.error),
         cost: result.cost,
         metrics: std::mem::take(&mut result.metrics),
+        token: result.token.take(),
         ..ResultMessage::new(std::mem::take(&mut result.task_id), result.attempt, Outcome::Failure)
     };
 }

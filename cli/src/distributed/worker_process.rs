@@ -29,7 +29,7 @@ struct EngineRoute(Arc<HttpPlumbing>);
 #[async_trait]
 impl ResultRoute for EngineRoute {
     async fn send(&self, unsent: &UnsentResult) -> Result<Routed, RouteError> {
-        let access = TaskAccess { delivery: unsent.result.delivery(), token: unsent.token.clone() };
+        let access = TaskAccess { delivery: unsent.result.delivery(), token: unsent.result.token.clone() };
         match self.0.send_result(&access, &unsent.result).await {
             Ok(ResultSent::Applied) => Ok(Routed::Applied),
             Ok(ResultSent::Refused) | Err(PlumbingError::Stale { .. }) => Ok(Routed::Stale),

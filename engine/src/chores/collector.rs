@@ -155,9 +155,9 @@ async fn check_origin(engine: &Engine, taken: &Taken) -> Result<Result<(), Strin
     let pool = &taken.dispatched.pool;
     let required = engine.config.require_result_mac;
     let result = match &taken.result {
-        Ok(result) if result.mac.is_some() || !says_unreadable(result) => Ok(result),
+        Ok(result) if taken.seal.is_some() || !says_unreadable(result) => Ok(result),
         // Whoever could not read the message did not read the token.
-        Ok(_) => Err("it has no `mac`".to_owned()),
+        Ok(_) => Err("it has no MAC".to_owned()),
         Err(error) => Err(error.to_string()),
     };
     let result = match result {
@@ -176,7 +176,7 @@ async fn check_origin(engine: &Engine, taken: &Taken) -> Result<Result<(), Strin
             return Ok(if is_theirs { Ok(()) } else { Err(error) });
         }
     };
-    Ok(match engine.task_tokens.check_result(result) {
+    Ok(match engine.task_tokens.check_result(result, taken.seal.as_ref()) {
         Ok(claims) if claims.pool == *pool => Ok(()),
         Ok(_) => Err(MacError::Foreign.to_string()),
         Err(MacError::Missing) if !required => Ok(()),

@@ -18,7 +18,7 @@ use flowmonkey_plumbing::clock::SystemClock;
 use flowmonkey_plumbing::ids::SystemEntropy;
 use flowmonkey_plumbing::queue::{Claim, DispatchQueue, LocalQueue, LocalQueueLimits, TaskQueue};
 use flowmonkey_plumbing::token::{Claims, Scopes, TOKEN_KEY_BYTES, TokenKey};
-use flowmonkey_plumbing::wire::{ResultMessage, TaskMessage, encode_result};
+use flowmonkey_plumbing::wire::{ResultMessage, TaskMessage, encode_result, encode_sealed_result};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -265,7 +265,25 @@ async fn a_spilled_result_may_be_a_message_as_the_queues_carry_it() {
     send(encode_result(&ResultMessage { v: 99, ..bench.result(json!({})) }).unwrap())
         .await
         .problem(422, "INVALID_REQUEST");
-    assert_eq!(send(bytes).await.expect(200)["status"], "completed");
+    // Sealed, as it would have gone through the queue: a seal that is there is checked.
+    let sealed = encode_sealed_result(&ResultMessage {
+        token: bench.task.token.clone(),
+        ..bench.result(json!({ "output": 5 }))
+    })
+    .unwrap();
+    let mut damaged = sealed.clone();
+    damaged[10] ^= 1;
+    let exchanged = [
+        sealed.split_inclusive(|byte| *byte == b'\n').next().unwrap(),
+        encode_result(&bench.result(json!({ "output": 6 }))).unwrap().as_slice(),
+    ]
+    .concat();
+    for bad in [damaged, exchanged] {
+        send(bad).await.problem(422, "INVALID_REQUEST");
+    }
+    assert_eq!(send(sealed).await.expect(200)["status"], "completed");
+    // The same once more, and without its seal: the record has it.
+    send(bytes).await.problem(409, "EXECUTION_FINISHED");
 }
 
 #[tokio::test]

@@ -65,7 +65,7 @@ async fn a_second_look_finds_nothing_to_do() {
 /// As the queue hands it out.
 fn taken(result: ResultMessage) -> Taken {
     let delivery = result.delivery();
-    Taken { dispatched: Dispatched { pool: "echo".into(), delivery }, result: Ok(result) }
+    Taken { dispatched: Dispatched { pool: "echo".into(), delivery }, result: Ok(result), seal: None }
 }
 
 #[tokio::test]

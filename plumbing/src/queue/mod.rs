@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use local::{LocalQueue, LocalQueueLimits};
 
+use crate::mac::Seal;
 use crate::manifest::Manifest;
 use crate::wire::{ResultMessage, TaskMessage, WireError};
 
@@ -144,6 +145,8 @@ pub struct Taken {
     pub dispatched: Dispatched,
     /// The result; an error: its bytes cannot be understood, or it is not of that delivery.
     pub result: Result<ResultMessage, WireError>,
+    /// The seal that the result came with. A queue within one process has none.
+    pub seal: Option<Seal>,
 }
 
 /// A worker as it announces itself.

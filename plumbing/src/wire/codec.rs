@@ -1,5 +1,5 @@
 //! The encoding of messages on the wire: one byte that names the format, then MessagePack with named fields, in a zstd frame
-//! when the message is large.
+//! when the message is large. A result that goes through a queue has a seal before that.
 //!
 //! Whatever comes in is bounded in size and depth before it is trusted; nothing here panics on input.
 
@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{ContextOperation, ContextUpdates, PROTOCOL_VERSION, ResultMessage, TaskMessage};
+use crate::mac::{Seal, seal_message, sealed_bytes_more};
 
-/// Bytes of an encoded message, its format byte included; of a compressed one, before and after.
+/// Bytes of an encoded message, its format byte and its seal included; of a compressed one, before and after.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Levels of maps and lists in a message as a whole.
 pub const MESSAGE_DEPTH_MAX: usize = 128;
@@ -82,25 +83,39 @@ pub enum WireError {
 pub fn encode_task(task: &TaskMessage) -> Result<Vec<u8>, WireError> {
     let values = task.input.iter().chain([&task.context, &task.config]).chain(task.metadata.other.values());
     check_depths(values)?;
-    encode(task)
+    encode(task, 0)
 }
 
-/// Encodes a result.
+/// Encodes a result, without a seal: for where the token itself comes along.
 ///
 /// # Errors
 /// [`WireError::TooLarge`] and [`WireError::TooDeep`].
 pub fn encode_result(result: &ResultMessage) -> Result<Vec<u8>, WireError> {
     check_result_depths(result)?;
-    encode(result)
+    encode(result, 0)
 }
 
-/// Whether a result can be encoded, without encoding it.
+/// Encodes a result as the queues carry it: sealed with its token, where it has one.
 ///
 /// # Errors
-/// As [`encode_result`].
+/// [`WireError::TooLarge`] and [`WireError::TooDeep`].
+pub fn encode_sealed_result(result: &ResultMessage) -> Result<Vec<u8>, WireError> {
+    check_result_depths(result)?;
+    let message = encode(result, seal_bytes(result))?;
+    Ok(result.token.as_ref().and_then(|token| seal_message(&message, token)).unwrap_or(message))
+}
+
+fn seal_bytes(result: &ResultMessage) -> usize {
+    result.token.as_ref().map_or(0, sealed_bytes_more)
+}
+
+/// Whether a result can be encoded and sealed, without doing so.
+///
+/// # Errors
+/// As [`encode_sealed_result`].
 pub fn check_result(result: &ResultMessage) -> Result<(), WireError> {
     check_result_depths(result)?;
-    let mut size = Size(1);
+    let mut size = Size(seal_bytes(result).saturating_add(1));
     let mut serializer = rmp_serde::Serializer::new(&mut size).with_struct_map();
     result.serialize(&mut serializer).map_err(|error| WireError::Malformed { reason: error.to_string() })?;
     check_size(size.0)
@@ -149,7 +164,7 @@ pub fn decode_task(bytes: &[u8]) -> Result<TaskMessage, WireError> {
     decode(bytes)
 }
 
-/// Decodes a result.
+/// Decodes a result that has no seal.
 ///
 /// # Errors
 /// When the bytes are no result message that this version understands.
@@ -157,12 +172,24 @@ pub fn decode_result(bytes: &[u8]) -> Result<ResultMessage, WireError> {
     decode(bytes)
 }
 
-fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, WireError> {
+/// Decodes a result as the queues carry it, and gives its seal, which is not checked: that takes the engine's key.
+pub fn open_result(bytes: Vec<u8>) -> (Result<ResultMessage, WireError>, Option<Seal>) {
+    if let Err(error) = check_size(bytes.len()) {
+        return (Err(error), None);
+    }
+    match Seal::split(bytes) {
+        Ok(seal) => (decode(seal.message()), Some(seal)),
+        Err(bytes) => (decode(&bytes), None),
+    }
+}
+
+/// `more`: bytes that the message is to have room for within the limit.
+fn encode<T: Serialize>(message: &T, more: usize) -> Result<Vec<u8>, WireError> {
     let mut bytes = Vec::with_capacity(SMALL_MESSAGE_BYTES);
     bytes.push(FORMAT_PLAIN);
     let mut serializer = rmp_serde::Serializer::new(&mut bytes).with_struct_map();
     message.serialize(&mut serializer).map_err(|error| WireError::Malformed { reason: error.to_string() })?;
-    check_size(bytes.len())?;
+    check_size(bytes.len().saturating_add(more))?;
     Ok(compress(&bytes).unwrap_or(bytes))
 }
 
@@ -353,7 +380,7 @@ mod tests {
         let refused =
             Err(WireError::NewerVersion { version: PROTOCOL_VERSION + 1, supported: PROTOCOL_VERSION });
         assert_eq!(decode_task(&encode_task(&newer).unwrap()), refused);
-        let strange = encode(&serde_json::json!({ "v": PROTOCOL_VERSION + 1, "tasks": [] })).unwrap();
+        let strange = encode(&serde_json::json!({ "v": PROTOCOL_VERSION + 1, "tasks": [] }), 0).unwrap();
         assert_eq!(decode_task(&strange), refused);
     }
 

@@ -7,7 +7,7 @@ mod task;
 
 pub use codec::{
     COMPRESSED_FROM_BYTES, MESSAGE_BYTES_MAX, MESSAGE_DEPTH_MAX, VALUE_DEPTH_MAX, WireError, check_result,
-    decode_result, decode_task, encode_result, encode_task,
+    decode_result, decode_task, encode_result, encode_sealed_result, encode_task, open_result,
 };
 pub use result::{
     ContextOperation, ContextUpdates, Cost, EventWait, LogLevel, LogLine, Metrics, Outcome, ResultMessage,

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use crate::token::TaskToken;
+
 /// What a worker reports of one attempt. Counts only while the record has that attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -71,9 +73,9 @@ pub struct ResultMessage {
     /// Free for the worker.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub metadata: Map<String, Value>,
-    /// Proves the pool: made with the task's token over the other fields ([`crate::mac`]).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mac: Option<String>,
+    /// The task's token, with which the encoded message is sealed ([`crate::mac`]). It does not travel; none in what was read.
+    #[serde(skip)]
+    pub token: Option<TaskToken>,
 }
 
 impl ResultMessage {
@@ -104,7 +106,7 @@ impl ResultMessage {
             logs: Vec::new(),
             metrics: Metrics::default(),
             metadata: Map::new(),
-            mac: None,
+            token: None,
         }
     }
 }

@@ -27,8 +27,11 @@ pub(super) struct Header {
 }
 
 pub(super) fn encode(unsent: &UnsentResult) -> Result<Vec<u8>, WireError> {
-    let header =
-        Header { pool: unsent.pool.clone(), worker: unsent.worker.clone(), token: unsent.token.clone() };
+    let header = Header {
+        pool: unsent.pool.clone(),
+        worker: unsent.worker.clone(),
+        token: unsent.result.token.clone(),
+    };
     let malformed = |reason: String| WireError::Malformed { reason };
     let header = serde_json::to_vec(&header).map_err(|error| malformed(error.to_string()))?;
     if header.len() > HEADER_BYTES_MAX {
@@ -69,8 +72,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<UnsentResult, String> {
     let (header, result) = rest.split_at_checked(length).ok_or("its header is too short")?;
     let Header { pool, worker, token } =
         serde_json::from_slice(header).map_err(|error| format!("its header is malformed: {error}"))?;
-    let result = decode_result(result).map_err(|error| error.to_string())?;
-    Ok(UnsentResult { pool, worker, token, result })
+    let mut result = decode_result(result).map_err(|error| error.to_string())?;
+    result.token = token;
+    Ok(UnsentResult { pool, worker, result })
 }
 
 fn header_length(fixed: &[u8]) -> Result<usize, String> {

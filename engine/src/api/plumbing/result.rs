@@ -5,9 +5,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::routing::post;
 use axum::{Json, Router};
 use flowmonkey_plumbing::token::Scopes;
-use flowmonkey_plumbing::wire::{
-    MESSAGE_BYTES_MAX, PROTOCOL_VERSION, ResultMessage, WireError, decode_result,
-};
+use flowmonkey_plumbing::wire::{MESSAGE_BYTES_MAX, PROTOCOL_VERSION, ResultMessage, WireError, open_result};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
@@ -76,7 +74,8 @@ async fn result_body(request: Request, api: &Api) -> Result<ResultMessage, Probl
     let media = media_type(request.headers());
     if media.as_deref().is_some_and(|media| MESSAGE_PACK.contains(&media)) {
         let bytes: Bytes = request::read(request, api).await?;
-        return decode_result(&bytes).map_err(|error| match error {
+        let (result, seal) = open_result(bytes.into());
+        let result = result.map_err(|error| match error {
             WireError::TooLarge { .. } => {
                 Problem::new(ErrorClass::TooLarge, "BODY_TOO_LARGE", error.to_string())
             }
@@ -85,7 +84,13 @@ async fn result_body(request: Request, api: &Api) -> Result<ResultMessage, Probl
             | WireError::TooDeep { .. }
             | WireError::NewerVersion { .. }
             | WireError::Malformed { .. } => invalid(error.to_string()),
-        });
+        })?;
+        // The token says whose it is; a seal says that it came as it was sent.
+        if seal.is_some() {
+            let checked = api.engine.task_tokens().check_result(&result, seal.as_ref());
+            checked.map_err(|error| invalid(error.to_string()))?;
+        }
+        return Ok(result);
     }
     let result: ResultMessage = read(request, api).await?;
     if result.v > PROTOCOL_VERSION {

@@ -17,7 +17,7 @@ use crate::queue::{
     Delivery, Depth, Dispatched, ExpiredLease, QueueError, Taken, TaskMessage, WORKER_SILENT_AFTER,
     WorkerPresence,
 };
-use crate::wire::{Priority, WireError, decode_result, encode_task};
+use crate::wire::{Priority, WireError, encode_task, open_result};
 
 /// Pools that are asked at a time.
 const POOLS_AT_A_TIME: usize = 64;
@@ -234,7 +234,8 @@ impl Shared {
             // The function has checked it.
             let Some(delivery) = read_id(&id) else { continue };
             self.engines_hands.add(&holder, [delivery.to_string()]);
-            let result = decode_result(&body).and_then(|result| {
+            let (result, seal) = open_result(body);
+            let result = result.and_then(|result| {
                 if result.delivery() == delivery {
                     return Ok(result);
                 }
@@ -244,7 +245,8 @@ impl Shared {
             if result.is_err() {
                 self.counters.results_unreadable.add(1);
             }
-            taken.push(Taken { dispatched: Dispatched { pool: pool.pool().to_owned(), delivery }, result });
+            let dispatched = Dispatched { pool: pool.pool().to_owned(), delivery };
+            taken.push(Taken { dispatched, result, seal });
         }
         Ok(taken)
     }

@@ -14,7 +14,9 @@ use super::keys::PoolKeys;
 use super::shared::{Shared, holder};
 use super::values::{Answer, read_generation, read_id, write_id};
 use crate::queue::{Claim, ClaimedTask, Delivery, Extended, Lease, QueueError, TaskQueue, WorkerPresence};
-use crate::wire::{Outcome, ResultMessage, TaskError, TaskMessage, decode_task, encode_result};
+use crate::wire::{
+    Outcome, ResultMessage, TaskError, TaskMessage, decode_task, encode_result, encode_sealed_result,
+};
 
 /// Tasks of one call; more are claimed by the next.
 const CLAIM_MAX: usize = 1_000;
@@ -286,7 +288,7 @@ impl Shared {
     fn encode(&self, result: &ResultMessage) -> Result<(Delivery, Vec<u8>), QueueError> {
         let delivery = result.delivery();
         write_id(&delivery)?;
-        if let Ok(bytes) = encode_result(result).inspect_err(|error| {
+        if let Ok(bytes) = encode_sealed_result(result).inspect_err(|error| {
             tracing::warn!(%delivery, %error, "a result cannot be sent");
         }) {
             return Ok((delivery, bytes));
@@ -296,7 +298,8 @@ impl Shared {
         let mut failure = failure_of(&delivery, RESULT_UNWRITABLE, reason, Some(false));
         failure.execution_id.clone_from(&result.execution_id);
         failure.step_id.clone_from(&result.step_id);
-        let bytes = encode_result(&failure).map_err(|error| QueueError::Corrupt {
+        failure.token.clone_from(&result.token);
+        let bytes = encode_sealed_result(&failure).map_err(|error| QueueError::Corrupt {
             entry: delivery.to_string(),
             reason: error.to_string(),
         })?;
@@ -365,7 +368,7 @@ impl Shared {
 }
 
 fn failure_of(delivery: &Delivery, code: &str, message: String, retryable: Option<bool>) -> ResultMessage {
-    // Without a MAC: the token is in the message that could not be read.
+    // Without a token: it is in the message that could not be read.
     ResultMessage {
         error: Some(TaskError { code: code.to_owned(), message, retryable, details: None }),
         ..ResultMessage::new(delivery.task_id.clone(), delivery.attempt, Outcome::Failure)

@@ -107,7 +107,7 @@ impl State {
                 continue;
             };
             let dispatched = Dispatched { pool: pool.to_string(), delivery: delivery.clone() };
-            results.push(Taken { dispatched, result: Ok((*done.result).clone()) });
+            results.push(Taken { dispatched, result: Ok((*done.result).clone()), seal: None });
             done.taken_by = Some(Arc::clone(&engine));
             self.taken.entry(Arc::clone(&engine)).or_default().insert(number);
         }
