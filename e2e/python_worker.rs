@@ -1,4 +1,4 @@
-//! A worker in Python that was written from `docs/protocol.md` alone (`e2e/python/worker.py`) does the work of the real
+//! A worker in Python that was written from `docs/protocol.md` alone (`e2e/python/worker.py`, `careful.py`) does the work of the real
 //! engine, over real servers: it runs tasks, heartbeats, is killed, is cancelled, loses its queue and its leases, and ends.
 
 #![expect(clippy::unwrap_used, reason = "test code")]
@@ -113,12 +113,18 @@ impl World {
 
     /// Starts a worker for a handler.
     fn worker(&self, handler: &str, slots: usize, prefetch: usize) -> Process {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../e2e/python/cases.py");
-        let mut command = Command::new(PYTHON);
         let login = if handler == CONFINED { format!("{CONFINED}:secret@") } else { String::new() };
+        let numbers = [slots.to_string(), prefetch.to_string()];
+        let folder = self.folder.path().to_str().unwrap();
+        self.script("cases.py", &login, &[folder, &numbers[0], &numbers[1], handler])
+    }
+
+    /// Starts one of the scripts in `e2e/python`.
+    fn script(&self, script: &str, login: &str, arguments: &[&str]) -> Process {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../e2e/python").join(script);
         let redis = format!("redis://{login}127.0.0.1:{}", self.redis.port());
-        command.arg("-B").arg(script).arg(redis).arg(self.folder.path());
-        command.args([slots.to_string(), prefetch.to_string()]).arg(handler);
+        let mut command = Command::new(PYTHON);
+        command.arg("-B").arg(script).arg(redis).args(arguments);
         let log = fs::File::options().create(true).append(true).open(self.path("worker.log")).unwrap();
         Process(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
     }
@@ -264,6 +270,30 @@ async fn a_worker_in_python_does_the_work_of_flows() {
     let formats: Vec<String> = world.notes("format step");
     assert_eq!(formats.iter().filter(|format| **format == ZSTD.to_string()).count(), 1);
     assert!(formats.contains(&PLAIN.to_string()));
+}
+
+/// The worker without what spares work when something goes wrong.
+#[tokio::test]
+async fn the_short_worker_works_and_ends_and_its_tasks_outlive_it() {
+    let world = World::start(SHORT_LEASE_MS).await;
+    let names: Vec<Value> = (0..20).map(|number| json!({ "name": format!("guest {number}") })).collect();
+    let body = json!({ "type": "greet", "input": { "type": "key", "key": "item" } });
+    let items = json!({ "type": "key", "key": "input" });
+    let map = json!({ "type": "map", "config": { "items": items, "body": body } });
+    let greeted = world.start_step("greeted", &map, &json!(names));
+    let killed = world.script("worker.py", "", &[]);
+    let queue = ["LLEN", "flowmonkey:tasks:{greet}"];
+    wait_until("it has taken the first tasks", DEADLINE, || async {
+        world.redis(&queue).await != redis::Value::Int(20)
+    })
+    .await;
+    killed.signal(Signal::KILL);
+    killed.code().await;
+    let other = world.script("worker.py", "", &[]);
+    let greetings: Vec<String> = (0..20).map(|number| format!("Hello, guest {number}!")).collect();
+    assert_eq!(world.ends(&greeted, "completed")["output"], json!(greetings));
+    other.signal(Signal::TERM);
+    assert_eq!(other.code().await, Some(0));
 }
 
 #[tokio::test]
