@@ -254,6 +254,13 @@ TABLE fm_progress
     CREATE INDEX fm_progress_at ON public.fm_progress USING btree (at)
     CREATE UNIQUE INDEX fm_progress_pkey ON public.fm_progress USING btree (execution_id, task_number, at)
 
+TABLE fm_schema
+    only_row boolean NOT NULL DEFAULT true
+    readable_from bigint NOT NULL
+    fm_schema_only_row_check CHECK (only_row)
+    fm_schema_pkey PRIMARY KEY (only_row)
+    CREATE UNIQUE INDEX fm_schema_pkey ON public.fm_schema USING btree (only_row)
+
 TABLE fm_snapshots
     parent_id uuid NOT NULL
     join_no bigint NOT NULL

@@ -241,6 +241,11 @@ CREATE TABLE fm_progress (
 
 CREATE INDEX fm_progress_at ON fm_progress (at);
 
+CREATE TABLE fm_schema (
+    only_row      INTEGER PRIMARY KEY DEFAULT 1 CHECK (only_row = 1),
+    readable_from INTEGER NOT NULL
+) STRICT;
+
 CREATE TABLE fm_snapshots (
     parent_id    BLOB NOT NULL REFERENCES fm_executions (id) ON DELETE CASCADE,
     join_no      INTEGER NOT NULL,

@@ -51,8 +51,9 @@ pub(crate) async fn migrate(args: MigrateArgs) -> Result<Exit, CliError> {
     let MigrateArgs { database, pooler } = args;
     let options = connect::database_options(&DatabaseArgs { database, pooler, no_migrate: false });
     connect::check_url(&options)?;
-    let store = flowmonkey_engine::store::PostgresStore::connect(options).await?;
-    store.close().await;
-    tell(&format!("the schema is at version {}", flowmonkey_engine::store::POSTGRES_SCHEMA_VERSION));
+    let version = flowmonkey_engine::store::PostgresStore::migrate(&options).await?;
+    // Makes the partitions of history.
+    flowmonkey_engine::store::PostgresStore::connect(options).await?.close().await;
+    tell(&format!("the schema is at version {version}"));
     Ok(Exit::Done)
 }

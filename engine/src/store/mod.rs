@@ -4,6 +4,7 @@
 //! conflict drops that execution's changes only, never the batch. Repeating a batch whose answer was lost changes nothing.
 
 mod child;
+mod compatibility;
 #[doc(hidden)]
 pub mod conformance;
 mod context;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use flowmonkey_engine::store::conformance::RULES;
 use flowmonkey_engine::store::conformance::fixture::{
     at, creates, id, load, root, start, store_all, success, update, updates, work,
 };
@@ -131,17 +132,59 @@ async fn the_schema_has_to_be_ours() {
         "INSERT INTO fm_migrations (version, description, success, checksum, execution_time) VALUES (999, '', true, '', 0)",
     )
     .await;
-    for options in [without, options(&database.url())] {
-        let StoreError::Schema { found: 999, needed, cure } = refused(options).await else {
-            panic!("it is newer")
-        };
-        assert_eq!(needed, POSTGRES_SCHEMA_VERSION);
-        assert!(cure.contains("release"));
+    // Whose programs an older one may not disturb, and one that does not say.
+    for says in ["UPDATE fm_schema SET readable_from = 999", "DELETE FROM fm_schema", "DROP TABLE fm_schema"]
+    {
+        meddle(&database.url(), says).await;
+        for options in [without.clone(), options(&database.url())] {
+            let StoreError::Schema { found: 999, needed, cure } = refused(options).await else {
+                panic!("it is newer: {says}")
+            };
+            assert_eq!(needed, POSTGRES_SCHEMA_VERSION);
+            assert!(cure.contains("release"));
+        }
     }
     meddle(&database.url(), "DELETE FROM fm_migrations WHERE version = 999; UPDATE fm_migrations SET checksum = '' WHERE version = 1; DELETE FROM fm_migrations WHERE version > 1").await;
     let error = refused(options(&database.url())).await;
     assert!(matches!(error, StoreError::Schema { found: 1, .. }), "{error:?}");
 }
+
+/// As in a rolling update: the next release has migrated, and engines of this one go on and start anew.
+#[tokio::test]
+async fn an_engine_runs_on_a_newer_schema_that_says_so() {
+    let next = format!(
+        "INSERT INTO fm_migrations (version, description, success, checksum, execution_time)
+            VALUES ({}, 'of the next release', true, '', 0);
+        UPDATE fm_schema SET readable_from = {POSTGRES_SCHEMA_VERSION};
+        CREATE TABLE fm_later (id uuid PRIMARY KEY);
+        ALTER TABLE fm_executions ADD COLUMN later text NOT NULL DEFAULT '';
+        ALTER TABLE fm_tables ADD COLUMN later bigint",
+        POSTGRES_SCHEMA_VERSION + 1
+    );
+    let rules = RULES.iter().filter(|rule| RULES_OF_ROLLING.contains(&rule.name));
+    assert_eq!(rules.clone().count(), RULES_OF_ROLLING.len());
+    for rule in rules {
+        let database = fresh().await;
+        let running = open(&database).await;
+        meddle(&database.url(), &next).await;
+        running.check().await.unwrap();
+        let version = PostgresStore::migrate(&options(&database.url())).await.unwrap();
+        assert_eq!(version, POSTGRES_SCHEMA_VERSION + 1, "the newer one stays");
+        for migrate in [true, false] {
+            let options = PostgresOptions { migrate, ..options(&database.url()) };
+            PostgresStore::connect(options).await.unwrap().check().await.unwrap();
+        }
+        (rule.run)(Arc::new(open(&database).await)).await;
+    }
+}
+
+/// Rules of the store that an engine of the release before needs most.
+const RULES_OF_ROLLING: [&str; 4] = [
+    "an_execution_reads_back_as_it_was_written",
+    "a_batch_stored_twice_changes_nothing_the_second_time",
+    "concurrent_updates_of_one_version_hold_once",
+    "the_same_key_gives_the_same_execution",
+];
 
 #[tokio::test]
 async fn connections_are_encrypted_as_the_url_says() {

@@ -146,6 +146,11 @@ fn schema(findings: &mut Findings, found: i64) -> bool {
         findings.add("schema", State::Good, format!("version {found}"));
         return true;
     }
+    if found > needed {
+        let text = format!("version {found}, of a newer release; this one ({needed}) may run on it");
+        findings.add("schema", State::Good, text);
+        return true;
+    }
     let text = if found == 0 {
         "there is no record yet; `flowmonkey migrate` or the first engine makes it".to_owned()
     } else {

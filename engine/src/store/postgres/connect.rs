@@ -45,7 +45,7 @@ impl PostgresStore {
     /// # Errors
     /// [`StoreError::Unavailable`] when it cannot be reached in this time; at once when the user, the password or the
     /// database is wrong, the server is older than 15, or it can only be read. [`StoreError::Schema`] when a newer release
-    /// migrated it, or an older one and migrating is off. [`StoreError::Internal`] when the URL cannot be used.
+    /// migrated it in a way that this one may not run on, or an older one and migrating is off. [`StoreError::Internal`] when the URL cannot be used.
     pub async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
         let driver = options.driver()?.disable_statement_logging();
         let place = place(&driver);
@@ -55,7 +55,11 @@ impl PostgresStore {
         if let Err(error) = first.close().await {
             tracing::debug!(%place, %error, "the first connection was not closed in good order");
         }
-        prepared?;
+        let found = prepared?;
+        if found > schema::POSTGRES_SCHEMA_VERSION {
+            let own = schema::POSTGRES_SCHEMA_VERSION;
+            tracing::info!(%place, found, own, "a newer release has migrated the schema; this one may run on it");
+        }
         let pool = PgPoolOptions::new()
             .max_connections(options.connections.max(1))
             .acquire_timeout(options.acquire_timeout)
@@ -86,11 +90,12 @@ impl PostgresStore {
         Ok(store)
     }
 
-    /// Brings the schema of the database up to date, and does nothing else. Safe for any number of engines at once.
+    /// Brings the schema of the database up to date, and does nothing else; gives its version, which is left alone when it is
+    /// newer than [`POSTGRES_SCHEMA_VERSION`](schema::POSTGRES_SCHEMA_VERSION). Safe for any number of engines at once.
     ///
     /// # Errors
     /// As [`PostgresStore::connect`].
-    pub async fn migrate(options: &PostgresOptions) -> Result<(), StoreError> {
+    pub async fn migrate(options: &PostgresOptions) -> Result<i64, StoreError> {
         let driver = options.driver()?.disable_statement_logging();
         let place = place(&driver);
         let mut connection = reach(&driver, &place, options.patience).await?;
@@ -179,12 +184,12 @@ fn refusal(place: &str, error: sqlx::Error) -> Refusal {
     }
 }
 
-/// Looks at the server, then at the schema, which is migrated if the session for it is given.
+/// Looks at the server, then at the schema, which is migrated if the session for it is given. Gives the schema's version.
 async fn prepare(
     connection: &mut PgConnection,
     place: &str,
     migrate: Option<PostgresSession>,
-) -> Result<(), StoreError> {
+) -> Result<i64, StoreError> {
     let fail = |error| error::classify(place, error);
     let question = "SELECT current_setting('server_version_num')::int4, current_setting('server_version'),
         pg_is_in_recovery() OR current_setting('transaction_read_only')::bool";
@@ -201,7 +206,7 @@ async fn prepare(
         return unfit(format!("{place} can only be read: it is a standby or set so; name the primary"));
     }
     if let Some(session) = migrate {
-        return schema::migrate(connection, place, session).await;
+        schema::migrate(connection, place, session).await?;
     }
     let found = schema::version(connection, place).await?;
     if found < schema::POSTGRES_SCHEMA_VERSION {
@@ -211,5 +216,5 @@ async fn prepare(
             cure: format!("migrate {place}"),
         });
     }
-    Ok(())
+    Ok(found)
 }

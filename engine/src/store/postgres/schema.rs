@@ -1,14 +1,15 @@
 //! The schema: migrations in the program, the version in the database.
 
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::{Connection, PgConnection, SqlSafeStr};
+use sqlx::{Connection, PgConnection, Row, SqlSafeStr};
 
 use super::PostgresSession;
 use super::error::classify;
 use crate::store::StoreError;
+use crate::store::compatibility::may_run;
 
 /// All migrations in order; the first is version 1. What each does, and its text.
-const MIGRATIONS: &[(&str, &str)] = &[
+pub(super) const MIGRATIONS: &[(&str, &str)] = &[
     ("create record", include_str!("../../../../migrations/postgres/0001_create_record.sql")),
     ("write in one call", include_str!("../../../../migrations/postgres/0002_write_in_one_call.sql")),
     ("prune by week", include_str!("../../../../migrations/postgres/0003_prune_by_week.sql")),
@@ -17,11 +18,16 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("add webhooks", include_str!("../../../../migrations/postgres/0006_add_webhooks.sql")),
     ("add jobs", include_str!("../../../../migrations/postgres/0007_add_jobs.sql")),
     ("stage context patches", include_str!("../../../../migrations/postgres/0008_stage_context_patches.sql")),
+    ("say who may run", include_str!("../../../../migrations/postgres/0009_say_who_may_run.sql")),
 ];
 
 /// The schema version that this program needs.
 #[allow(clippy::cast_possible_wrap, reason = "a handful of migrations")]
 pub const POSTGRES_SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// The oldest schema version whose programs run on a database of [`POSTGRES_SCHEMA_VERSION`]: those of the release before,
+/// as engines are replaced one by one. A migration that takes away or changes what they use raises it to its own number.
+pub(super) const READABLE_FROM: i64 = 9;
 
 /// Which migrations have run.
 const TABLE: &str = "fm_migrations";
@@ -38,14 +44,14 @@ fn migrator() -> Migrator {
     migrator
 }
 
-/// Brings the database to [`POSTGRES_SCHEMA_VERSION`] in one transaction. Any number of engines may do it at once: the first
+/// Brings the database to [`POSTGRES_SCHEMA_VERSION`] in one transaction, unless it is there or further. Any number of engines may do it at once: the first
 /// migrates, the others wait for it.
 pub(super) async fn migrate(
     connection: &mut PgConnection,
     place: &str,
     session: PostgresSession,
 ) -> Result<(), StoreError> {
-    if version(connection, place).await? == POSTGRES_SCHEMA_VERSION {
+    if version(connection, place).await? >= POSTGRES_SCHEMA_VERSION {
         return Ok(());
     }
     let fail = |error| classify(place, error);
@@ -67,6 +73,12 @@ pub(super) async fn migrate(
             sqlx::raw_sql("DEALLOCATE ALL").execute(&mut *transaction).await.map_err(fail)?;
         }
         migrator().run(&mut *transaction).await.map_err(|error| failed(place, error))?;
+        // One row, and a number of ours.
+        let say = format!(
+            "INSERT INTO fm_schema (readable_from) VALUES ({READABLE_FROM})
+            ON CONFLICT (only_row) DO UPDATE SET readable_from = EXCLUDED.readable_from"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(say)).execute(&mut *transaction).await.map_err(fail)?;
         if forget {
             sqlx::raw_sql("DEALLOCATE ALL").execute(&mut *transaction).await.map_err(fail)?;
         }
@@ -74,33 +86,36 @@ pub(super) async fn migrate(
     transaction.commit().await.map_err(fail)
 }
 
-/// The schema version of the database: 0 for an empty one.
+/// The schema version of the database: 0 for an empty one. It may be newer than this program's, when that may run on it.
+///
+/// # Errors
+/// [`StoreError::Schema`] when it is newer, and this program may not.
 pub(super) async fn version(connection: &mut PgConnection, place: &str) -> Result<i64, StoreError> {
     let fail = |error| classify(place, error);
     // Simple statements: they need no preparation, which poolers may not know.
-    let exists = sqlx::raw_sql("SELECT 1 WHERE to_regclass('fm_migrations') IS NOT NULL")
-        .fetch_optional(&mut *connection)
-        .await
-        .map_err(fail)?;
-    if exists.is_none() {
+    let tables = "SELECT to_regclass('fm_migrations') IS NOT NULL, to_regclass('fm_schema') IS NOT NULL";
+    let tables = sqlx::raw_sql(tables).fetch_one(&mut *connection).await.map_err(fail)?;
+    let (migrated, says): (bool, bool) = (tables.try_get(0).map_err(fail)?, tables.try_get(1).map_err(fail)?);
+    if !migrated {
         return Ok(0);
     }
-    let rows = sqlx::raw_sql("SELECT version FROM fm_migrations WHERE success ORDER BY version DESC LIMIT 1")
-        .fetch_optional(&mut *connection)
-        .await
-        .map_err(fail)?;
-    let found: i64 = match rows {
-        Some(row) => sqlx::Row::try_get(&row, 0).map_err(fail)?,
-        None => 0,
-    };
-    if found > POSTGRES_SCHEMA_VERSION {
-        return Err(StoreError::Schema {
-            found,
-            needed: POSTGRES_SCHEMA_VERSION,
-            cure: "run the release of flowmonkey that wrote it, or a newer one".into(),
-        });
+    let newest = "SELECT version FROM fm_migrations WHERE success ORDER BY version DESC LIMIT 1";
+    let found = number(connection, newest).await.map_err(fail)?.unwrap_or(0);
+    if found <= POSTGRES_SCHEMA_VERSION {
+        return Ok(found);
     }
-    Ok(found)
+    let readable_from = if says {
+        number(connection, "SELECT readable_from FROM fm_schema").await.map_err(fail)?
+    } else {
+        None
+    };
+    may_run(found, POSTGRES_SCHEMA_VERSION, readable_from)
+}
+
+/// The first number of the first row. A simple statement.
+async fn number(connection: &mut PgConnection, question: &'static str) -> Result<Option<i64>, sqlx::Error> {
+    let row = sqlx::raw_sql(question).fetch_optional(connection).await?;
+    row.map(|row| row.try_get(0)).transpose()
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the driver's errors may become more")]

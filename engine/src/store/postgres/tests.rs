@@ -8,6 +8,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use super::{PostgresOptions, PostgresStore, error, schema, sql};
 use crate::store::StoreError;
+use crate::store::compatibility::takes_away;
 
 /// Statements that may read a whole table: it is small, or all of it is asked for.
 const MAY_SCAN: &[(&str, &str)] = &[
@@ -150,6 +151,17 @@ fn migrations_are_all_embedded_and_say_why() {
         let text = std::fs::read_to_string(Path::new(directory).join(name)).unwrap();
         // All run in one transaction.
         assert!(text.starts_with("-- Why: ") && !text.contains("CONCURRENTLY"), "{name}");
+    }
+}
+
+#[test]
+fn migrations_add_or_say_that_they_do_not() {
+    for ((name, text), version) in schema::MIGRATIONS.iter().zip(1..) {
+        let taken = takes_away(text).filter(|_| version > schema::READABLE_FROM);
+        assert_eq!(
+            taken, None,
+            "`{name}`: raise READABLE_FROM, and tell in the changelog to stop the old release"
+        );
     }
 }
 

@@ -73,7 +73,7 @@ fn unfinished(to: &Path) -> PathBuf {
 /// Checks that the file at `path` is a whole record which this program can open. Returns its schema version.
 ///
 /// # Errors
-/// [`StoreError::Corrupt`] names the damage, [`StoreError::Schema`] a newer schema, [`StoreError::Unavailable`] a file
+/// [`StoreError::Corrupt`] names the damage, [`StoreError::Schema`] a newer schema that is not for it, [`StoreError::Unavailable`] a file
 /// that cannot be read.
 pub async fn verify(path: &Path) -> Result<i64, StoreError> {
     let fail = |error| error::classify(path, error);

@@ -95,7 +95,7 @@ impl SqliteStore {
     /// Opens the file, makes it if it is missing, and brings its schema up to date.
     ///
     /// # Errors
-    /// [`StoreError::Schema`] when a newer release wrote it, [`StoreError::Corrupt`] when it is no record or damaged,
+    /// [`StoreError::Schema`] when a newer release wrote it in a way that this one may not read, [`StoreError::Corrupt`] when it is no record or damaged,
     /// [`StoreError::Unavailable`] when it is locked or cannot be read or written.
     pub async fn open(path: &Path, options: SqliteOptions) -> Result<Self, StoreError> {
         let fail = |error| error::classify(path, error);

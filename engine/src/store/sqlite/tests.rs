@@ -1,6 +1,7 @@
 //! Tests that look inside: statements, plans, the schema, error codes.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flowmonkey_core::execution::StartRequest;
@@ -9,6 +10,8 @@ use sqlx::{Connection, Row, SqliteConnection};
 
 use super::prepare::PreparedBatch;
 use super::{SqliteOptions, SqliteStore, error, schema, sql};
+use crate::store::compatibility::takes_away;
+use crate::store::conformance::RULES;
 use crate::store::conformance::fixture::{at, creates, id, root, started, success, update, updates, work};
 use crate::store::{Batch, Committed, CreateOutcome, Store, StoreError};
 
@@ -145,14 +148,49 @@ async fn a_newer_schema_is_refused_with_a_cure() {
     let path = directory.path().join("record");
     let mut connection = migrated(&path).await;
     sqlx::query("PRAGMA user_version = 999").execute(&mut connection).await.unwrap();
-    connection.close().await.unwrap();
-    for error in [
-        SqliteStore::open(&path, SqliteOptions::default()).await.err().unwrap(),
-        super::verify(&path).await.unwrap_err(),
-    ] {
-        let StoreError::Schema { found: 999, needed, cure } = error else { panic!("{error}") };
-        assert_eq!(needed, schema::SCHEMA_VERSION);
-        assert!(cure.contains("release"));
+    for says in ["UPDATE fm_schema SET readable_from = 999", "DELETE FROM fm_schema", "DROP TABLE fm_schema"]
+    {
+        sqlx::query(says).execute(&mut connection).await.unwrap();
+        for error in [
+            SqliteStore::open(&path, SqliteOptions::default()).await.err().unwrap(),
+            super::verify(&path).await.unwrap_err(),
+        ] {
+            let StoreError::Schema { found: 999, needed, cure } = error else { panic!("{error}") };
+            assert_eq!(needed, schema::SCHEMA_VERSION);
+            assert!(cure.contains("release"));
+        }
+    }
+}
+
+/// As after a step back to the release before.
+#[tokio::test]
+async fn a_newer_file_that_says_so_is_opened_and_stays_newer() {
+    let newer = schema::SCHEMA_VERSION + 1;
+    let next = format!(
+        "PRAGMA user_version = {newer}; CREATE TABLE fm_later (id INTEGER PRIMARY KEY) STRICT;
+        ALTER TABLE fm_executions ADD COLUMN later TEXT NOT NULL DEFAULT ''"
+    );
+    for rule in ["an_execution_reads_back_as_it_was_written", "the_same_key_gives_the_same_execution"] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("record");
+        let mut connection = migrated(&path).await;
+        sqlx::raw_sql(sqlx::AssertSqlSafe(next.clone())).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        let rule = RULES.iter().find(|known| known.name == rule).unwrap();
+        let store = SqliteStore::open(&path, SqliteOptions::default()).await.unwrap();
+        (rule.run)(Arc::new(store)).await;
+        assert_eq!(super::verify(&path).await.unwrap(), newer);
+    }
+}
+
+#[test]
+fn migrations_add_or_say_that_they_do_not() {
+    for (text, version) in schema::MIGRATIONS.iter().zip(1..) {
+        let taken = takes_away(text).filter(|_| version > schema::READABLE_FROM);
+        assert_eq!(
+            taken, None,
+            "migration {version}: raise READABLE_FROM, and tell in the changelog to stop the old release"
+        );
     }
 }
 

@@ -88,7 +88,8 @@ impl Inspection {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when it cannot be reached within [`PostgresOptions::patience`], or the user, the password
-    /// or the database is wrong. [`StoreError::Schema`] when a newer release migrated it.
+    /// or the database is wrong. [`StoreError::Schema`] when a newer release migrated it in a way that this one may
+    /// not run on.
     pub async fn begin(options: &PostgresOptions, clock: &dyn Clock) -> Result<Self, StoreError> {
         let driver = options.driver()?.disable_statement_logging();
         let place = connect::place(&driver);
