@@ -96,29 +96,33 @@ async fn an_engine_runs_what_no_worker_is_there_for() {
     .await;
 }
 
+/// The engine learns of a worker by and by; until then it runs the tasks itself.
+async fn a_worker_gets_the_tasks(system: &System) {
+    let mut number = 0;
+    wait_for("the worker gets the tasks", async || {
+        number += 1;
+        let id = system.begin("slow", json!({}), &format!("first-{number}")).await;
+        let worker = wait_for("its first task has ended", async || ended_by(system, &id).await.pop()).await;
+        worker.starts_with("worker-").then_some(())
+    })
+    .await;
+}
+
+/// Who reported the attempts of an execution that were reported, in order.
+async fn ended_by(system: &System, id: &str) -> Vec<String> {
+    let history = system.get(&format!("/v1/executions/{id}/history?limit=500")).await;
+    let events = history["items"].as_array().unwrap().iter().map(|recorded| &recorded["event"]);
+    let ended = events.filter(|event| event["type"] == "attemptEnded");
+    ended.filter_map(|event| event["workerId"].as_str().map(str::to_owned)).collect()
+}
+
 /// Also what was waiting for the last of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_workers_that_are_gone_runs_in_an_engine() {
     let mut system = system(1, &["--fall-back", "work", "--handlers", "handlers.json"]).await;
     system.options.concurrency = 1;
     system.add_worker(&[]).await;
-    // The engine learns of it by and by; until then it would run the tasks itself.
-    let mut number = 0;
-    wait_for("the worker gets the tasks", async || {
-        number += 1;
-        let id = system.begin("slow", json!({}), &format!("first-{number}")).await;
-        let history = wait_for("its first task has ended", async || {
-            let history = system.get(&format!("/v1/executions/{id}/history?limit=500")).await;
-            let events = history["items"].as_array()?.iter().map(|recorded| &recorded["event"]);
-            events
-                .filter(|event| event["type"] == "attemptEnded")
-                .map(|event| event["workerId"].clone())
-                .next()
-        })
-        .await;
-        history.as_str()?.starts_with("worker-").then_some(())
-    })
-    .await;
+    a_worker_gets_the_tasks(&system).await;
     let mut all = Vec::new();
     for number in 0..3 {
         all.push(system.begin("slow", json!({}), &format!("{number}")).await);
@@ -127,6 +131,37 @@ async fn what_waits_for_workers_that_are_gone_runs_in_an_engine() {
     system.workers.remove(0).stop().await;
     for id in all {
         assert_eq!(system.ended(&id).await["status"], "completed");
+    }
+}
+
+/// A worker that is killed gives nothing back and does not take leave: what it ran comes back with its lease, and what waited
+/// for it moves when it has been silent for long enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_worker_ran_and_what_waited_for_it_runs_in_an_engine() {
+    let mut system = system(1, &["--fall-back", "work", "--handlers", "handlers.json"]).await;
+    system.options.concurrency = 1;
+    system.add_worker(&[]).await;
+    a_worker_gets_the_tasks(&system).await;
+    let mut all = Vec::new();
+    for number in 0..3 {
+        all.push(system.begin("slow", json!({}), &format!("{number}")).await);
+    }
+    let task_of = |id: &String| format!("tk_{}_1", id.trim_start_matches("ex_"));
+    let attempts = |id: &String| -> Vec<u64> {
+        let notes =
+            notes(&system).into_iter().filter(|note| note.what == "begin" && note.task == task_of(id));
+        notes.map(|note| note.attempt).collect()
+    };
+    // One is in its hands, the others are in the queue.
+    let held = wait_for("it runs one", async || all.iter().find(|id| !attempts(id).is_empty())).await;
+    let mut worker = system.workers.remove(0);
+    worker.kill();
+    for id in &all {
+        assert_eq!(system.ended(id).await["status"], "completed");
+        let workers = ended_by(&system, id).await;
+        assert!(workers.len() >= 2 && workers.iter().all(|one| one.starts_with("engine-")), "{workers:?}");
+        let expected: &[u64] = if id == held { &[1, 2] } else { &[1] };
+        assert_eq!(attempts(id), expected, "{id}");
     }
 }
 
