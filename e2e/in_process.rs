@@ -147,13 +147,13 @@ async fn what_a_killed_worker_ran_and_what_waited_for_it_runs_in_an_engine() {
         all.push(system.begin("slow", json!({}), &format!("{number}")).await);
     }
     let task_of = |id: &String| format!("tk_{}_1", id.trim_start_matches("ex_"));
-    let attempts = |id: &String| -> Vec<u64> {
-        let notes =
-            notes(&system).into_iter().filter(|note| note.what == "begin" && note.task == task_of(id));
+    let attempts = |system: &System, id: &String| -> Vec<u64> {
+        let notes = notes(system).into_iter().filter(|note| note.what == "begin" && note.task == task_of(id));
         notes.map(|note| note.attempt).collect()
     };
     // One is in its hands, the others are in the queue.
-    let held = wait_for("it runs one", async || all.iter().find(|id| !attempts(id).is_empty())).await;
+    let held =
+        wait_for("it runs one", async || all.iter().find(|id| !attempts(&system, id).is_empty())).await;
     let mut worker = system.workers.remove(0);
     worker.kill();
     for id in &all {
@@ -161,7 +161,7 @@ async fn what_a_killed_worker_ran_and_what_waited_for_it_runs_in_an_engine() {
         let workers = ended_by(&system, id).await;
         assert!(workers.len() >= 2 && workers.iter().all(|one| one.starts_with("engine-")), "{workers:?}");
         let expected: &[u64] = if id == held { &[1, 2] } else { &[1] };
-        assert_eq!(attempts(id), expected, "{id}");
+        assert_eq!(attempts(&system, id), expected, "{id}");
     }
 }
 
