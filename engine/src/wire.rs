@@ -85,7 +85,12 @@ pub(crate) fn task_message(
 /// run one after the other.
 fn is_to_isolate(task: &TaskId, execution: &Execution, config: &EngineConfig) -> bool {
     let run = execution.task().map(|out| &out.run).filter(|run| run.task == task.number);
-    run.is_some_and(|run| run.lost > 0 && run.lost.saturating_add(1) >= config.limits.max_lost)
+    run.is_some_and(|run| {
+        let total = run.last_loss.as_ref().map_or(run.lost, |loss| loss.total);
+        run.lost > 0
+            && (run.lost.saturating_add(1) >= config.limits.max_lost
+                || total.saturating_add(1) >= config.limits.max_lost_total)
+    })
 }
 
 fn millis(duration: std::time::Duration) -> u64 {

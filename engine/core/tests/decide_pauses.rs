@@ -58,7 +58,7 @@ fn a_pause_ends_by_its_time_a_resume_or_its_event_and_the_same_task_goes_on() {
     assert_eq!((third.attempt, &third.resumed), (3, &resumed));
     // A worker that dies takes nothing with it.
     let lost = bench.attempt(id);
-    bench.must(id, Command::LeaseLost(lost));
+    bench.must(id, Command::LeaseLost { attempt: lost, saved_at: None });
     assert_eq!((bench.queue[&id].attempt, &bench.queue[&id].resumed), (4, &resumed));
 
     bench.answer(id, pause(Some(bench.now.plus(1_000)), Some(("freed", Some("event.data.gpus > 1")))));

@@ -289,7 +289,7 @@ impl Player {
                 self.bench.command(id, Command::Report(Box::new(report))).unwrap_or_default();
                 return self.bench.run();
             }
-            Poke::LeaseLost => Command::LeaseLost(attempt),
+            Poke::LeaseLost => Command::LeaseLost { attempt, saved_at: None },
             Poke::TimedOut => Command::TimedOut(attempt),
             Poke::Started => Command::Started(attempt),
             Poke::Republish => Command::Republish(attempt),

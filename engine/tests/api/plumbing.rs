@@ -99,7 +99,11 @@ impl Bench {
     async fn lose_lease(&self) {
         let task: TaskId = self.task.task_id.parse().unwrap();
         let lost = TaskAttempt { task: task.number, attempt: self.task.attempt };
-        self.server.engine.command(task.execution, Command::LeaseLost(lost)).await.unwrap();
+        self.server
+            .engine
+            .command(task.execution, Command::LeaseLost { attempt: lost, saved_at: None })
+            .await
+            .unwrap();
     }
 
     async fn status(&self) -> Value {

@@ -16,7 +16,12 @@ pub enum Command {
     /// A worker reports an attempt.
     Report(Box<TaskReport>),
     /// The heartbeats of an attempt stopped.
-    LeaseLost(TaskAttempt),
+    LeaseLost {
+        /// Which.
+        attempt: TaskAttempt,
+        /// When the task's last checkpoint was saved; none: it has none.
+        saved_at: Option<Timestamp>,
+    },
     /// An attempt ran past its hard end.
     TimedOut(TaskAttempt),
     /// No worker took the attempt before `scheduleToStartMs`; it has been taken off the queue.

@@ -177,7 +177,9 @@ impl Work {
         }
         Some(match &execution.activity {
             Activity::Task(task) if self.random.one_in(10) => {
-                Command::LeaseLost(TaskAttempt { task: task.run.task, attempt: task.run.attempt })
+                let attempt = TaskAttempt { task: task.run.task, attempt: task.run.attempt };
+                let saved_at = self.random.one_in(2).then_some(task.scheduled_at);
+                Command::LeaseLost { attempt, saved_at }
             }
             Activity::Task(_) => Command::Report(Box::new(self.report(execution))),
             Activity::Wait(_) if self.random.one_in(2) => Command::Event {
