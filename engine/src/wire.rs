@@ -154,7 +154,9 @@ pub(crate) fn task_report(result: ResultMessage) -> Result<(TaskId, TaskReport),
     };
     let cost = result.cost.unwrap_or_default();
     // Its data has no limit of its own: the message's is one.
-    if let Some(refusal) = result.events.iter().find_map(|event| event_refusal(&event.event, None)) {
+    if let Some(refusal) =
+        result.events.iter().find_map(|event| event_refusal(&event.event, event.id.as_deref()))
+    {
         return Err(refusal);
     }
     let report = TaskReport {
@@ -165,7 +167,7 @@ pub(crate) fn task_report(result: ResultMessage) -> Result<(TaskId, TaskReport),
         emitted: result
             .events
             .into_iter()
-            .map(|event| EmittedEvent { name: event.event, data: event.data })
+            .map(|event| EmittedEvent { id: event.id, name: event.event, data: event.data })
             .collect(),
         rows: result
             .rows

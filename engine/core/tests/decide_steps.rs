@@ -414,18 +414,18 @@ fn events_match_by_name_and_expression_and_are_used_once() {
     let mut bench = bench(json!({"s": wait(json!("t")), "t": wait(json!(null))}));
     let id = bench.start(json!({"order": 7}));
     for (name, order) in [("other", 7), ("paid", 8)] {
-        bench.publish(EmittedEvent { name: name.into(), data: json!({"order": order}) });
+        bench.publish(EmittedEvent { id: None, name: name.into(), data: json!({"order": order}) });
         bench.run();
         assert_eq!(bench.get(id).cursor.as_ref(), "s");
     }
-    bench.publish(EmittedEvent { name: "paid".into(), data: json!({"order": 7}) });
+    bench.publish(EmittedEvent { id: None, name: "paid".into(), data: json!({"order": 7}) });
     bench.run();
     assert_eq!(
         (bench.status(id), bench.get(id).cursor.as_ref()),
         (Status::Waiting, "t"),
         "not consumed twice"
     );
-    bench.publish(EmittedEvent { name: "paid".into(), data: json!({"order": 7, "again": 1}) });
+    bench.publish(EmittedEvent { id: None, name: "paid".into(), data: json!({"order": 7, "again": 1}) });
     bench.run();
     assert_eq!((bench.status(id), bench.context(id)["got"]["again"].clone()), (Status::Completed, json!(1)));
 }

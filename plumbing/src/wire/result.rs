@@ -207,7 +207,8 @@ pub struct Cost {
 /// A custom event of a handler.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskEvent {
-    /// Names it: publishing it twice counts once. None: the engine makes one of the task and the place in the list.
+    /// Names it, for the whole system: publishing it twice counts once. None: the engine makes one of the commit and the
+    /// place in the list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// The event's name.

@@ -249,6 +249,9 @@ pub enum ContextChange {
 /// A custom event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EmittedEvent {
+    /// Names it, for the whole system: publishing it twice counts once. None: the record makes one of the commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     /// Its name.
     pub name: String,
     /// Its data.

@@ -229,8 +229,11 @@ impl Work {
             pipe: None,
         };
         let rows = (0..self.random.below(3)).map(|_| row(self.random.below(40))).collect::<Vec<_>>();
-        let emitted =
-            (0..self.random.below(2)).map(|_| EmittedEvent { name: "said".into(), data: json!(self.now) });
+        let emitted = (0..self.random.below(2)).map(|_| EmittedEvent {
+            id: None,
+            name: "said".into(),
+            data: json!(self.now),
+        });
         let emitted = emitted.collect();
         let cost =
             Cost { usd: self.random.below(1000) as f64 / 7.0, tokens: self.random.below(99), attempts: 0 };

@@ -80,7 +80,7 @@ impl Turn<'_> {
         let run = task.run;
         let Some(step) = self.step_of(&run) else { return self.step_is_gone(run) };
         for event in &report.emitted {
-            self.publish(&event.name, event.data.clone());
+            self.record(Record::Publish(event.clone()));
         }
         for row in &report.rows {
             self.record(Record::InsertRow(row.clone()));
