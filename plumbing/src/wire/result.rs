@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::is_false;
+
 /// What a worker reports of one attempt. Counts only while the record has that attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -111,10 +113,6 @@ impl ResultMessage {
 
 const fn is_zero(number: &u32) -> bool {
     *number == 0
-}
-
-const fn is_false(flag: &bool) -> bool {
-    !*flag
 }
 
 /// An event that ends a wait.
