@@ -15,7 +15,7 @@ use flowmonkey_plumbing::api::Progress;
 use flowmonkey_plumbing::manifest::{Manifest, Mode};
 use flowmonkey_worker::{Completion, Failure, Handler, Task};
 use hdrhistogram::Histogram;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::Barrier;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
