@@ -154,6 +154,7 @@ impl Studio {
     async fn ended(&self) -> Value {
         let record = self.system.ended(&self.execution).await;
         assert_eq!(record["status"], "completed", "{record}");
+        assert_eq!(record["context"]["film"]["path"], "film.mp4", "{record}");
         let film = record["context"]["film"].clone();
         assert_eq!((&film["frames"], &film["segments"]), (&json!(SECONDS * RATE), &json!(SECONDS)), "{film}");
         let counted = Command::new("ffprobe")
@@ -250,6 +251,7 @@ async fn a_worker_that_stood_still_has_no_part_in_the_film_any_more() {
     let url = studio.system.engines[0].url.clone().unwrap();
     let task = &message.task_id;
     let calls = [
+        (Method::PATCH, "context?sequence=1", json!({ "film.path": "of the dead" })),
         (Method::PUT, "checkpoint", json!({ "segments": [] })),
         (Method::DELETE, "checkpoint", Value::Null),
         (Method::POST, "progress", json!({ "percent": 99 })),

@@ -1,6 +1,7 @@
 //! The command line: what can be asked, and the help that teaches it.
 
 mod ask;
+mod checkpoints;
 mod run;
 mod servers;
 mod upkeep;
@@ -11,6 +12,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use ask::{ExecutionCommand, FlowCommand, Place, TableCommand};
+pub(crate) use checkpoints::CheckpointArgs;
 pub(crate) use run::{DemoArgs, DevArgs, Fallback, RunArgs};
 pub(crate) use servers::{
     DatabaseArgs, EngineArgs, MigrateArgs, Pooler, RedisArgs, RedisSettings, WorkerArgs,

@@ -85,7 +85,12 @@ pub(crate) fn task_message(
 /// run one after the other.
 fn is_to_isolate(task: &TaskId, execution: &Execution, config: &EngineConfig) -> bool {
     let run = execution.task().map(|out| &out.run).filter(|run| run.task == task.number);
-    run.is_some_and(|run| run.lost > 0 && run.lost.saturating_add(1) >= config.limits.max_lost)
+    run.is_some_and(|run| {
+        let total = run.last_loss.as_ref().map_or(run.lost, |loss| loss.total);
+        run.lost > 0
+            && (run.lost.saturating_add(1) >= config.limits.max_lost
+                || total.saturating_add(1) >= config.limits.max_lost_total)
+    })
 }
 
 fn millis(duration: std::time::Duration) -> u64 {
@@ -149,7 +154,9 @@ pub(crate) fn task_report(result: ResultMessage) -> Result<(TaskId, TaskReport),
     };
     let cost = result.cost.unwrap_or_default();
     // Its data has no limit of its own: the message's is one.
-    if let Some(refusal) = result.events.iter().find_map(|event| event_refusal(&event.event, None)) {
+    if let Some(refusal) =
+        result.events.iter().find_map(|event| event_refusal(&event.event, event.id.as_deref()))
+    {
         return Err(refusal);
     }
     let report = TaskReport {
@@ -160,7 +167,7 @@ pub(crate) fn task_report(result: ResultMessage) -> Result<(TaskId, TaskReport),
         emitted: result
             .events
             .into_iter()
-            .map(|event| EmittedEvent { name: event.event, data: event.data })
+            .map(|event| EmittedEvent { id: event.id, name: event.event, data: event.data })
             .collect(),
         rows: result
             .rows

@@ -39,6 +39,19 @@ pub(crate) struct Embedded {
     client: Option<Arc<HttpPlumbing>>,
 }
 
+/// How an engine and its worker are set up.
+#[derive(Clone, Copy)]
+pub(crate) struct Options {
+    /// How the record is flushed.
+    pub(crate) durability: Durability,
+    /// Tasks that the worker runs at a time.
+    pub(crate) concurrency: usize,
+    /// How the worker reaches the plumbing APIs.
+    pub(crate) way: Way,
+    /// Between heartbeats of jobs; none: the default.
+    pub(crate) job_heartbeat: Option<Duration>,
+}
+
 /// How the worker reaches the plumbing APIs.
 #[derive(Clone, Copy)]
 pub(crate) enum Way {
@@ -81,19 +94,18 @@ impl Embedded {
     pub(crate) async fn open(folder: &Path, durability: Durability, concurrency: usize) -> Result<Self> {
         let manifest =
             Manifest { handler_type: "noop".into(), version: "1.0.0".into(), ..Manifest::default() };
-        Self::open_with(folder, durability, concurrency, Arc::new(Noop(manifest)), Way::InProcess).await
+        let options = Options { durability, concurrency, way: Way::InProcess, job_heartbeat: None };
+        Self::open_with(folder, options, Arc::new(Noop(manifest))).await
     }
 
-    /// As [`Self::open`], with another handler, and a way to the plumbing APIs.
+    /// As [`Self::open`], with other settings and another handler.
     ///
     /// # Errors
     /// When the record cannot be opened.
     pub(crate) async fn open_with(
         folder: &Path,
-        durability: Durability,
-        concurrency: usize,
+        Options { durability, concurrency, way, job_heartbeat }: Options,
         handler: Arc<dyn Handler>,
-        way: Way,
     ) -> Result<Self> {
         let options = SqliteOptions { durability, ..SqliteOptions::default() };
         // As the command does it under the lock of its data directory.
@@ -122,7 +134,10 @@ impl Embedded {
         chores::spawn_all(&engine, &tracker, &shutdown);
         let mut registry = Registry::new();
         registry.register(handler)?;
-        let config = WorkerConfig { concurrency, ..WorkerConfig::new("loadtest") };
+        let mut config = WorkerConfig { concurrency, ..WorkerConfig::new("loadtest") };
+        if let Some(every) = job_heartbeat {
+            config.job_heartbeat_ms = u64::try_from(every.as_millis())?;
+        }
         let client = match way {
             Way::InProcess => None,
             Way::Http => {

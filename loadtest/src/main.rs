@@ -4,6 +4,7 @@
 
 mod harness;
 mod plumbing;
+mod plumbing_load;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use flowmonkey_plumbing::clock::SystemClock;
 use flowmonkey_plumbing::ids::{SystemEntropy, new_uuid};
 use harness::{Embedded, flow};
 use hdrhistogram::Histogram;
+use plumbing_load::{Load, plumbing_load};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -73,6 +75,21 @@ enum Scenario {
         /// Calls of each kind, one after the other.
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=2000))]
         calls: u16,
+    },
+    /// Jobs that report progress and emit events over HTTP at a given rate, and whether what they were promised is kept.
+    PlumbingLoad {
+        /// Tasks that talk at the same time.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        tasks: u16,
+        /// Reports of progress a second, of all tasks together.
+        #[arg(long, default_value_t = 10_000)]
+        progress: u32,
+        /// Events a second, of all tasks together.
+        #[arg(long, default_value_t = 1000)]
+        events: u32,
+        /// For how long.
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=3600))]
+        seconds: u16,
     },
     /// Executions that wait, then a restart of the engine on them.
     Waiting {
@@ -148,6 +165,9 @@ async fn run(scenario: Scenario, durability: Durability) -> Result<()> {
         Scenario::Throughput { executions, clients } => throughput(durability, executions, clients).await,
         Scenario::FanOut { items } => fan_out(durability, items).await,
         Scenario::Plumbing { calls } => plumbing::plumbing(durability, calls.into()).await,
+        Scenario::PlumbingLoad { tasks, progress, events, seconds } => {
+            plumbing_load(durability, Load { tasks, progress, events, seconds }).await
+        }
         Scenario::Waiting { executions } => waiting(durability, executions).await,
     }
 }

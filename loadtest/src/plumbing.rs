@@ -13,7 +13,7 @@ use flowmonkey_worker::{Completion, Failure, Handler, Task};
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
-use crate::harness::{Embedded, Way, flow};
+use crate::harness::{Embedded, Options, Way, flow};
 use crate::{report, start};
 
 /// Rows of the context, about 130 bytes each: too many to travel with the task.
@@ -155,7 +155,8 @@ pub(crate) async fn plumbing(durability: Durability, calls: usize) -> Result<()>
         let manifest =
             Manifest { handler_type: "callers".into(), version: "1.0.0".into(), ..Manifest::default() };
         let callers = Arc::new(Callers { manifest, calls, figures: Mutex::default() });
-        let embedded = Embedded::open_with(folder.path(), durability, 1, callers.clone(), way).await?;
+        let options = Options { durability, concurrency: 1, way, job_heartbeat: None };
+        let embedded = Embedded::open_with(folder.path(), options, callers.clone()).await?;
         let flow = flow(FLOW)?;
         embedded.engine.publish(&flow).await?;
         let row = |number: usize| (format!("r{number}"), json!({ "text": "x".repeat(120), "n0": number }));

@@ -15,7 +15,8 @@ use axum::http::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flowmonkey_plumbing::api::{
-    Checkpoint, CheckpointApi, ContextApi, PlumbingError, Progress, ProgressApi, SavedCheckpoint, TaskAccess,
+    Checkpoint, CheckpointApi, ContextApi, EVENTS_BODY_BYTES_MAX, EmittedEvent, EventApi, Heartbeat,
+    HeartbeatAnswer, JobApi, JobStatus, PlumbingError, Progress, ProgressApi, SavedCheckpoint, TaskAccess,
 };
 use flowmonkey_plumbing::http::{HttpPlumbing, HttpPlumbingConfig, ResultSent};
 use flowmonkey_plumbing::queue::Delivery;
@@ -462,4 +463,72 @@ async fn no_more_of_a_context_is_read_than_the_worker_takes() {
     let refused = plumbing.stage_context(&access(), 1, &patch).await.unwrap_err();
     assert!(matches!(refused, PlumbingError::TooLarge { .. }), "{refused}");
     assert_eq!(engine.seen().len(), 2, "it is not even sent");
+}
+
+fn event(id: Option<&str>, data: Value) -> EmittedEvent {
+    EmittedEvent { id: id.map(Into::into), event: "seen".into(), data }
+}
+
+#[tokio::test]
+async fn events_have_their_names_before_they_are_sent_so_that_a_second_try_is_not_another_event() {
+    let (engine, address) = Fake::start().await;
+    let plumbing = client(&[address]);
+    engine.problem(503, "STORE_UNAVAILABLE");
+    engine.answer(202, r#"{"ids":["one","ev_2"]}"#);
+    let events = vec![event(Some("one"), json!(1)), event(None, Value::Null)];
+    assert_eq!(plumbing.emit_events(&access(), events).await.unwrap(), ["one", "ev_2"]);
+    let seen = engine.seen();
+    assert_eq!((seen.len(), seen[0].call.as_str()), (2, "POST /v1/plumbing/tasks/tk_1_1/events"));
+    assert_eq!((&seen[0].json(), seen[0].token.as_str()), (&seen[1].json(), "Bearer v1.k.c.s"));
+    let sent = seen[0].json();
+    assert_eq!(sent["events"][0], json!({ "id": "one", "event": "seen", "data": 1 }));
+    let made = sent["events"][1]["id"].as_str().unwrap();
+    assert!(made.starts_with("ev_") && made.len() == 35, "{made}");
+}
+
+#[tokio::test]
+async fn events_that_no_engine_would_take_are_not_sent() {
+    let (engine, address) = Fake::start().await;
+    let plumbing = client(&[address]);
+    assert_eq!(plumbing.emit_events(&access(), Vec::new()).await.unwrap(), [""; 0]);
+    let reserved = EmittedEvent { event: "flowmonkey.x".into(), ..event(None, Value::Null) };
+    for wrong in [reserved, event(Some(""), Value::Null)] {
+        let refused = plumbing.emit_events(&access(), vec![wrong]).await.unwrap_err();
+        assert!(matches!(refused, PlumbingError::Refused { .. }), "{refused}");
+    }
+    let large = event(None, json!("x".repeat(EVENTS_BODY_BYTES_MAX)));
+    let refused = plumbing.emit_events(&access(), vec![large]).await.unwrap_err();
+    assert!(matches!(refused, PlumbingError::TooLarge { limit: EVENTS_BODY_BYTES_MAX, .. }), "{refused}");
+    assert_eq!(engine.seen(), []);
+    engine.problem(409, "STALE_ATTEMPT");
+    let stale = plumbing.emit_events(&access(), vec![event(None, json!(1))]).await.unwrap_err();
+    assert!(matches!(stale, PlumbingError::Stale { attempt: 2, .. }), "{stale}");
+}
+
+#[tokio::test]
+async fn heartbeats_of_jobs_bring_back_what_the_engine_wants() {
+    let (engine, address) = Fake::start().await;
+    let plumbing = client(&[address]);
+    let heartbeat = Heartbeat {
+        task_id: "tk_1_1".into(),
+        attempt: 2,
+        worker_id: "w-1".into(),
+        status: JobStatus::Running,
+        progress: Some(Progress { percent: 40.0, ..Progress::default() }),
+        checkpoint: None,
+        heartbeat_at: "2030-01-01T00:00:00Z".into(),
+    };
+    engine.answer(200, r#"{"cancelRequested":true,"leaseLost":false,"new":1}"#);
+    let answer = plumbing.heartbeat(&access(), &heartbeat).await.unwrap();
+    assert_eq!(answer, HeartbeatAnswer { cancel_requested: true, lease_lost: false });
+    engine.answer(200, "{}");
+    let answer = plumbing.heartbeat(&access(), &heartbeat).await.unwrap();
+    assert_eq!(answer, HeartbeatAnswer::default(), "an engine that is older says less");
+    engine.problem(409, "STALE_ATTEMPT");
+    let stale = plumbing.heartbeat(&access(), &heartbeat).await.unwrap_err();
+    assert!(matches!(stale, PlumbingError::Stale { attempt: 2, .. }), "{stale}");
+    let seen = engine.seen();
+    assert!(seen.iter().all(|seen| seen.call == "POST /v1/plumbing/tasks/tk_1_1/heartbeat"), "{seen:?}");
+    let said: Heartbeat = serde_json::from_slice(&seen[0].body).unwrap();
+    assert_eq!((said, seen[0].token.as_str()), (heartbeat, "Bearer v1.k.c.s"));
 }

@@ -216,6 +216,12 @@ impl Task {
         self.journal.emit(TaskEvent { id: None, event: event.into(), data });
     }
 
+    /// As [`Self::emit`], under an id of the handler's own: all who publish it publish one event. Ids are shared by the whole
+    /// system: make yours of [`Self::idempotency_key`].
+    pub fn emit_as(&self, id: impl Into<String>, event: impl Into<String>, data: Value) {
+        self.journal.emit(TaskEvent { id: Some(id.into()), event: event.into(), data });
+    }
+
     /// Publishes an event at once, while the handler goes on; its id. It stays published when the attempt fails, and an
     /// attempt that begins anew publishes another one: see [`Self::emit_now_as`].
     ///

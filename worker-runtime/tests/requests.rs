@@ -9,6 +9,7 @@ mod support;
 use std::path::Path;
 use std::sync::Arc;
 
+use flowmonkey_plumbing::api::EmittedEvent;
 use flowmonkey_plumbing::manifest::Manifest;
 use flowmonkey_plumbing::queue::DispatchQueue;
 use flowmonkey_plumbing::wire::{ContextOperation, ContextUpdates, Outcome, ResultMessage, TaskMessage};
@@ -71,7 +72,9 @@ async fn the_examples_read_and_save_and_tell() {
             let total = ContextOperation::Set { path: "order.total".into(), value: json!(42) };
             assert_eq!(result.context_updates, Some(ContextUpdates::Operations(vec![total])));
             assert_eq!(result.context_patches, 0, "a small change travels with the result");
-            assert_eq!((result.events[0].event.as_str(), &result.events[0].data), ("price.seen", &json!(21)));
+            let seen = EmittedEvent { id: None, event: "price.seen".into(), data: json!(21) };
+            assert_eq!(*bench.memory.emitted.lock().unwrap(), [seen]);
+            assert_eq!(result.events, [], "it does not wait for the result");
             assert_eq!(bench.memory.progress.lock().unwrap()[0].percent, 50.0);
             assert_eq!(*bench.memory.checkpoint.lock().unwrap(), Some(json!({ "seen": 21 })));
             assert_eq!(bench.memory.reads.lock().unwrap().len(), reads);
@@ -110,6 +113,24 @@ async fn what_is_asked_for_just_before_the_result_is_done() {
         assert_eq!(result.context_updates, Some(ContextUpdates::Operations(vec![delete])));
         assert_eq!(*bench.memory.checkpoint.lock().unwrap(), Some(json!(2)));
     }
+}
+
+#[tokio::test]
+async fn events_are_published_at_once_or_with_the_result_under_ids_of_their_own() {
+    let script = r#"read -r task
+        echo '{"type":"request","request":1,"call":"event","event":"one","data":1,"eventId":"mine"}'
+        read -r answer
+        case "$answer" in *'"ok":true'*'"value":{"id":"mine"}'*) ;; *) echo "$answer" >&2; exit 1 ;; esac
+        echo '{"type":"event","event":"two","data":2,"eventId":"other"}'
+        echo '{"type":"event","event":"three"}'
+        echo '{"type":"result","outcome":"failure","error":{"code":"NO","message":"no"}}'"#;
+    let bench = Bench::new(&["sh", "-c", script], order());
+    let result = bench.run(task("t", "child")).await;
+    assert_eq!(result.error.as_ref().map(|error| error.code.as_str()), Some("NO"), "{:?}", result.error);
+    let at_once = EmittedEvent { id: Some("mine".into()), event: "one".into(), data: json!(1) };
+    assert_eq!(*bench.memory.emitted.lock().unwrap(), [at_once]);
+    let later: Vec<_> = result.events.iter().map(|event| (event.id.as_deref(), &*event.event)).collect();
+    assert_eq!(later, [(Some("other"), "two"), (None, "three")]);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{DEV_DATA_DIR, Durability, HandlerArgs, Output};
+use super::{CheckpointArgs, DEV_DATA_DIR, Durability, HandlerArgs, Output};
 use crate::listen::ApiArgs;
 
 /// `flowmonkey run`.
@@ -49,6 +49,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(crate) durability: Durability,
     #[command(flatten)]
+    pub(crate) checkpoints: CheckpointArgs,
+    #[command(flatten)]
     pub(crate) handlers: HandlerArgs,
 }
 
@@ -81,6 +83,8 @@ pub(crate) struct DevArgs {
     /// How much a power cut may lose
     #[arg(long, value_enum, default_value_t)]
     pub(crate) durability: Durability,
+    #[command(flatten)]
+    pub(crate) checkpoints: CheckpointArgs,
     #[command(flatten)]
     pub(crate) handlers: HandlerArgs,
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{HandlerArgs, REDIS_PREFIX};
+use super::{CheckpointArgs, HandlerArgs, REDIS_PREFIX};
 use crate::listen::ApiArgs;
 
 /// `flowmonkey migrate`.
@@ -119,6 +119,8 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_name = "MS", default_value_t = 20_000)]
     pub(crate) grace_ms: u64,
     #[command(flatten)]
+    pub(crate) checkpoints: CheckpointArgs,
+    #[command(flatten)]
     pub(crate) handlers: HandlerArgs,
 }
 
@@ -162,6 +164,8 @@ pub(crate) struct WorkerArgs {
     /// Milliseconds that running handlers have to end when the worker stops
     #[arg(long, value_name = "MS", default_value_t = 20_000)]
     pub(crate) grace_ms: u64,
+    #[command(flatten)]
+    pub(crate) checkpoints: CheckpointArgs,
     #[command(flatten)]
     pub(crate) handlers: HandlerArgs,
 }

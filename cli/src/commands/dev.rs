@@ -47,6 +47,7 @@ pub(crate) async fn dev(args: DevArgs) -> Result<Exit, CliError> {
         moves: true,
         registry: Some(registry.clone()),
         concurrency: args.handlers.concurrency,
+        checkpoints: args.checkpoints,
         unknown_handler: UnknownHandler::Wait,
     };
     let mut embedded = Embedded::open(dir, options).await?;

@@ -6,7 +6,7 @@ use flowmonkey_engine::config::UnknownHandler;
 use flowmonkey_handlers::HttpPolicy;
 
 use super::tell;
-use crate::args::{Durability, Place};
+use crate::args::{CheckpointArgs, Durability, Place};
 use crate::client::Client;
 use crate::embedded::data_dir::{self, Owner, Ownership, owned};
 use crate::embedded::{ANY_PORT, Embedded, Options};
@@ -61,6 +61,7 @@ impl Session {
             moves: access == Access::Act,
             registry: None,
             concurrency: None,
+            checkpoints: CheckpointArgs::default(),
             unknown_handler: UnknownHandler::Wait,
         };
         let mut embedded = Embedded::open(dir, options).await?;

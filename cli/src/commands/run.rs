@@ -148,6 +148,7 @@ async fn here(args: &RunArgs, wanted: Wanted, interrupts: &mut Signals) -> Resul
         moves: true,
         registry: Some(registry),
         concurrency: args.handlers.concurrency,
+        checkpoints: args.checkpoints,
         unknown_handler: UnknownHandler::Fail,
     };
     let mut embedded = Embedded::open(dir, options).await?;

@@ -30,7 +30,7 @@ use flowmonkey_worker::{Failure, Handler, Registry, Task};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::args::{DemoArgs, Durability, HandlerArgs, Output};
+use crate::args::{CheckpointArgs, DemoArgs, Durability, HandlerArgs, Output};
 use crate::commands::{print, print_json, tell};
 use crate::embedded::data_dir::{DataDir, Ownership, owned};
 use crate::embedded::{ANY_PORT, Embedded, Options, handlers};
@@ -64,6 +64,7 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<Exit, CliError> {
         moves: true,
         registry: Some(registry(args.concurrency)?),
         concurrency: args.concurrency,
+        checkpoints: CheckpointArgs::default(),
         unknown_handler: UnknownHandler::Fail,
     };
     let mut embedded = Embedded::open(dir, options).await?;

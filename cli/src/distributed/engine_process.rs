@@ -150,6 +150,7 @@ impl EngineProcess {
             concurrency,
             heartbeat_ms: u64::try_from(heartbeat.as_millis()).unwrap_or(u64::MAX),
             pool_prefix: EMBEDDED_POOLS.into(),
+            checkpoint_wait_ms: args.checkpoints.wait_ms,
             ..WorkerConfig::new(name)
         };
         let plumbing = Arc::new(EnginePlumbing::new(self.engine.clone()));
@@ -217,6 +218,7 @@ fn config(
         shares_record: true,
         collectors: IN_FLIGHT,
         commits_in_flight: IN_FLIGHT,
+        checkpoint_bytes_max: args.checkpoints.bytes,
         webhook_policy: handlers::webhook_policy(&args.api.webhook_allow)?,
         ..EngineConfig::default()
     })

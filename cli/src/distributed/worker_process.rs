@@ -61,7 +61,10 @@ impl WorkerProcess {
         let registry = registry(args)?;
         let handler_types: Vec<String> =
             registry.manifests().map(|manifest| manifest.handler_type.clone()).collect();
-        let plumbing = HttpPlumbing::new(HttpPlumbingConfig::new(&args.engines));
+        let plumbing = HttpPlumbing::new(HttpPlumbingConfig {
+            checkpoint_bytes_max: args.checkpoints.bytes,
+            ..HttpPlumbingConfig::new(&args.engines)
+        });
         let plumbing = Arc::new(plumbing.map_err(|error| CliError::Usage(error.to_string()))?);
         let queue = Arc::new(connect::redis(&args.redis).await?);
         let entropy = SystemEntropy::new();
@@ -72,6 +75,7 @@ impl WorkerProcess {
             concurrency: args.handlers.concurrency.map_or(CONCURRENCY, |given| given as usize),
             heartbeat_ms: args.heartbeat_ms,
             spill_dir: args.spill_dir.clone(),
+            checkpoint_wait_ms: args.checkpoints.wait_ms,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pool_prefix: args.region.as_ref().map_or_else(String::new, |region| format!("{region}/")),
             ..WorkerConfig::new(name.clone())

@@ -26,7 +26,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::args::Durability;
+use crate::args::{CheckpointArgs, Durability};
 use crate::errors::CliError;
 use crate::listen::local_url;
 use data_dir::DataDir;
@@ -65,6 +65,8 @@ pub(crate) struct Options {
     pub(crate) registry: Option<Registry>,
     /// Tasks at a time.
     pub(crate) concurrency: Option<u32>,
+    /// Limits of checkpoints.
+    pub(crate) checkpoints: CheckpointArgs,
     /// What becomes of tasks for which no handler is known.
     pub(crate) unknown_handler: UnknownHandler,
 }
@@ -137,6 +139,7 @@ impl Embedded {
             public_url: options.public_url.unwrap_or_else(|| format!("http://{address}")),
             unknown_handler: options.unknown_handler,
             objects,
+            checkpoint_bytes_max: options.checkpoints.bytes,
             webhook_policy: options.webhook_policy,
             ..EngineConfig::default()
         };
@@ -163,7 +166,7 @@ impl Embedded {
             embedded.go_on().await?;
         }
         if let Some(registry) = options.registry {
-            embedded.start_worker(registry, options.concurrency, queue, &*entropy)?;
+            embedded.start_worker(registry, (options.concurrency, options.checkpoints), queue, &*entropy)?;
         }
         Ok(embedded)
     }
@@ -180,7 +183,7 @@ impl Embedded {
     fn start_worker(
         &mut self,
         registry: Registry,
-        concurrency: Option<u32>,
+        (concurrency, checkpoints): (Option<u32>, CheckpointArgs),
         queue: Arc<LocalQueue>,
         entropy: &dyn Entropy,
     ) -> Result<(), CliError> {
@@ -192,7 +195,12 @@ impl Embedded {
         };
         let heartbeat_ms = u64::try_from(HEARTBEAT.as_millis()).unwrap_or(u64::MAX);
         let name = format!("embedded-{}-{:08x}", std::process::id(), entropy.bits() >> 96);
-        let config = WorkerConfig { concurrency, heartbeat_ms, ..WorkerConfig::new(name) };
+        let config = WorkerConfig {
+            concurrency,
+            heartbeat_ms,
+            checkpoint_wait_ms: checkpoints.wait_ms,
+            ..WorkerConfig::new(name)
+        };
         let plumbing = Arc::new(EnginePlumbing::new(self.engine.clone()));
         // The worker's clock only dates what it reports; limits and leases are measured on the wall clock.
         let worker = Worker::new(config, registry, queue, plumbing, self.clock.clone())

@@ -67,8 +67,11 @@ pub struct Limits {
     pub context: ContextLimits,
     /// Applied outcomes of one execution (`MAX_STEPS`). Default 1000.
     pub max_steps: u32,
-    /// Lease losses of one task before it becomes an incident. Default 3.
+    /// Lease losses of one task in a row, without a new checkpoint between them, before it becomes an incident. Default 3.
     pub max_lost: u32,
+    /// Lease losses of one task in all before it becomes an incident: a task that kills its worker right after each
+    /// checkpoint ends, too. Default 1000.
+    pub max_lost_total: u32,
     /// Items of one `map`, branches of one `parallel` (`FAN_OUT_LIMIT`). Default 1,000,000.
     pub max_fan_out: u32,
     /// Children of one `map` alive at a time, when the flow does not say. Default 1000.
@@ -98,6 +101,7 @@ impl Default for Limits {
             context: ContextLimits::default(),
             max_steps: 1000,
             max_lost: 3,
+            max_lost_total: 1000,
             max_fan_out: 1_000_000,
             max_concurrency: 1000,
             max_depth: 32,

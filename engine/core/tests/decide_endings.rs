@@ -271,7 +271,7 @@ fn a_pause_holds_everything_back() {
     };
     let lost: Poke = |bench, id| {
         let attempt = bench.attempt(id);
-        bench.must(id, Command::LeaseLost(attempt));
+        bench.must(id, Command::LeaseLost { attempt, saved_at: None });
         assert!(bench.queue.is_empty(), "nothing goes out while paused");
     };
     for (poke, after, out) in [
@@ -303,7 +303,10 @@ fn a_held_result_counts_when_the_execution_is_cancelled_or_out_of_budget() {
         bench.must(id, Command::Pause { reason: None });
         bench.answer(id, success(json!("done")));
         let attempt = bench.attempt(id);
-        assert_eq!(bench.command(id, Command::LeaseLost(attempt)), Err(Rejection::StaleAttempt));
+        assert_eq!(
+            bench.command(id, Command::LeaseLost { attempt, saved_at: None }),
+            Err(Rejection::StaleAttempt)
+        );
         let status = if budget {
             bench.must(id, Command::BudgetExceeded { spent: Cost { usd: 2.0, tokens: 0, attempts: 1 } });
             Status::Failed

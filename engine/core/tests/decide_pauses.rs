@@ -58,11 +58,11 @@ fn a_pause_ends_by_its_time_a_resume_or_its_event_and_the_same_task_goes_on() {
     assert_eq!((third.attempt, &third.resumed), (3, &resumed));
     // A worker that dies takes nothing with it.
     let lost = bench.attempt(id);
-    bench.must(id, Command::LeaseLost(lost));
+    bench.must(id, Command::LeaseLost { attempt: lost, saved_at: None });
     assert_eq!((bench.queue[&id].attempt, &bench.queue[&id].resumed), (4, &resumed));
 
     bench.answer(id, pause(Some(bench.now.plus(1_000)), Some(("freed", Some("event.data.gpus > 1")))));
-    let freed = |gpus: u32| EmittedEvent { name: "freed".into(), data: json!({"gpus": gpus}) };
+    let freed = |gpus: u32| EmittedEvent { id: None, name: "freed".into(), data: json!({"gpus": gpus}) };
     bench.publish(freed(1));
     bench.run();
     assert_eq!(bench.status(id), Status::Waiting, "that one does not match");
@@ -139,7 +139,7 @@ fn a_paused_job_can_be_cancelled() {
 fn an_event_that_came_before_the_pause_ends_it() {
     let mut bench = bench(json!({}), json!({}));
     let id = bench.start(json!({}));
-    bench.publish(EmittedEvent { name: "freed".into(), data: json!(7) });
+    bench.publish(EmittedEvent { id: None, name: "freed".into(), data: json!(7) });
     bench.run();
     bench.answer(id, pause(None, Some(("freed", None))));
     bench.run();

@@ -4,12 +4,13 @@
 mod support;
 
 use flowmonkey_core::execution::command::{
-    Command, ContextChange, EmittedEvent, NextStep, ReportedOutcome, Signal,
+    Command, ContextChange, EmittedEvent, NextStep, ReportedOutcome, Signal, TaskAttempt,
 };
 use flowmonkey_core::execution::event::{AttemptOutcome, Event};
 use flowmonkey_core::execution::rerun::context_at;
 use flowmonkey_core::execution::state::{Activity, Lineage};
 use flowmonkey_core::execution::{Origin, Rejection, StartError, StartRequest, Status, create};
+use flowmonkey_core::time::Timestamp;
 use serde_json::{Value, json};
 use support::{Bench, failure, report, success};
 
@@ -107,6 +108,10 @@ fn what_is_retried() {
     }
 }
 
+fn lost(attempt: TaskAttempt) -> Command {
+    Command::LeaseLost { attempt, saved_at: None }
+}
+
 #[test]
 fn attempts_are_fenced_and_keep_their_key() {
     let mut bench = retrying(json!({"maxAttempts": 9, "backoffMs": 0}), json!({}));
@@ -116,7 +121,7 @@ fn attempts_are_fenced_and_keep_their_key() {
     let stale = Command::Report(Box::new(report(&first, success(json!(1)))));
     assert_eq!(bench.command(id, stale), Err(Rejection::StaleAttempt));
     bench.answer(id, ReportedOutcome::Released);
-    for poke in [Command::LeaseLost as fn(_) -> _, Command::Republish, Command::TimedOut] {
+    for poke in [lost as fn(_) -> _, Command::Republish, Command::TimedOut] {
         let attempt = bench.attempt(id);
         bench.must(id, poke(attempt));
         assert_eq!(bench.command(id, poke(attempt)), Err(Rejection::StaleAttempt));
@@ -128,12 +133,46 @@ fn attempts_are_fenced_and_keep_their_key() {
 }
 
 #[test]
+fn losses_with_a_new_checkpoint_between_them_count_from_one_up_to_a_total() {
+    let mut bench = retrying(json!({"maxAttempts": 1}), json!({"outputKey": "out"}));
+    bench.limits.max_lost_total = 10;
+    let id = bench.start(json!({}));
+    let lose = |bench: &mut Bench, saved_at: Option<Timestamp>| {
+        bench.now = bench.now.plus(1000);
+        let attempt = bench.attempt(id);
+        bench.must(id, Command::LeaseLost { attempt, saved_at });
+        bench.get(id).task().map(|task| task.run.lost)
+    };
+    let first = bench.now;
+    assert_eq!(lose(&mut bench, Some(first)), Some(1), "there was no loss before it");
+    assert_eq!(lose(&mut bench, Some(first)), Some(2), "the same checkpoint shows nothing new");
+    for _ in 0..4 {
+        let saved = bench.now.plus(1);
+        assert_eq!(lose(&mut bench, Some(saved)), Some(1));
+    }
+    assert_eq!(lose(&mut bench, None), Some(2), "it was cleared");
+    let same_instant = bench.now;
+    assert_eq!(lose(&mut bench, Some(same_instant)), None, "parked: three in a row");
+    assert_eq!(bench.status(id), Status::Incident);
+    bench.must(id, Command::Retry { by: None });
+    let run = bench.get(id).task().unwrap().run.clone();
+    assert_eq!((run.lost, run.last_loss), (0, None));
+    for _ in 1..bench.limits.max_lost_total {
+        let saved = bench.now.plus(1);
+        assert_eq!(lose(&mut bench, Some(saved)), Some(1));
+    }
+    let saved = bench.now.plus(1);
+    assert_eq!(lose(&mut bench, Some(saved)), None, "parked: ten in all");
+    assert_eq!(bench.status(id), Status::Incident);
+}
+
+#[test]
 fn lost_workers_become_an_incident_free_of_the_retry_budget() {
     let mut bench = retrying(json!({"maxAttempts": 1}), json!({"outputKey": "out"}));
     let id = bench.start(json!({}));
     for _ in 0..bench.limits.max_lost {
         let attempt = bench.attempt(id);
-        bench.must(id, Command::LeaseLost(attempt));
+        bench.must(id, Command::LeaseLost { attempt, saved_at: None });
     }
     assert_eq!(
         (bench.status(id), bench.failed_tasks.len(), bench.backoffs(id).len()),
@@ -375,18 +414,18 @@ fn events_match_by_name_and_expression_and_are_used_once() {
     let mut bench = bench(json!({"s": wait(json!("t")), "t": wait(json!(null))}));
     let id = bench.start(json!({"order": 7}));
     for (name, order) in [("other", 7), ("paid", 8)] {
-        bench.publish(EmittedEvent { name: name.into(), data: json!({"order": order}) });
+        bench.publish(EmittedEvent { id: None, name: name.into(), data: json!({"order": order}) });
         bench.run();
         assert_eq!(bench.get(id).cursor.as_ref(), "s");
     }
-    bench.publish(EmittedEvent { name: "paid".into(), data: json!({"order": 7}) });
+    bench.publish(EmittedEvent { id: None, name: "paid".into(), data: json!({"order": 7}) });
     bench.run();
     assert_eq!(
         (bench.status(id), bench.get(id).cursor.as_ref()),
         (Status::Waiting, "t"),
         "not consumed twice"
     );
-    bench.publish(EmittedEvent { name: "paid".into(), data: json!({"order": 7, "again": 1}) });
+    bench.publish(EmittedEvent { id: None, name: "paid".into(), data: json!({"order": 7, "again": 1}) });
     bench.run();
     assert_eq!((bench.status(id), bench.context(id)["got"]["again"].clone()), (Status::Completed, json!(1)));
 }

@@ -269,7 +269,7 @@ impl Player {
                         ContextChange::Merge { value: Map::from_iter([("m".into(), json!([1]))]) },
                         ContextChange::Delete { path: "a.b".into() },
                     ];
-                    report.emitted = vec![EmittedEvent { name: "news".into(), data: json!(1) }];
+                    report.emitted = vec![EmittedEvent { id: None, name: "news".into(), data: json!(1) }];
                 }
                 if *kind == 1 {
                     // Refused as a whole: there is no object at the text.
@@ -289,7 +289,7 @@ impl Player {
                 self.bench.command(id, Command::Report(Box::new(report))).unwrap_or_default();
                 return self.bench.run();
             }
-            Poke::LeaseLost => Command::LeaseLost(attempt),
+            Poke::LeaseLost => Command::LeaseLost { attempt, saved_at: None },
             Poke::TimedOut => Command::TimedOut(attempt),
             Poke::Started => Command::Started(attempt),
             Poke::Republish => Command::Republish(attempt),
@@ -303,7 +303,7 @@ impl Player {
                 Command::Resume { step: execution.cursor.to_string(), visit: *visit, data: Some(Value::Null) }
             }
             Poke::News => {
-                self.bench.publish(EmittedEvent { name: "news".into(), data: json!({"n": 1}) });
+                self.bench.publish(EmittedEvent { id: None, name: "news".into(), data: json!({"n": 1}) });
                 return self.bench.run();
             }
             Poke::Decided => Command::JoinDecided { join: execution.joins },
@@ -376,7 +376,7 @@ impl Player {
                 }
                 WaitOn::Event { event }
                 | WaitOn::Handler { event: Some(AwaitedEvent { name: event, condition: None }), .. } => {
-                    self.bench.publish(EmittedEvent { name: event.clone(), data: json!(1) });
+                    self.bench.publish(EmittedEvent { id: None, name: event.clone(), data: json!(1) });
                     self.bench.run();
                 }
                 WaitOn::Handler { token: Some(token), .. } => {

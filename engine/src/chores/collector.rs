@@ -193,7 +193,7 @@ fn unread_task(taken: &Taken) -> Option<(ExecutionId, Command)> {
     let delivery = &taken.dispatched.delivery;
     let task: TaskId = delivery.task_id.parse().ok()?;
     let attempt = TaskAttempt { task: task.number, attempt: delivery.attempt };
-    Some((task.execution, Command::LeaseLost(attempt)))
+    Some((task.execution, Command::LeaseLost { attempt, saved_at: None }))
 }
 
 /// Whether a worker says that it could not read the task.

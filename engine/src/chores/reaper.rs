@@ -1,7 +1,10 @@
 //! The reaper: expired leases to commands. It never moves things in the queue on its own: the record changes first.
 
+use std::collections::HashMap;
+
 use flowmonkey_core::execution::command::{Command, TaskAttempt};
 use flowmonkey_core::ids::TaskId;
+use flowmonkey_core::time::Timestamp;
 use flowmonkey_plumbing::crash;
 
 use super::HasMore;
@@ -31,20 +34,42 @@ pub async fn tick(engine: &Engine) -> Result<Reaped, EngineError> {
         return Ok(Reaped { expired: 0 });
     }
     Counters::add(&engine.counters.leases_expired, expired.len());
-    let commands = expired
+    let ended: Vec<(TaskId, u32, bool)> = expired
         .iter()
         .filter_map(|lease| {
-            let task: TaskId = lease.dispatched.delivery.task_id.parse().ok()?;
-            let attempt = TaskAttempt { task: task.number, attempt: lease.dispatched.delivery.attempt };
-            let command =
-                if lease.hard_end { Command::TimedOut(attempt) } else { Command::LeaseLost(attempt) };
-            Some((task.execution, command))
+            let delivery = &lease.dispatched.delivery;
+            Some((delivery.task_id.parse().ok()?, delivery.attempt, lease.hard_end))
         })
         .collect();
+    let saved = saved(engine, &ended).await?;
+    let command = |(task, attempt, hard_end): (TaskId, u32, bool)| {
+        let attempt = TaskAttempt { task: task.number, attempt };
+        let command = if hard_end {
+            Command::TimedOut(attempt)
+        } else {
+            Command::LeaseLost { attempt, saved_at: saved.get(&task).copied() }
+        };
+        (task.execution, command)
+    };
+    let commands = ended.into_iter().map(command).collect();
     engine.apply(commands).await?;
     crash::point("engine/lease-reaped");
     // Whatever the record said: these deliveries do not count any more.
     let deliveries: Vec<_> = expired.iter().map(|lease| lease.dispatched.clone()).collect();
     engine.queue.drop_deliveries(&deliveries).await?;
     Ok(Reaped { expired: expired.len() })
+}
+
+/// When the last checkpoints of the tasks were saved whose leases are lost.
+async fn saved(
+    engine: &Engine,
+    ended: &[(TaskId, u32, bool)],
+) -> Result<HashMap<TaskId, Timestamp>, EngineError> {
+    let lost: Vec<TaskId> =
+        ended.iter().filter(|(_, _, hard_end)| !hard_end).map(|(task, _, _)| *task).collect();
+    if lost.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let notes = engine.store.checkpoint_notes(&lost).await?;
+    Ok(notes.into_iter().map(|note| (note.task, note.saved_at)).collect())
 }

@@ -4,6 +4,7 @@
 //! only so many objects are written at the same time. No call waits for ever: each request to the object store has a limit.
 
 mod open;
+mod partial;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::BoxStream;
+use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::sync::Semaphore;
@@ -73,6 +75,8 @@ pub enum ObjectsError {
 #[derive(Clone)]
 pub struct Objects {
     store: Arc<dyn ObjectStore>,
+    /// The same, when it is a folder.
+    folder: Option<Arc<LocalFileSystem>>,
     uploads: Arc<Semaphore>,
     request_time: Duration,
 }
@@ -87,7 +91,12 @@ impl Objects {
     /// Over this store; all names are under its root.
     #[must_use]
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, uploads: Arc::new(Semaphore::new(UPLOADS_MAX)), request_time: REQUEST_TIME }
+        Self {
+            store,
+            folder: None,
+            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            request_time: REQUEST_TIME,
+        }
     }
 
     /// With another limit for each request than [`REQUEST_TIME`].
@@ -97,8 +106,9 @@ impl Objects {
         self
     }
 
-    /// Deletes an object. One that is not there is deleted already.
+    /// Deletes an object, and what broken uploads of it have left. One that is not there is deleted already.
     pub(crate) async fn delete(&self, key: &str) -> Result<(), ObjectsError> {
+        self.delete_partial(key).await?;
         match self.timed(self.store.delete(&Path::from(key))).await {
             Ok(()) | Err(ObjectsError::Store(object_store::Error::NotFound { .. })) => Ok(()),
             Err(error) => Err(error),

@@ -25,7 +25,8 @@ impl Objects {
         let wrong = |reason: String| ObjectsError::Open { url: path.display().to_string(), reason };
         std::fs::create_dir_all(path).map_err(|error| wrong(error.to_string()))?;
         let store = LocalFileSystem::new_with_prefix(path).map_err(|error| wrong(error.to_string()))?;
-        Ok(Self::new(Arc::new(store.with_fsync(true).with_automatic_cleanup(true))))
+        let store = Arc::new(store.with_fsync(true).with_automatic_cleanup(true));
+        Ok(Self { folder: Some(store.clone()), ..Self::new(store) })
     }
 
     /// As [`Self::open_with`], with the variables of this process's environment.

@@ -121,3 +121,42 @@ fn a_url_names_an_object_store_and_shows_no_secret() {
         assert!(!error.contains("secret"), "{error}");
     }
 }
+
+#[tokio::test]
+async fn what_a_killed_upload_left_in_a_folder_goes_with_its_object() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = Objects::folder(folder.path()).unwrap();
+    let data = noise(10);
+    objects.write("checkpoints/t/one.zst", chunks(&data), 10).await.unwrap();
+    let place = folder.path().join("checkpoints/t");
+    let names = || {
+        let entries = std::fs::read_dir(&place).into_iter().flatten();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(), ["one.zst"]);
+    // As the library names them: an upload that is forgotten without its end, as by a process that was killed.
+    let mut upload = objects.store.put_multipart(&Path::from("checkpoints/t/two.zst")).await.unwrap();
+    upload.put_part(object_store::PutPayload::from_bytes(data)).await.unwrap();
+    let left = names();
+    assert_eq!((left.len(), left[1].starts_with("two.zst#")), (2, true), "{left:?}");
+    for other in ["two.zst#12", "two.zst#x", "two.zst.y#1"] {
+        std::fs::write(place.join(other), "x").unwrap();
+    }
+    objects.delete("checkpoints/t/two.zst").await.unwrap();
+    assert_eq!(names(), ["one.zst", "two.zst#x", "two.zst.y#1"], "those of others stay");
+    std::mem::forget(upload);
+    for other in ["two.zst#x", "two.zst.y#1"] {
+        std::fs::remove_file(place.join(other)).unwrap();
+    }
+    std::fs::write(place.join("one.zst#1"), "x").unwrap();
+    objects.delete("checkpoints/t/one.zst").await.unwrap();
+    objects.delete("checkpoints/t/one.zst").await.unwrap();
+    assert!(!place.exists(), "nothing is left over");
+    std::fs::create_dir_all(&place).unwrap();
+    std::fs::write(place.join("three.zst#7"), "x").unwrap();
+    objects.delete("checkpoints/t/three.zst").await.unwrap();
+    assert!(!place.exists(), "an upload that never became an object, neither");
+}

@@ -115,6 +115,7 @@ impl Engine {
                 Some((_, false)) => {}
             }
         }
-        Ok(self.store.load(&[task.execution]).await?.first().is_some_and(is_out))
+        // Not the execution with its context, which may be large.
+        Ok(self.store.task_version(task, attempt).await?.is_some())
     }
 }

@@ -76,6 +76,9 @@ pub struct LogFilter {
     pub max: usize,
 }
 
+/// Levels of children whose progress counts for that of their parent: a map of sub-flows that are maps of tasks has three.
+pub(super) const ROLLUP_LEVELS: u32 = 6;
+
 /// The part of the record that keeps what running tasks say of themselves.
 #[async_trait]
 pub trait ProgressStore {
@@ -95,8 +98,8 @@ pub trait ProgressStore {
     ) -> Result<Vec<ProgressRow>, StoreError>;
 
     /// What the children of a fan-out that have not ended have done, as a sum of parts of 1: for a child with a task out,
-    /// the latest progress of that attempt; for a child that waits for children of its own, how many of those have ended.
-    /// Its levels end there.
+    /// the latest progress of that attempt; for a child that waits for children of its own, how many of those have ended and
+    /// the same of those that have not, six levels down.
     async fn live_children_done(&self, parent: ExecutionId, join: u32) -> Result<f64, StoreError>;
 
     /// Keeps log lines, in one statement. A line that is there stays as it is; rows of executions that do not exist are

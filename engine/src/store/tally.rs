@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use flowmonkey_core::execution::command::EmittedEvent;
 use flowmonkey_core::execution::state::Cost;
 use flowmonkey_core::execution::{Execution, JoinSpec, Record};
 use flowmonkey_core::ids::ExecutionId;
@@ -200,8 +201,16 @@ fn add(left: Cost, right: Cost) -> Cost {
 }
 
 /// The id of the event that an execution publishes: stable however often the decision is stored.
-pub(super) fn event_id(execution: ExecutionId, last_sequence: u64, number: usize) -> String {
-    format!("{execution}:{last_sequence}:{number}")
+pub(super) fn event_id(
+    event: &EmittedEvent,
+    execution: ExecutionId,
+    last_sequence: u64,
+    number: usize,
+) -> String {
+    match &event.id {
+        Some(id) => id.clone(),
+        None => format!("{execution}:{last_sequence}:{number}"),
+    }
 }
 
 /// Where an execution's own outer snapshot is: the fan-out that made it. None for an execution that sees nothing outside.

@@ -29,8 +29,8 @@ pub struct ShownProgress {
 
 impl Engine {
     /// How far the step is that an execution is at: the latest that its task reported, or how many of its children have
-    /// ended, with the progress of the others. Of these, one that waits for children of its own counts by how many of those
-    /// have ended, and its levels end there. None: nothing is known.
+    /// ended, with the progress of the others. Of these, one that waits for children of its own counts in the same way, some
+    /// levels down. None: nothing is known.
     ///
     /// # Errors
     /// When the record cannot be read.

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use flowmonkey_core::execution::command::EmittedEvent;
 use flowmonkey_core::execution::{Activity, Execution, Record, Status};
+use flowmonkey_plumbing::api::RESERVED_EVENTS;
 use serde_json::{Value, json};
 
 use super::pattern::wants;
@@ -62,10 +63,26 @@ impl Engine {
             | Activity::Nothing => before.status() == after.status(),
         });
         if wanted & (1 << bit) != 0 && !is_known {
-            records.push(Record::Publish(EmittedEvent { name: ALL[bit].into(), data: told(after) }));
+            records.push(Record::Publish(EmittedEvent {
+                id: None,
+                name: ALL[bit].into(),
+                data: told(after),
+            }));
         }
     }
 }
+
+/// The core and what crosses between engines and workers do not know each other: both refuse the names.
+const _: () = {
+    let (core, plumbing) =
+        (flowmonkey_core::flow::definition::RESERVED_EVENTS.as_bytes(), RESERVED_EVENTS.as_bytes());
+    assert!(core.len() == plumbing.len());
+    let mut place = 0;
+    while place < core.len() {
+        assert!(core[place] == plumbing[place]);
+        place += 1;
+    }
+};
 
 /// What is told of an execution: never its context, which may hold secrets.
 fn told(execution: &Execution) -> Value {

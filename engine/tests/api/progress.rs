@@ -316,6 +316,45 @@ async fn a_map_shows_how_far_its_children_are() {
     assert!(told(&mut updates).is_empty(), "what has not changed is not told again");
 }
 
+#[tokio::test]
+async fn a_map_of_sub_flows_that_are_maps_shows_how_far_their_tasks_are() {
+    let bench = Bench::new().await;
+    let map = |path: &str, body: Value| {
+        json!({ "all": { "type": "map", "config": { "items": { "type": "path", "path": path }, "as": "item",
+            "maxConcurrency": 8, "body": body } } })
+    };
+    let inner = map("parts", json!({ "id": "do", "type": "toil" }));
+    bench.server.post("/v1/flows", &flow("inner", inner)).await.expect(201);
+    let sub = json!({ "id": "sub", "type": "sub-flow", "config": { "flowId": "inner" },
+        "input": { "type": "static", "value": { "parts": [1, 2, 3, 4] } } });
+    bench.server.post("/v1/flows", &flow("outer", map("items", sub))).await.expect(201);
+    let id = bench.server.start("outer", json!({ "items": [1, 2] })).await;
+    let mut updates = bench.server.engine.watchers.follow();
+    let tasks = bench.claim(8).await;
+    assert_eq!(tasks.len(), 8);
+    let shown = async || {
+        let record = bench.server.get(&format!("/v1/executions/{id}")).await.expect(200);
+        record["progress"]["percent"].as_f64().unwrap()
+    };
+    assert_eq!(shown().await, 0.0);
+    bench.progress(&tasks[0], 80.0);
+    bench.flush().await;
+    assert_eq!(shown().await, 10.0);
+    bench.finish(&tasks[1], Vec::new()).await;
+    bench.flush().await;
+    assert_eq!(shown().await, 22.5);
+    // Each level is told in a flush of its own.
+    for _ in 0..4 {
+        bench.flush().await;
+    }
+    let told = told(&mut updates);
+    let of_the_root = told.iter().filter_map(|update| {
+        let Update::Progress { execution, task: None, progress, .. } = update else { return None };
+        (execution.to_string() == id).then_some(progress.percent)
+    });
+    assert_eq!(of_the_root.last(), Some(22.5), "{told:?}");
+}
+
 /// Counts what is published.
 #[derive(Default)]
 struct Counted(LocalBroadcast, AtomicI64);

@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use flowmonkey_core::execution::command::{Command, TaskAttempt};
 use flowmonkey_engine::api::{ApiOptions, router};
 use flowmonkey_engine::chores::webhooks::Sent;
 use flowmonkey_engine::chores::{events, spawn_all, webhooks};
@@ -380,6 +381,66 @@ async fn ends_and_incidents_are_told_to_those_who_want_them() {
     );
     let of = bench.server.get(&format!("/v1/executions/{failed}/events")).await.expect(200);
     assert_eq!(of["items"], json!([event]));
+}
+
+#[tokio::test]
+async fn what_becomes_of_executions_is_told_once_each() {
+    let (bench, receiver) = (Bench::new().await, Receiver::new().await);
+    let toil = json!({ "toil": { "type": "toil", "outputKey": "done" } });
+    bench.server.post("/v1/flows", &flow("toil", toil)).await.expect(201);
+    bench.server.post("/v1/flows", &flow("greet", greet())).await.expect(201);
+    bench.server.post("/v1/flows", &flow("listen", listen())).await.expect(201);
+    let map = json!({ "type": "map", "config": { "items": { "type": "path", "path": "items" },
+        "body": { "id": "one", "type": "echo" } } });
+    bench.server.post("/v1/flows", &flow("each", json!({ "all": map }))).await.expect(201);
+    bench.hook(json!({ "url": receiver.url, "events": ["flowmonkey.execution.*"] })).await;
+    let told = async |id: &str| {
+        let events = bench.server.get(&format!("/v1/executions/{id}/events")).await.expect(200);
+        let kinds = events["items"].as_array().unwrap().iter().map(|event| {
+            let name = event["type"].as_str().unwrap();
+            let status = event["data"]["status"].as_str().unwrap();
+            assert_eq!(event["data"]["executionId"], id);
+            format!("{} {status}", name.strip_prefix("flowmonkey.execution.").unwrap())
+        });
+        let mut kinds: Vec<String> = kinds.collect();
+        kinds.reverse();
+        kinds
+    };
+    let done = bench.server.start("greet", json!({ "name": "x" })).await;
+    assert_eq!(told(&done).await, ["completed completed"]);
+    let each = bench.server.start("each", json!({ "items": [1, 2, 3] })).await;
+    assert_eq!(told(&each).await, ["completed completed"]);
+    let all = bench.server.get("/v1/events").await.expect(200);
+    assert_eq!(all["items"].as_array().unwrap().len(), 2, "nothing is told of children");
+
+    let waits = bench.server.start("listen", json!({})).await;
+    assert_eq!(told(&waits).await, [""; 0]);
+    bench.server.post(&format!("/v1/executions/{waits}:cancel"), &json!({})).await.expect(200);
+    assert_eq!(told(&waits).await, ["cancelled cancelled"]);
+
+    let stuck = bench.server.start("toil", json!({})).await;
+    let engine = &bench.server.engine;
+    let lose = async || {
+        let id = stuck.parse().unwrap();
+        let run = engine.execution(id).await.unwrap().task().unwrap().run.clone();
+        let attempt = TaskAttempt { task: run.task, attempt: run.attempt };
+        engine.command(id, Command::LeaseLost { attempt, saved_at: None }).await.unwrap();
+    };
+    let max_lost = EngineConfig::default().limits.max_lost;
+    for _ in 0..max_lost {
+        assert_eq!(told(&stuck).await, [""; 0]);
+        lose().await;
+    }
+    assert_eq!(told(&stuck).await, ["incident incident"]);
+    for verb in ["pause", "resume"] {
+        bench.server.post(&format!("/v1/executions/{stuck}:{verb}"), &json!({})).await.expect(200);
+    }
+    assert_eq!(told(&stuck).await, ["incident incident"], "it is the same incident");
+    bench.server.post(&format!("/v1/executions/{stuck}:retry"), &json!({})).await.expect(200);
+    for _ in 0..max_lost {
+        lose().await;
+    }
+    assert_eq!(told(&stuck).await, ["incident incident", "incident incident"]);
 }
 
 #[tokio::test]

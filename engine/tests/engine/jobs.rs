@@ -8,7 +8,7 @@ use flowmonkey_core::execution::state::CancelSource;
 use flowmonkey_core::ids::ExecutionId;
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::Engine;
-use flowmonkey_engine::chores::{collector, events, jobs, reconciler, timer};
+use flowmonkey_engine::chores::{collector, events, jobs, reaper, reconciler, timer};
 use flowmonkey_engine::services::EnginePlumbing;
 use flowmonkey_engine::store::{JobFilter, JobRow, MemoryStore, PublishedEvent, Store};
 use flowmonkey_plumbing::api::{
@@ -136,6 +136,35 @@ async fn a_job_pauses_for_hours_and_another_worker_goes_on_from_its_checkpoint()
         let row = job(&bench.store, id).await;
         assert_eq!((row.status, row.retry_count, row.error), (JobStatus::Completed, 0, None));
         assert!(row.completed_at.is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_gets_on_may_lose_many_workers_and_one_that_does_not_is_parked() {
+    for (store, _directory) in both().await {
+        let (bench, id) = with_job_on(store).await;
+        let plumbing = EnginePlumbing::new(bench.engine.clone());
+        let lose = async |frame: Option<u32>| {
+            let task = claim(&bench.queue, "w1").await.unwrap();
+            if let Some(frame) = frame {
+                bench.clock.advance(1000);
+                let data = json!({ "frame": frame }).into();
+                plumbing.save_checkpoint(&TaskAccess::from(&task), data).await.unwrap();
+            }
+            bench.clock.advance(LEASE_MS);
+            assert_eq!(reaper::tick(&bench.engine).await.unwrap().expired, 1);
+        };
+        let max = bench.config.limits.max_lost;
+        for frame in 0..2 * max {
+            lose(Some(frame)).await;
+        }
+        let run = bench.get(id).await.task().unwrap().run.clone();
+        assert_eq!((run.attempt, run.lost, run.retry), (2 * max + 1, 1, 0));
+        for _ in 1..max {
+            assert_eq!(bench.get(id).await.status(), Status::WaitingForWorker);
+            lose(None).await;
+        }
+        bench.expect(id, Status::Incident).await;
     }
 }
 

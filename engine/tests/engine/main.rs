@@ -14,6 +14,7 @@ mod fused;
 mod jobs;
 mod leftovers;
 mod origins;
+mod published;
 mod races;
 mod undoing;
 

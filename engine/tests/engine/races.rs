@@ -34,7 +34,10 @@ async fn an_old_copy_in_memory_refuses_nothing() {
     let id = bench.start("chain", json!({})).await;
     let lost = bench.claim().await.remove(0);
     // The other engine finds the lease lost; this one still has the first attempt in memory.
-    other.command(id, Command::LeaseLost(TaskAttempt { task: 1, attempt: 1 })).await.unwrap();
+    other
+        .command(id, Command::LeaseLost { attempt: TaskAttempt { task: 1, attempt: 1 }, saved_at: None })
+        .await
+        .unwrap();
     let task = bench.claim().await.remove(0);
     assert_eq!((lost.attempt, task.attempt), (1, 2));
     bench.finish(vec![echo(&task)]).await;

@@ -22,5 +22,11 @@ pub const CONTINUE_AFTER_WAIT: &str = "continueAfterWait";
 /// pause of the same visit.
 pub const RESUMED: &str = "resumed";
 
+/// Whether a flag is left out of a message.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
 /// The version of the message formats. Raised only when an older peer could misread a message.
 pub const PROTOCOL_VERSION: u16 = 1;

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::token::TaskToken;
+use super::is_false;
 
 /// What a worker reports of one attempt. Counts only while the record has that attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -115,10 +116,6 @@ const fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-const fn is_false(flag: &bool) -> bool {
-    !*flag
-}
-
 /// An event that ends a wait.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventWait {
@@ -209,7 +206,8 @@ pub struct Cost {
 /// A custom event of a handler.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskEvent {
-    /// Names it: publishing it twice counts once. None: the engine makes one of the task and the place in the list.
+    /// Names it, for the whole system: publishing it twice counts once. None: the engine makes one of the commit and the
+    /// place in the list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// The event's name.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::is_false;
 use crate::token::TaskToken;
 
 /// One attempt of one step of one execution. Fields of the seed's format keep their names; durations end in `Ms`.
@@ -75,11 +76,6 @@ pub struct TaskMessage {
     /// Where the task came from.
     #[serde(default)]
     pub metadata: TaskMetadata,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
-const fn is_false(value: &bool) -> bool {
-    !*value
 }
 
 /// Which handler carries out a task.

@@ -347,7 +347,7 @@ impl<'a> Attempt<'a> {
             Ok(Said::Log(level, message)) => self.log(level, message),
             Ok(Said::Progress(progress)) => self.task.report(progress),
             Ok(Said::Checkpoint(data)) => self.to_save = Some(data),
-            Ok(Said::Event(event)) => self.task.emit(event.event, event.data),
+            Ok(Said::Event(event)) => self.task.journal.emit(event),
             Ok(Said::Request(request)) => {
                 if let Some(answered) = self.requests.begin(request) {
                     self.conversation.feed.push(answered.line.as_bytes());

@@ -156,7 +156,8 @@ pub(crate) fn parse(line: &[u8], task_id: &str) -> Result<Said, Malformed> {
             let event = fields.required("event")?;
             let data = fields.fields.remove("data").unwrap_or_default();
             check_depth(&data)?;
-            Ok(Said::Event(TaskEvent { id: None, event, data }))
+            // Not `id`, which names the task.
+            Ok(Said::Event(TaskEvent { id: fields.take("eventId")?, event, data }))
         }
         "request" => request::read(fields).map(Said::Request),
         _unknown => Ok(Said::Nothing),

@@ -1,7 +1,7 @@
 //! Calls of the plumbing APIs by a child: a line that asks, and a line that answers.
 
-use flowmonkey_plumbing::api::Progress;
-use flowmonkey_plumbing::wire::{ContextOperation, LogLevel, TaskEvent};
+use flowmonkey_plumbing::api::{EmittedEvent, Progress};
+use flowmonkey_plumbing::wire::{ContextOperation, LogLevel};
 use serde_json::{Value, json};
 
 use super::protocol::{Fields, Malformed, check_depth};
@@ -26,7 +26,8 @@ pub(crate) enum Call {
     CheckpointLoad,
     CheckpointClear,
     Progress(Progress),
-    Event(TaskEvent),
+    /// Published at once.
+    Event(EmittedEvent),
     Log(LogLevel, String),
 }
 
@@ -65,7 +66,7 @@ fn call(fields: &mut Fields) -> Result<Call, Malformed> {
         "event" => {
             let event = fields.required("event")?;
             let data = fields.fields.remove("data").unwrap_or_default();
-            Call::Event(TaskEvent { id: fields.take("eventId")?, event, data })
+            Call::Event(EmittedEvent { id: fields.take("eventId")?, event, data })
         }
         "log" => Call::Log(fields.take("level")?.unwrap_or_default(), fields.required("message")?),
         unknown => {

@@ -70,8 +70,13 @@ impl<'a> Requests<'a> {
                 done(Ok(Value::Null))
             }
             Ok(Call::Event(event)) => {
-                task.journal.emit(event);
-                done(Ok(Value::Null))
+                let publish = async move {
+                    let published = task.emit_all_now(vec![event]).await;
+                    let value = published.map(|mut ids| json!({ "value": { "id": ids.pop() } }));
+                    answered_call(task, number, value, limit)
+                };
+                self.writes.push_back(Box::pin(publish));
+                None
             }
             Ok(Call::Log(level, message)) => {
                 task.log(level, message);

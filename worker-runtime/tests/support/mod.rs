@@ -247,6 +247,8 @@ pub(crate) struct Memory {
     /// What was read of the context.
     pub(crate) reads: Mutex<Vec<Option<String>>>,
     pub(crate) patches: Mutex<Vec<(u32, Vec<ContextOperation>)>>,
+    /// What was published at once.
+    pub(crate) emitted: Mutex<Vec<EmittedEvent>>,
     /// Nothing can be loaded.
     /// What was saved, in order.
     pub(crate) saves: watch::Sender<Vec<Value>>,
@@ -340,6 +342,7 @@ impl EventApi for Memory {
         _: &TaskAccess,
         events: Vec<EmittedEvent>,
     ) -> Result<Vec<String>, PlumbingError> {
+        self.emitted.lock().unwrap().extend(events.iter().cloned());
         let named =
             events.into_iter().zip(1..).map(|(event, place)| event.id.unwrap_or(format!("ev_{place}")));
         Ok(named.collect())

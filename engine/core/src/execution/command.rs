@@ -16,7 +16,12 @@ pub enum Command {
     /// A worker reports an attempt.
     Report(Box<TaskReport>),
     /// The heartbeats of an attempt stopped.
-    LeaseLost(TaskAttempt),
+    LeaseLost {
+        /// Which.
+        attempt: TaskAttempt,
+        /// When the task's last checkpoint was saved; none: it has none.
+        saved_at: Option<Timestamp>,
+    },
     /// An attempt ran past its hard end.
     TimedOut(TaskAttempt),
     /// No worker took the attempt before `scheduleToStartMs`; it has been taken off the queue.
@@ -244,6 +249,9 @@ pub enum ContextChange {
 /// A custom event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EmittedEvent {
+    /// Names it, for the whole system: publishing it twice counts once. None: the record makes one of the commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     /// Its name.
     pub name: String,
     /// Its data.

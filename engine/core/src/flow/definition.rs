@@ -227,6 +227,9 @@ impl StepKind {
     }
 }
 
+/// How the names of the engine's own events begin. Steps may wait for them, and not emit them.
+pub const RESERVED_EVENTS: &str = "flowmonkey.";
+
 /// `emit`.
 #[derive(Debug)]
 pub struct Emit {

@@ -177,7 +177,9 @@ impl Work {
         }
         Some(match &execution.activity {
             Activity::Task(task) if self.random.one_in(10) => {
-                Command::LeaseLost(TaskAttempt { task: task.run.task, attempt: task.run.attempt })
+                let attempt = TaskAttempt { task: task.run.task, attempt: task.run.attempt };
+                let saved_at = self.random.one_in(2).then_some(task.scheduled_at);
+                Command::LeaseLost { attempt, saved_at }
             }
             Activity::Task(_) => Command::Report(Box::new(self.report(execution))),
             Activity::Wait(_) if self.random.one_in(2) => Command::Event {
@@ -227,8 +229,11 @@ impl Work {
             pipe: None,
         };
         let rows = (0..self.random.below(3)).map(|_| row(self.random.below(40))).collect::<Vec<_>>();
-        let emitted =
-            (0..self.random.below(2)).map(|_| EmittedEvent { name: "said".into(), data: json!(self.now) });
+        let emitted = (0..self.random.below(2)).map(|_| EmittedEvent {
+            id: None,
+            name: "said".into(),
+            data: json!(self.now),
+        });
         let emitted = emitted.collect();
         let cost =
             Cost { usd: self.random.below(1000) as f64 / 7.0, tokens: self.random.below(99), attempts: 0 };

@@ -1,5 +1,8 @@
 //! Events and those who wait for them.
 
+use std::collections::BTreeSet;
+
+use flowmonkey_core::execution::Record;
 use flowmonkey_core::execution::command::Command;
 use serde_json::json;
 
@@ -48,6 +51,24 @@ pub(super) async fn published_events_have_stable_ids(store: &dyn Store) {
     assert!(
         events.iter().all(|event| event.source == Some(id(1)) && event.at == at(5) && event.name == "said")
     );
+}
+
+pub(super) async fn events_that_name_themselves_count_once(store: &dyn Store) {
+    let named = |number| {
+        let mut create = root(&shout(), number, at(5));
+        let Some(Record::Publish(first)) = create.records.first_mut() else { panic!("it publishes first") };
+        first.id = Some("mine".into());
+        create
+    };
+    let second = |number| {
+        let last = named(number).events.last().unwrap().sequence;
+        format!("{}:{last}:1", id(number))
+    };
+    store_all(store, creates(at(5), vec![named(1), named(2)])).await;
+    store_all(store, creates(at(6), vec![named(3)])).await;
+    let found = store.undelivered_events(9).await.unwrap();
+    let ids: BTreeSet<String> = found.iter().map(|event| event.id.clone()).collect();
+    assert_eq!((found.len(), ids), (4, ["mine".to_owned(), second(1), second(2), second(3)].into()));
 }
 
 pub(super) async fn events_since_come_oldest_first(store: &dyn Store) {

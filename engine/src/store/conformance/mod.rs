@@ -101,6 +101,7 @@ rules! {
     events:
         events_from_outside_count_once,
         published_events_have_stable_ids,
+        events_that_name_themselves_count_once,
         events_since_come_oldest_first,
         subscribers_follow_the_wait,
         events_are_published_in_batches_and_listed,

@@ -202,7 +202,7 @@ pub(super) async fn failed_tasks_come_newest_first(store: &dyn Store) {
     for number in 1..=2 {
         let one = start(store, &flow, number, at(0)).await;
         let attempt = flowmonkey_core::execution::command::TaskAttempt { task: 1, attempt: 1 };
-        let mut change = update(&flow, &one, Command::LeaseLost(attempt), at(1));
+        let mut change = update(&flow, &one, Command::LeaseLost { attempt, saved_at: None }, at(1));
         let run = one.task().unwrap().run.clone();
         let error = flowmonkey_core::execution::ExecutionError {
             code: "BROKEN".into(),

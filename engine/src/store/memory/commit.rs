@@ -149,7 +149,7 @@ impl MemoryRows {
                 }
                 Record::Publish(event) => {
                     let event = PublishedEvent {
-                        id: tally::event_id(id, last, published),
+                        id: tally::event_id(&event, id, last, published),
                         name: event.name,
                         data: event.data,
                         source: Some(id),

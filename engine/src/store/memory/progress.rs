@@ -9,7 +9,7 @@ use flowmonkey_core::time::Timestamp;
 
 use super::{MemoryRows, MemoryStore};
 use crate::store::StoreError;
-use crate::store::progress::{LogFilter, LogPlace, LogRow, ProgressRow, ProgressStore};
+use crate::store::progress::{LogFilter, LogPlace, LogRow, ProgressRow, ProgressStore, ROLLUP_LEVELS};
 
 #[async_trait]
 impl ProgressStore for MemoryStore {
@@ -43,12 +43,7 @@ impl ProgressStore for MemoryStore {
     }
 
     async fn live_children_done(&self, parent: ExecutionId, join: u32) -> Result<f64, StoreError> {
-        let rows = self.rows();
-        let children = rows.executions.values().filter(|child| {
-            let link = child.identity.parent;
-            !child.is_terminal() && link.is_some_and(|link| link.execution == parent && link.join == join)
-        });
-        Ok(children.map(|child| rows.done(child)).sum())
+        Ok(self.rows().children_done(parent, join, 1))
     }
 
     async fn put_log_lines(&self, rows: &[LogRow]) -> Result<(), StoreError> {
@@ -84,8 +79,17 @@ impl MemoryRows {
         self.progress.range(first..=last).next_back().map(|(_, row)| row)
     }
 
+    /// What the children of a fan-out that have not ended have done; they are at `level`.
+    fn children_done(&self, parent: ExecutionId, join: u32, level: u32) -> f64 {
+        let children = self.executions.values().filter(|child| {
+            let link = child.identity.parent;
+            !child.is_terminal() && link.is_some_and(|link| link.execution == parent && link.join == join)
+        });
+        children.map(|child| self.done(child, level)).sum()
+    }
+
     /// What a child that has not ended has done.
-    fn done(&self, child: &Execution) -> f64 {
+    fn done(&self, child: &Execution, level: u32) -> f64 {
         if let Some(out) = child.task() {
             let latest = self.latest_progress(child.task_id(out.run.task));
             return latest
@@ -93,9 +97,9 @@ impl MemoryRows {
                 .map_or(0.0, |row| row.progress.percent / 100.0);
         }
         let id = child.id();
-        let mut own = self.joins.range((id, 0)..=(id, u32::MAX)).map(|(_, join)| join);
-        own.next()
-            .filter(|join| join.total > 0)
-            .map_or(0.0, |join| f64::from(join.succeeded + join.failed) / f64::from(join.total))
+        let mut own = self.joins.range((id, 0)..=(id, u32::MAX)).filter(|(_, join)| join.total > 0);
+        let Some(((_, number), join)) = own.next() else { return 0.0 };
+        let below = if level < ROLLUP_LEVELS { self.children_done(id, *number, level + 1) } else { 0.0 };
+        (f64::from(join.succeeded + join.failed) + below) / f64::from(join.total)
     }
 }

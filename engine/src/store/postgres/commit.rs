@@ -267,7 +267,7 @@ fn record_rows(
                 row: json(&row.row)?,
             }),
             Record::Publish(event) => rows.events.push(EventRow {
-                id: tally::event_id(execution.id(), last, rows.events.len()),
+                id: text(&tally::event_id(event, execution.id(), last, rows.events.len())),
                 name: text(&event.name),
                 source: Some(id),
                 at,

@@ -10,7 +10,7 @@ use super::columns::key;
 use super::{PostgresStore, sql};
 use crate::store::StoreError;
 use crate::store::encode::{integer, json, text};
-use crate::store::progress::{LogFilter, LogRow, ProgressRow, ProgressStore, level_word};
+use crate::store::progress::{LogFilter, LogRow, ProgressRow, ProgressStore, ROLLUP_LEVELS, level_word};
 use crate::store::rows;
 
 /// One column of many rows.
@@ -56,7 +56,10 @@ impl ProgressStore for PostgresStore {
     }
 
     async fn live_children_done(&self, parent: ExecutionId, join: u32) -> Result<f64, StoreError> {
-        let statement = query(sql::PROGRESS_CHILDREN).bind(key(&parent)).bind(i64::from(join));
+        let statement = query(sql::PROGRESS_CHILDREN)
+            .bind(key(&parent))
+            .bind(i64::from(join))
+            .bind(i64::from(ROLLUP_LEVELS));
         let row = self.read_one(statement).await?;
         row.map_or(Ok(0.0), |row| rows::column(&row, 0, &"fm_progress"))
     }

@@ -146,7 +146,7 @@ fn record_rows(
                 "row": encode::json(&row.row)?,
             }))?),
             Record::Publish(event) => rows.events.push(encode::json(&json!({
-                "id": tally::event_id(id, last, rows.events.len()),
+                "id": text(&tally::event_id(event, id, last, rows.events.len())),
                 "name": text(&event.name),
                 "source": hex(id),
                 "at": now,

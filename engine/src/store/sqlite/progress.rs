@@ -10,7 +10,7 @@ use uuid::fmt::Simple;
 use super::encode::{blob, hex, integer, json, some, text};
 use super::{SqliteStore, sql};
 use crate::store::StoreError;
-use crate::store::progress::{LogFilter, LogRow, ProgressRow, ProgressStore, level_word};
+use crate::store::progress::{LogFilter, LogRow, ProgressRow, ProgressStore, ROLLUP_LEVELS, level_word};
 use crate::store::rows;
 
 #[derive(Serialize)]
@@ -74,7 +74,9 @@ impl ProgressStore for SqliteStore {
     }
 
     async fn live_children_done(&self, parent: ExecutionId, join: u32) -> Result<f64, StoreError> {
-        let row = self.read_one(query(sql::PROGRESS_CHILDREN).bind(blob(parent)).bind(join)).await?;
+        let row = self
+            .read_one(query(sql::PROGRESS_CHILDREN).bind(blob(parent)).bind(join).bind(ROLLUP_LEVELS))
+            .await?;
         row.map_or(Ok(0.0), |row| rows::column(&row, 0, &"fm_progress"))
     }
 

@@ -173,7 +173,7 @@ async fn what_is_too_large_or_breaks_off_or_is_stale_leaves_the_last_good_one() 
     let task: TaskId = bench.task.task_id.parse().unwrap();
     let attempt = TaskAttempt { task: task.number, attempt: bench.task.attempt };
     let lost = stream::once(async move {
-        engine.command(task.execution, Command::LeaseLost(attempt)).await.unwrap();
+        engine.command(task.execution, Command::LeaseLost { attempt, saved_at: None }).await.unwrap();
         Ok(Bytes::from_static(b"end"))
     });
     let body = Body::from_stream(stream::iter(pieces(&good.slice(3..))).chain(lost));

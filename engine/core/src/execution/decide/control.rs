@@ -94,6 +94,7 @@ impl Turn<'_> {
         run.attempt += 1;
         run.retry = 0;
         run.lost = 0;
+        run.last_loss = None;
         run.began_at = self.now();
         match self.step_of(&run) {
             Some(step) => {

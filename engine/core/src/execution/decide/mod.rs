@@ -38,7 +38,7 @@ pub fn decide(
     match command {
         Command::Begin => turn.begin()?,
         Command::Report(report) => turn.report(report)?,
-        Command::LeaseLost(attempt) => turn.lease_lost(attempt)?,
+        Command::LeaseLost { attempt, saved_at } => turn.lease_lost(attempt, saved_at)?,
         Command::TimedOut(attempt) => turn.timed_out(attempt)?,
         Command::NotStarted(attempt) => turn.not_started(attempt)?,
         Command::Started(attempt) => turn.started(attempt)?,

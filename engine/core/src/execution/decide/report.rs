@@ -10,6 +10,7 @@ use super::super::event::{AttemptEnded, AttemptOutcome, Event};
 use super::super::state::{Cost, Pause, Phase, Stage, StepRun, TaskRun, WaitOn};
 use super::turn::Turn;
 use crate::flow::definition::Step;
+use crate::time::Timestamp;
 
 impl Turn<'_> {
     /// The task that is out, when it is this attempt of it.
@@ -79,7 +80,7 @@ impl Turn<'_> {
         let run = task.run;
         let Some(step) = self.step_of(&run) else { return self.step_is_gone(run) };
         for event in &report.emitted {
-            self.publish(&event.name, event.data.clone());
+            self.record(Record::Publish(event.clone()));
         }
         for row in &report.rows {
             self.record(Record::InsertRow(row.clone()));
@@ -196,8 +197,13 @@ impl Turn<'_> {
         self.emit(Event::AttemptEnded(Box::new(ended)));
     }
 
-    /// The heartbeats stopped: another delivery, or an incident after `maxLost`. Free of the retry budget.
-    pub(super) fn lease_lost(&mut self, attempt: TaskAttempt) -> Result<(), Rejection> {
+    /// The heartbeats stopped: another delivery, or an incident after `maxLost` of them in a row without a new checkpoint,
+    /// or `maxLostTotal` in all. Free of the retry budget.
+    pub(super) fn lease_lost(
+        &mut self,
+        attempt: TaskAttempt,
+        saved_at: Option<Timestamp>,
+    ) -> Result<(), Rejection> {
         let TaskRun { mut run, .. } = self.unheld(attempt)?;
         let Some(step) = self.step_of(&run) else {
             self.step_is_gone(run);
@@ -205,13 +211,14 @@ impl Turn<'_> {
         };
         self.withdraw();
         self.emit(Event::LeaseLost { step: run.step.clone(), attempt: run.attempt });
-        run.lost += 1;
+        run.lose(saved_at, self.now());
+        let total = run.last_loss.as_ref().map_or(run.lost, |loss| loss.total);
         if self.is_draining() {
             self.emit(Event::TaskFenced { task: run.task, attempt: run.attempt });
             self.remember_compensation(&step, &run, true);
             self.next_stage();
-        } else if run.lost >= self.limits().max_lost {
-            let message = format!("{} workers were lost while they ran this task", run.lost);
+        } else if run.lost >= self.limits().max_lost || total >= self.limits().max_lost_total {
+            let message = format!("{total} workers were lost while they ran this task");
             let error = self.error(codes::WORKER_LOST, message, Some(&step));
             self.raise_incident(&step, run, error);
         } else {

@@ -109,6 +109,7 @@ impl Turn<'_> {
             attempt: 1,
             retry: 0,
             lost: 0,
+            last_loss: None,
             began_at: self.now(),
             compensates: false,
             resumed: None,

@@ -283,7 +283,7 @@ impl<'a> Turn<'a> {
     }
 
     pub(super) fn publish(&mut self, name: &str, data: Value) {
-        self.record(Record::Publish(EmittedEvent { name: name.into(), data }));
+        self.record(Record::Publish(EmittedEvent { id: None, name: name.into(), data }));
     }
 }
 

@@ -48,8 +48,11 @@ pub struct StepRun {
     pub attempt: u32,
     /// Retries of the policy used.
     pub retry: u32,
-    /// Lease losses.
+    /// Lease losses since the last one before which a new checkpoint was saved, that one included.
     pub lost: u32,
+    /// The last lease loss; none: there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_loss: Option<LeaseLoss>,
     /// When the visit began.
     pub began_at: Timestamp,
     /// Whether it undoes another step.
@@ -59,6 +62,30 @@ pub struct StepRun {
     /// it. What a resume or an event brought is the execution's `resume_data`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumed: Option<ResumedBy>,
+}
+
+impl StepRun {
+    /// Counts a lost lease. `saved_at`: of the task's last checkpoint. One that is newer than the last loss shows that the
+    /// task gets on, whatever becomes of its workers: the count begins anew.
+    pub(crate) fn lose(&mut self, saved_at: Option<Timestamp>, now: Timestamp) {
+        let gets_on = match (&self.last_loss, saved_at) {
+            (Some(last), Some(saved)) => saved > last.at,
+            (None, _) | (Some(_), None) => false,
+        };
+        let total = self.last_loss.as_ref().map_or(self.lost, |last| last.total);
+        self.lost = if gets_on { 1 } else { self.lost.saturating_add(1) };
+        self.last_loss = Some(LeaseLoss { at: now, total: total.saturating_add(1) });
+    }
+}
+
+/// The last lease that a visit of a step has lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeaseLoss {
+    /// When.
+    pub at: Timestamp,
+    /// Leases that the visit has lost in all.
+    pub total: u32,
 }
 
 /// What ended a pause.

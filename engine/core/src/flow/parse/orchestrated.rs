@@ -8,7 +8,7 @@ use super::reader::{Object, Reader};
 use super::routing;
 use super::step::{Surroundings, read};
 use super::waits;
-use crate::flow::definition::{Emit, Failure, ParentClose, StepKind, SubFlow};
+use crate::flow::definition::{Emit, Failure, ParentClose, RESERVED_EVENTS, StepKind, SubFlow};
 
 /// One orchestrated step type.
 pub(crate) struct Kind {
@@ -191,7 +191,16 @@ const EMIT: Shape = Shape {
 };
 
 fn read_emit(object: &Object<'_>, _: Surroundings<'_, '_>, _: &str) -> Option<StepKind> {
-    let event = object.get("event").and_then(|reader| reader.name().map(str::to_owned));
+    let event = object.get("event").and_then(|reader| {
+        let name = reader.name()?;
+        if name.starts_with(RESERVED_EVENTS) {
+            let hint = Some("choose another name".to_owned());
+            let text = format!("begins with \"{RESERVED_EVENTS}\", as only the engine's own events do");
+            reader.error("reserved", &text, hint);
+            return None;
+        }
+        Some(name.to_owned())
+    });
     let data = read(object, "data", Reader::selector);
     Some(StepKind::Emit(Emit { event: event?, data: data? }))
 }
