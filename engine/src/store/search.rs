@@ -310,6 +310,12 @@ mod tests {
     }
 
     #[test]
+    fn counts_stop_at_their_bound() {
+        assert_eq!(Count::of(COUNT_MAX), Count { count: COUNT_MAX, exact: true });
+        assert_eq!(Count::of(COUNT_MAX + 1), Count { count: COUNT_MAX, exact: false });
+    }
+
+    #[test]
     fn prefixes_of_ids_are_ranges() {
         let range = |text: &str| text.parse::<IdPrefix>().map(|prefix| (prefix.low, prefix.high));
         assert_eq!(range("ex_0199"), Ok((0x0199 << 112, (0x0199 << 112) | ((1 << 112) - 1))));

@@ -104,7 +104,7 @@ rules! {
         executions_are_found_by_what_they_are_at,
         a_tenant_is_searched_alone,
         a_cursor_holds_while_executions_come_and_go,
-        a_count_is_exact_up_to_its_bound;
+        a_count_knows_no_pages;
     events:
         events_from_outside_count_once,
         published_events_have_stable_ids,

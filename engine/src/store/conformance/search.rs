@@ -12,7 +12,6 @@ use super::fixture::{
     success, update, updates, work,
 };
 use crate::store::model::Retention;
-use crate::store::search::COUNT_MAX;
 use crate::store::{Count, ExecutionFilter, Span, Store};
 
 fn all() -> ExecutionFilter {
@@ -203,15 +202,12 @@ pub(super) async fn a_cursor_holds_while_executions_come_and_go(store: &dyn Stor
     assert_eq!(page.next, Some(id(2)));
 }
 
-pub(super) async fn a_count_is_exact_up_to_its_bound(store: &dyn Store) {
+pub(super) async fn a_count_knows_no_pages(store: &dyn Store) {
     let flow = work();
     assert_eq!(store.count(&all()).await.unwrap(), Count { count: 0, exact: true });
-    let many = (1..=COUNT_MAX).map(|number| root(&flow, number, at(0))).collect();
-    store_all(store, creates(at(0), many)).await;
+    store_all(store, creates(at(0), (1..=20).map(|number| root(&flow, number, at(0))).collect())).await;
     let filter = ExecutionFilter { before: Some(id(5)), max: 0, ..all() };
-    assert_eq!(store.count(&filter).await.unwrap(), Count { count: COUNT_MAX, exact: true });
-    start(store, &flow, COUNT_MAX + 1, at(0)).await;
-    assert_eq!(store.count(&filter).await.unwrap(), Count { count: COUNT_MAX, exact: false });
+    assert_eq!(store.count(&filter).await.unwrap(), Count { count: 20, exact: true });
     let one = ExecutionFilter { id_prefix: Some(id(7).to_string().parse().unwrap()), ..filter };
     assert_eq!(store.count(&one).await.unwrap(), Count { count: 1, exact: true });
 }

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use flowmonkey_core::ids::ExecutionId;
 use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Row, query};
 
 use super::{PostgresStore, Statement, sql};
 use crate::store::StoreError;
@@ -20,7 +21,8 @@ impl PostgresStore {
         let wanted = filter.max.saturating_add(1);
         let mut found: Vec<(ExecutionId, PgRow)> = Vec::new();
         for part in search.parts(filter) {
-            let statement = bound(sql::EXECUTIONS_LIST, &search, filter, part, integer(wanted as u64))?;
+            let statement =
+                bound(query(sql::EXECUTIONS_LIST), &search, filter, part, integer(wanted as u64))?;
             for row in self.read(statement).await? {
                 found.push((rows::id(&row, 0, &"a row of fm_executions")?, row));
             }
@@ -35,6 +37,26 @@ impl PostgresStore {
         let found: Vec<PgRow> = found.into_iter().map(|(_, row)| row).collect();
         Ok(ListPage { items: self.sound(&found, rows::summary), next })
     }
+
+    /// How the database finds a page: the plan of each statement, carried out once, with what it read.
+    ///
+    /// # Errors
+    /// As for a list.
+    pub async fn list_plans(&self, filter: &ExecutionFilter) -> Result<Vec<String>, StoreError> {
+        let Some(search) = filter.search(true) else { return Ok(Vec::new()) };
+        let mut plans = Vec::new();
+        for part in search.parts(filter) {
+            // All of it is text of ours.
+            let explain =
+                AssertSqlSafe(format!("EXPLAIN (ANALYZE, BUFFERS, TIMING OFF) {}", sql::EXECUTIONS_LIST));
+            let wanted = integer(filter.max as u64).saturating_add(1);
+            let lines = self.read(bound(query(explain), &search, filter, part, wanted)?).await?;
+            let lines = lines.iter().map(|line| line.try_get::<String, _>(0));
+            let lines = lines.collect::<Result<Vec<_>, _>>();
+            plans.push(lines.map_err(|error| rows::corrupt("a plan", error))?.join("\n"));
+        }
+        Ok(plans)
+    }
 }
 
 #[async_trait]
@@ -44,7 +66,7 @@ impl SearchStore for PostgresStore {
         let mut found: u64 = 0;
         for part in search.parts(filter) {
             let left = (COUNT_MAX + 1).saturating_sub(found);
-            let statement = bound(sql::EXECUTIONS_COUNT_SOME, &search, filter, part, integer(left))?;
+            let statement = bound(query(sql::EXECUTIONS_COUNT_SOME), &search, filter, part, integer(left))?;
             if let Some(row) = self.read_one(statement).await? {
                 found += rows::count::<u64>(&row, 0, &"a count of fm_executions")?;
             }
@@ -55,7 +77,7 @@ impl SearchStore for PostgresStore {
 
 /// A statement with the parameters of one part of a search.
 fn bound(
-    statement: &'static str,
+    statement: Statement,
     search: &Search,
     filter: &ExecutionFilter,
     part: Part,
@@ -76,7 +98,7 @@ fn bound(
     let statuses: Vec<&'static str> = filter.statuses.iter().map(|status| status.as_str()).collect();
     let labels = (!filter.labels.is_empty()).then(|| labels(&filter.labels)).transpose()?;
     let millis = |at: Option<flowmonkey_core::time::Timestamp>| at.map(|at| at.as_millis());
-    let query = sqlx::query(statement)
+    let query = statement
         // Without a name it is planned for these parameters each time.
         .persistent(false)
         .bind(part.ids.low())
