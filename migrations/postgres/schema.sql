@@ -86,6 +86,11 @@ TABLE fm_executions WITH fillfactor=60 autovacuum_vacuum_scale_factor=0.02 autov
     state text NOT NULL
     output text
     context text NOT NULL
+    ended_step text DEFAULT 
+CASE
+    WHEN (ended_at IS NOT NULL) THEN current_step
+    ELSE NULL::text
+END
     child_named_iff_parent CHECK ((((parent_id IS NULL) = (join_no IS NULL)) AND ((parent_id IS NULL) = (child_index IS NULL))))
     ended_iff_terminal CHECK (((ended_at IS NOT NULL) = (status = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text]))))
     fm_executions_pkey PRIMARY KEY (id)
@@ -101,13 +106,18 @@ CASE status
     WHEN 'compensating'::text THEN true
     ELSE (NOT task_out)
 END)
+    CREATE INDEX fm_executions_astray ON public.fm_executions USING btree (id) WHERE (NOT fm_times_in_order(id, created_at, ended_at))
     CREATE INDEX fm_executions_children ON public.fm_executions USING btree (parent_id, join_no, child_index) WHERE (parent_id IS NOT NULL)
     CREATE INDEX fm_executions_ended ON public.fm_executions USING btree (status, id) WHERE (ended_at IS NOT NULL)
     CREATE INDEX fm_executions_ended_at ON public.fm_executions USING btree (ended_at) WHERE (ended_at IS NOT NULL)
+    CREATE INDEX fm_executions_ended_step ON public.fm_executions USING btree (ended_step, id) WHERE (ended_step IS NOT NULL)
+    CREATE INDEX fm_executions_error ON public.fm_executions USING btree (error_code, id) WHERE (error_code IS NOT NULL)
     CREATE INDEX fm_executions_flow ON public.fm_executions USING btree (flow_id, id)
+    CREATE INDEX fm_executions_labels ON public.fm_executions USING gin (labels jsonb_path_ops) WHERE (labels <> '{}'::jsonb)
     CREATE INDEX fm_executions_live ON public.fm_executions USING btree (id) WHERE (ended_at IS NULL)
     CREATE INDEX fm_executions_roots ON public.fm_executions USING btree (id) WHERE (parent_id IS NULL)
     CREATE INDEX fm_executions_task_out ON public.fm_executions USING btree (id) WHERE task_out
+    CREATE INDEX fm_executions_tenant ON public.fm_executions USING btree (tenant_id, id) WHERE (tenant_id IS NOT NULL)
     CREATE INDEX fm_executions_tree ON public.fm_executions USING btree (root_id) WHERE (parent_id IS NOT NULL)
     CREATE UNIQUE INDEX fm_executions_pkey ON public.fm_executions USING btree (id)
 
@@ -598,4 +608,11 @@ BEGIN
         history_events, wake_ids, wake_dues, await_ids, await_names);
     RETURN held;
 END $function$
+
+
+CREATE OR REPLACE FUNCTION public.fm_times_in_order(id uuid, created_at bigint, ended_at bigint)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN ((created_at >= (((('x'::text || "left"(replace((id)::text, '-'::text, ''::text), 12)))::bit(48))::bigint - 10000)) AND (created_at <= (((('x'::text || "left"(replace((id)::text, '-'::text, ''::text), 12)))::bit(48))::bigint + 10000))) THEN COALESCE((ended_at >= (created_at - 10000)), true) ELSE false END
 

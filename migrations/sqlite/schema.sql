@@ -106,6 +106,10 @@ CREATE INDEX fm_executions_ended ON fm_executions (status, id) WHERE ended_at IS
 
 CREATE INDEX fm_executions_ended_at ON fm_executions (ended_at) WHERE ended_at IS NOT NULL;
 
+CREATE INDEX fm_executions_ended_step ON fm_executions (current_step, id) WHERE ended_at IS NOT NULL;
+
+CREATE INDEX fm_executions_error ON fm_executions (error_code, id) WHERE error_code IS NOT NULL;
+
 CREATE INDEX fm_executions_flow ON fm_executions (flow_id, id);
 
 CREATE INDEX fm_executions_live ON fm_executions (id) WHERE ended_at IS NULL;
@@ -113,6 +117,8 @@ CREATE INDEX fm_executions_live ON fm_executions (id) WHERE ended_at IS NULL;
 CREATE INDEX fm_executions_roots ON fm_executions (id) WHERE parent_id IS NULL;
 
 CREATE INDEX fm_executions_task_out ON fm_executions (id) WHERE task_out = 1;
+
+CREATE INDEX fm_executions_tenant ON fm_executions (tenant_id, id) WHERE tenant_id IS NOT NULL;
 
 CREATE INDEX fm_executions_tree ON fm_executions (root_id) WHERE parent_id IS NOT NULL;
 

@@ -8,12 +8,12 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
-    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, Delivery,
+    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, Count, Delivery,
     DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskRow, FlowRow, JobBeat,
     JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, LogFilter, LogRow, NewDelivery,
-    ObjectTable, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, Retention, SettledDelivery,
-    Staged, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Webhook,
-    WebhookNote,
+    ObjectTable, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, Retention, SearchStore,
+    SettledDelivery, Staged, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
+    Webhook, WebhookNote,
 };
 
 use crate::boundary::Boundary;
@@ -405,6 +405,13 @@ impl Store for SimStore {
 
     async fn check(&self) -> Result<(), StoreError> {
         self.call(self.0.store.check()).await
+    }
+}
+
+#[async_trait]
+impl SearchStore for SimStore {
+    async fn count(&self, filter: &ExecutionFilter) -> Result<Count, StoreError> {
+        self.call(self.0.store.count(filter)).await
     }
 }
 

@@ -22,6 +22,12 @@ pub const RETRY_ATTEMPTS_MAX: u32 = 1000;
 pub const LOOP_ITERATIONS_DEFAULT: u32 = 1000;
 /// Bytes of an idempotency key.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 512;
+/// Labels of one execution: those of its start and those that its flow reads from the input together.
+pub const LABELS_MAX: usize = 20;
+/// Bytes of a label's name.
+pub const LABEL_NAME_BYTES_MAX: usize = 128;
+/// Bytes of a label's value.
+pub const LABEL_VALUE_BYTES_MAX: usize = 512;
 /// Bytes of all datasets (fan-out results too large for a context) that one step may read.
 pub const DATASET_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Milliseconds that an idempotency key is remembered, when nothing else is said: 24 h.

@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::collections::BTreeMap;
+
 use flowmonkey_core::execution::command::{
     Command, ContextChange, EmittedEvent, NextStep, ReportedOutcome, Signal, TaskAttempt,
 };
@@ -11,6 +13,7 @@ use flowmonkey_core::execution::rerun::context_at;
 use flowmonkey_core::execution::state::{Activity, Lineage};
 use flowmonkey_core::execution::{Origin, Rejection, StartError, StartRequest, Status, create};
 use flowmonkey_core::time::Timestamp;
+use flowmonkey_core::limits::{LABEL_NAME_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX};
 use serde_json::{Value, json};
 use support::{Bench, failure, report, success};
 
@@ -642,6 +645,47 @@ fn drafts_schemas_labels_and_reruns() {
     bench.must(rerun, Command::Begin);
     assert_eq!((bench.status(rerun), bench.get(rerun).output.clone()), (Status::Completed, Some(json!(3))));
     assert!(bench.events(rerun).all(|event| !matches!(event, Event::Entered { step } if &**step == "s")));
+}
+
+#[test]
+fn labels_come_from_the_start_and_from_the_input_within_limits() {
+    let steps = json!({"s": {"type": "set", "config": {"value": 1}}});
+    let labels =
+        json!({"city": "order.city", "paid": "order.paid", "none": "order.none", "gone": "order.gone"});
+    let mut bench = extended(steps, json!({ "labels": labels }));
+    let flow = bench.flows[0].clone();
+    let mut labelled = |context, labels: BTreeMap<String, String>| {
+        let request = StartRequest { labels, ..StartRequest::new(bench.next_id(), context) };
+        create(request, &flow, &bench.limits, bench.now)
+            .map(|creation| creation.execution.identity.labels.clone())
+    };
+    let texts = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    let input = json!({"order": {"city": "Bern", "paid": true, "none": null}});
+    assert_eq!(labelled(input.clone(), texts(&[])), Ok(texts(&[("city", "Bern"), ("paid", "true")])));
+    assert_eq!(
+        labelled(input, texts(&[("city", "Basel"), ("shop", "")])),
+        Ok(texts(&[("city", "Basel"), ("paid", "true"), ("shop", "")])),
+        "what the start says comes first"
+    );
+    let many = |count| (0..count).map(|n| (format!("l{n}"), String::new())).collect::<BTreeMap<_, _>>();
+    let city = json!({"order": {"city": "Bern"}});
+    assert!(labelled(city.clone(), many(LABELS_MAX - 1)).is_ok());
+    assert_eq!(labelled(city, many(LABELS_MAX)), Err(StartError::TooManyLabels(LABELS_MAX + 1)));
+    let long = "é".repeat(LABEL_VALUE_BYTES_MAX / 2);
+    assert!(labelled(json!({"order": {"city": long}}), texts(&[])).is_ok());
+    let name = "é".repeat(LABEL_NAME_BYTES_MAX / 2);
+    assert!(labelled(json!({}), texts(&[(&name, "")])).is_ok());
+    for (input, labels) in [
+        (json!({"order": {"city": format!("{long}!")}}), texts(&[])),
+        (json!({}), texts(&[("shop", &format!("{long}!"))])),
+        (json!({}), texts(&[("", "x")])),
+        (json!({}), texts(&[(&format!("!{name}"), "x")])),
+    ] {
+        let refused = labelled(input, labels).unwrap_err();
+        assert_eq!(refused.code(), "INVALID_LABEL", "{refused}");
+    }
 }
 
 #[test]

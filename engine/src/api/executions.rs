@@ -1,4 +1,4 @@
-//! Executions: list, get, history, children, context.
+//! Executions: get, history, children, context.
 
 use std::time::Duration;
 
@@ -7,47 +7,21 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use flowmonkey_core::execution::command::ReportedOutcome;
 use flowmonkey_core::execution::state::WaitOn;
-use flowmonkey_core::execution::{Event, RecordedEvent, Status};
-use flowmonkey_core::ids::ExecutionId;
+use flowmonkey_core::execution::{Event, RecordedEvent};
 use serde_json::{Value, json};
 
 use super::access::{Access, Viewer};
 use super::problem::{ErrorClass, Problem};
 use super::request::{Parameters, Segment, execution_id};
+use super::search::{id_parameter, page};
 use super::{Api, explain, wait};
-use crate::store::{ExecutionFilter, ListPage};
+use crate::store::ExecutionFilter;
 use crate::view;
 use crate::watch::shown_progress;
 
-pub(super) async fn list(
-    State(api): State<Api>,
-    _access: Access<Viewer>,
-    mut parameters: Parameters,
-) -> Result<Json<Value>, Problem> {
-    let mut statuses = Vec::new();
-    for word in parameters.all("status").iter().flat_map(|list| list.split(',')) {
-        match Status::parse(word) {
-            Some(status) => statuses.push(status),
-            None => {
-                let known: Vec<&str> = Status::ALL.into_iter().map(Status::as_str).collect();
-                parameters.error("status", format!("`status` must be one of {}", known.join(", ")));
-            }
-        }
-    }
-    let flow_id = parameters.one("flowId");
-    let labels = parameters.prefixed("label.").into_iter().collect();
-    let parent = id_parameter(&mut parameters, "parent");
-    let before = id_parameter(&mut parameters, "cursor");
-    let include_children = parameters.parsed("children", "true or false").unwrap_or(false);
-    let max = parameters.limit();
-    parameters.finish()?;
-    let filter = ExecutionFilter { statuses, flow_id, labels, include_children, parent, before, max };
-    Ok(page(api.engine.store().list(&filter).await?))
-}
-
 pub(super) async fn children(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     Segment(id): Segment,
     mut parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
@@ -58,20 +32,13 @@ pub(super) async fn children(
     api.engine.execution(id).await?;
     let filter = ExecutionFilter {
         include_children: true,
+        tenant: access.visibility().tenant().map(str::to_owned),
         parent: Some(id),
         before,
         max,
         ..ExecutionFilter::default()
     };
     Ok(page(api.engine.store().list(&filter).await?))
-}
-
-fn page(page: ListPage) -> Json<Value> {
-    Json(json!({ "items": page.items, "nextCursor": page.next }))
-}
-
-fn id_parameter(parameters: &mut Parameters, name: &str) -> Option<ExecutionId> {
-    parameters.parsed(name, "an execution id (`ex_` and 32 hexadecimal digits)")
 }
 
 /// `GET /v1/executions/{id}` and `GET /v1/executions/{id}:explain`.

@@ -19,6 +19,7 @@ mod plumbing;
 mod problem;
 mod progress;
 mod request;
+mod search;
 mod start;
 mod tables;
 mod verbs;
@@ -94,7 +95,8 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
     Router::new()
         .route("/v1/flows/{id}", get(flows::get))
         .route("/v1/flows/{id}/executions", post(start::of_flow))
-        .route("/v1/executions", get(executions::list).post(start::start))
+        .route("/v1/executions", get(search::list).post(start::start))
+        .route("/v1/executions:count", get(search::count))
         .route("/v1/executions/{target}", get(executions::get).post(verbs::verb))
         .route("/v1/executions/{id}/history", get(executions::history))
         .route("/v1/executions/{id}/children", get(executions::children))

@@ -311,6 +311,9 @@ impl From<StartError> for Problem {
             }
             StartError::StepNotFound(_) => Self::invalid(code, at("/fromStep")),
             StartError::InvalidIdempotencyKey(_) => Self::invalid(code, at("/idempotencyKey")),
+            StartError::TooManyLabels(_) | StartError::InvalidLabel { .. } => {
+                Self::invalid(code, at("/labels"))
+            }
         }
     }
 }

@@ -20,6 +20,7 @@ mod objects;
 mod postgres;
 mod progress;
 mod rows;
+mod search;
 mod sqlite;
 mod tally;
 mod transfer;
@@ -52,6 +53,7 @@ pub use postgres::{
     PostgresUrlError, ServerFacts, TableFacts,
 };
 pub use progress::{LogFilter, LogPlace, LogRow, ProgressRow, ProgressStore};
+pub use search::{COUNT_MAX, Count, IdPrefix, InvalidIdPrefix, SearchStore, Span};
 pub use sqlite::{Durability, SCHEMA_VERSION, SqliteOptions, SqliteStore, verify};
 pub(crate) use tally::{JoinKey, touched_budgets, touched_joins};
 pub use transfer::{TransferError, TransferProgress, TransferredTable, transfer};
@@ -59,7 +61,7 @@ pub use transfer::{TransferError, TransferProgress, TransferredTable, transfer};
 /// The record. All instants are arguments; nothing here reads a clock.
 #[async_trait]
 pub trait Store:
-    ContextStore + EventStore + JobStore + ObjectTable + ProgressStore + Send + Sync + 'static
+    ContextStore + EventStore + JobStore + ObjectTable + ProgressStore + SearchStore + Send + Sync + 'static
 {
     // Flows.
 

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::events::EventAttributes;
+pub use super::search::ExecutionFilter;
 
 /// A flow definition.
 #[derive(Clone, Debug, PartialEq)]
@@ -285,25 +286,6 @@ pub struct FailedTaskRow {
     pub at: Timestamp,
     /// What is needed to look at it and to replay it.
     pub task: FailedTask,
-}
-
-/// Which executions.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct ExecutionFilter {
-    /// Only these statuses; empty: all.
-    pub statuses: Vec<Status>,
-    /// Only of this flow.
-    pub flow_id: Option<String>,
-    /// Only with these labels.
-    pub labels: BTreeMap<String, String>,
-    /// Children too, not only roots.
-    pub include_children: bool,
-    /// Only children of this execution.
-    pub parent: Option<ExecutionId>,
-    /// Only those older than this one (the cursor of the page before).
-    pub before: Option<ExecutionId>,
-    /// At most this many.
-    pub max: usize,
 }
 
 /// One page of executions.

@@ -9,12 +9,12 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
-    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, Delivery,
+    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, Count, Delivery,
     DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskRow, FlowRow, JobBeat,
     JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, LogFilter, LogRow, MemoryStore,
     NewDelivery, ObjectTable, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, Retention,
-    SettledDelivery, Staged, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
-    Webhook, WebhookNote,
+    SearchStore, SettledDelivery, Staged, Store, StoreError, StoredCheckpoint, TableDefinition,
+    TableRowRecord, TaskOut, Webhook, WebhookNote,
 };
 use tokio::sync::Notify;
 
@@ -459,6 +459,14 @@ impl Store for Away {
     async fn check(&self) -> Result<(), StoreError> {
         self.there()?;
         self.inner.check().await
+    }
+}
+
+#[async_trait]
+impl SearchStore for Away {
+    async fn count(&self, filter: &ExecutionFilter) -> Result<Count, StoreError> {
+        self.there()?;
+        self.inner.count(filter).await
     }
 }
 

@@ -7,6 +7,7 @@ mod flows;
 mod operations;
 mod plumbing;
 mod progress;
+mod search;
 mod starts;
 mod webhooks;
 

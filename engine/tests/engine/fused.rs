@@ -10,12 +10,12 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
-    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, Delivery,
+    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, Count, Delivery,
     DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskRow, FlowRow, JobBeat,
     JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, LogFilter, LogRow, NewDelivery,
-    ObjectTable, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, Retention, SettledDelivery,
-    Staged, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Webhook,
-    WebhookNote,
+    ObjectTable, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, Retention, SearchStore,
+    SettledDelivery, Staged, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
+    Webhook, WebhookNote,
 };
 
 /// How much was asked of a record at a time.
@@ -505,6 +505,13 @@ impl Store for Fused {
     async fn check(&self) -> Result<(), StoreError> {
         self.alive()?;
         self.inner.check().await
+    }
+}
+
+#[async_trait]
+impl SearchStore for Fused {
+    async fn count(&self, filter: &ExecutionFilter) -> Result<Count, StoreError> {
+        self.inner.count(filter).await
     }
 }
 

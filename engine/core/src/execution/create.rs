@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::encode;
 use super::error::StartError;
 use super::event::Event;
+use super::labels;
 use super::state::{Activity, Cost, Execution, FlowReference, Identity, Lineage, ParentLink, Phase};
 use crate::context;
 use crate::flow::definition::{Flow, FlowStatus, StepId};
@@ -137,11 +138,7 @@ pub fn create(
 
     let mut labels = request.labels;
     if !is_body {
-        for (name, path) in &flow.labels {
-            if let Some(value) = path.get_in_map(&context).filter(|value| !value.is_null()) {
-                labels.entry(name.clone()).or_insert_with(|| js::to_text(Some(&value)));
-            }
-        }
+        labels::read(&mut labels, flow, &context)?;
     }
     let facts = ExecutionFacts { id: request.id.to_string(), flow_id: &flow.id, started_at: now, run: 1 };
     let idempotency = match (&request.origin, request.idempotency_key) {

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::state::Status;
 use crate::flow::definition::StepId;
+use crate::limits::LABELS_MAX;
 use crate::time::Timestamp;
 
 /// Why a step or an execution failed. Codes are SCREAMING_SNAKE; those of the engine are in [`codes`].
@@ -213,6 +214,17 @@ pub enum StartError {
     /// The idempotency key cannot be used.
     #[error("the idempotency key {0}")]
     InvalidIdempotencyKey(String),
+    /// More labels than [`LABELS_MAX`].
+    #[error("an execution has at most {max} labels, not {0}", max = LABELS_MAX)]
+    TooManyLabels(usize),
+    /// A label is past a limit.
+    #[error("the label `{name}` cannot be used: {reason}")]
+    InvalidLabel {
+        /// Its name, shortened if it is too long.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 impl StartError {
@@ -225,6 +237,7 @@ impl StartError {
             Self::ContextLimit { code, .. } => code,
             Self::StepNotFound(_) => codes::STEP_NOT_FOUND,
             Self::InvalidIdempotencyKey(_) => "INVALID_IDEMPOTENCY_KEY",
+            Self::TooManyLabels(_) | Self::InvalidLabel { .. } => "INVALID_LABEL",
         }
     }
 }

@@ -14,6 +14,7 @@ mod encode;
 pub mod error;
 pub mod event;
 pub mod invariants;
+mod labels;
 pub mod rerun;
 pub mod state;
 

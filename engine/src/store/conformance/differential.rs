@@ -18,13 +18,15 @@ use super::fixture::{
     as_update, at, commit, each, fan, id, listen, nap, report, shout, spawning, started, task, try_decide,
     work,
 };
-use crate::store::Store;
 use crate::store::model::{
     Batch, CheckpointContent, ExecutionFilter, JoinState, PublishedEvent, Retention, StoredCheckpoint, Update,
 };
+use crate::store::{Span, Store};
 
 /// Executions that one batch changes, at most.
 const UPDATES: u64 = 6;
+/// Filters that are compared after each batch.
+const FILTERS: usize = 8;
 /// More rows than any answer has.
 const ALL: usize = 10_000;
 
@@ -82,12 +84,12 @@ pub async fn compare(left: &dyn Store, right: &dyn Store, seed: u64, rounds: usi
             assert_eq!(commit(left, batch.clone()).await, commit(right, batch).await, "again: {place}");
         }
         work.side_work(left, right).await;
-        let filter = work.filter();
+        let filters = work.filters();
         let parents = touched.iter().copied().chain(committed.joins.iter().map(|state| state.parent));
         let deep: Vec<ExecutionId> = parents.collect();
-        compare_reads(left, right, &filter, at(work.now), Some(&deep), &place).await;
+        compare_reads(left, right, &filters, at(work.now), Some(&deep), &place).await;
     }
-    compare_reads(left, right, &work.filter(), at(work.now), None, &format!("seed {seed}, end")).await;
+    compare_reads(left, right, &work.filters(), at(work.now), None, &format!("seed {seed}, end")).await;
     effective
 }
 
@@ -141,6 +143,9 @@ impl Work {
             request.labels =
                 [("colour".to_owned(), ["red", "blue"][usize::from(self.random.one_in(2))].to_owned())]
                     .into();
+        }
+        if self.random.one_in(2) {
+            request.tenant_id = Some(["acme", "other"][usize::from(self.random.one_in(2))].to_owned());
         }
         let mut create = started(&flow, request, now);
         create.input_hash = format!("input {}", self.random.below(2));
@@ -294,20 +299,68 @@ impl Work {
         }
     }
 
+    /// Some filters, most of which find something.
+    fn filters(&mut self) -> Vec<ExecutionFilter> {
+        (0..FILTERS).map(|_| self.filter()).collect()
+    }
+
     fn filter(&mut self) -> ExecutionFilter {
-        let statuses =
-            (0..self.random.below(4)).filter_map(|_| self.random.pick(&Status::ALL).copied()).collect();
-        let flows: Vec<String> = self.flows.keys().cloned().collect();
-        let labels = [("colour".to_owned(), "red".to_owned())];
-        ExecutionFilter {
-            statuses,
-            flow_id: if self.random.one_in(3) { self.random.pick(&flows).cloned() } else { None },
-            labels: if self.random.one_in(3) { labels.into() } else { BTreeMap::new() },
+        let mut filter = ExecutionFilter {
             include_children: self.random.one_in(2),
-            parent: self.random.one_in(4).then(|| id(self.random.below(self.number.max(1)))),
-            before: self.random.one_in(3).then(|| id(self.random.below(self.number.max(1)))),
+            before: self.random.one_in(4).then(|| id(self.random.below(self.number.max(1)))),
             max: usize::try_from(self.random.below(6)).unwrap(),
+            ..ExecutionFilter::default()
+        };
+        for _ in 0..self.random.below(4) {
+            self.narrow(&mut filter);
         }
+        filter
+    }
+
+    /// Adds one condition.
+    fn narrow(&mut self, filter: &mut ExecutionFilter) {
+        match self.random.below(15) {
+            0 | 1 => {
+                let count = 1 + self.random.below(3);
+                filter.statuses =
+                    (0..count).filter_map(|_| self.random.pick(&Status::ALL).copied()).collect();
+            }
+            2 => {
+                let flows: Vec<String> = self.flows.keys().cloned().collect();
+                filter.flow_id = self.random.pick(&flows).cloned();
+            }
+            3 => filter.labels = [("colour".to_owned(), "red".to_owned())].into(),
+            4 => filter.parent = Some(id(self.random.below(self.number.max(1)))),
+            5 | 6 => filter.created = self.span(),
+            7 => filter.updated = self.span(),
+            8 => filter.ended = self.span(),
+            9 => filter.current_step = self.word(&["first", "second", "again"]),
+            10 => filter.flow_version = self.word(&["1.0.0", "2.0.0"]),
+            11 => filter.tenant = self.word(&["acme", "other", "none"]),
+            12 => filter.error_code = self.word(&["BROKEN", "CANCELLED", "CHILD_FAILED"]),
+            13 => {
+                let reasons = ["a worker of", "event", "2 children", "pause", "é"];
+                filter.waiting_reason = self.word(&reasons);
+            }
+            _ => {
+                let known = id(self.random.below(self.number.max(1))).to_string();
+                let end = 4 + usize::try_from(self.random.below(32)).unwrap();
+                filter.id_prefix = Some(known[..end].parse().unwrap());
+            }
+        }
+    }
+
+    fn word(&mut self, words: &[&str]) -> Option<String> {
+        self.random.pick(words).map(|word| (*word).to_owned())
+    }
+
+    fn span(&mut self) -> Span {
+        let mut end = || {
+            let now = u64::try_from(self.now).unwrap();
+            let chosen = at(i64::try_from(self.random.below(now + 1)).unwrap());
+            (!self.random.one_in(3)).then_some(chosen)
+        };
+        Span { from: end(), until: end() }
     }
 }
 
@@ -320,7 +373,7 @@ async fn everything(store: &dyn Store) -> Vec<ExecutionId> {
 async fn compare_reads(
     left: &dyn Store,
     right: &dyn Store,
-    filter: &ExecutionFilter,
+    filters: &[ExecutionFilter],
     now: Timestamp,
     deep: Option<&[ExecutionId]>,
     place: &str,
@@ -335,7 +388,15 @@ async fn compare_reads(
     let known = everything(left).await;
     assert_eq!(known, everything(right).await, "{place}");
     let executions = same!(load(&known));
-    same!(list(filter));
+    for filter in filters {
+        let place = format!("{filter:?}, {place}");
+        let (page, other) = (left.list(filter).await.unwrap(), right.list(filter).await.unwrap());
+        assert_eq!(page, other, "{place}");
+        let (count, other) = (left.count(filter).await.unwrap(), right.count(filter).await.unwrap());
+        assert_eq!(count, other, "{place}");
+        assert!(count.count >= page.items.len() as u64, "{place}");
+    }
+    same!(count(&ExecutionFilter { include_children: true, ..ExecutionFilter::default() }));
     same!(due(now, ALL));
     same!(due(now, 3));
     same!(next_due());

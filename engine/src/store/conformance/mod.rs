@@ -24,6 +24,7 @@ mod joins;
 mod objects;
 mod progress;
 mod reads;
+mod search;
 mod upkeep;
 
 use std::pin::Pin;
@@ -98,6 +99,12 @@ rules! {
         history_comes_in_whole_decisions,
         counts_are_by_status,
         failed_tasks_come_newest_first;
+    search:
+        executions_are_found_by_time,
+        executions_are_found_by_what_they_are_at,
+        a_tenant_is_searched_alone,
+        a_cursor_holds_while_executions_come_and_go,
+        a_count_knows_no_pages;
     events:
         events_from_outside_count_once,
         published_events_have_stable_ids,

@@ -8,6 +8,7 @@ mod events;
 mod jobs;
 mod objects;
 mod progress;
+mod search;
 mod store;
 
 use std::collections::BTreeMap;

@@ -10,7 +10,7 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 
-use super::{MemoryRows, MemoryStore};
+use super::{MemoryRows, MemoryStore, search};
 use crate::store::model::{
     Batch, CheckpointContent, CheckpointNote, ChildRow, Committed, ExecutionFilter, ExecutionSummary,
     FailedTaskRow, FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, Retention,
@@ -83,7 +83,7 @@ impl Store for MemoryStore {
         let rows = self.rows();
         let older = (Bound::Unbounded, filter.before.map_or(Bound::Unbounded, Bound::Excluded));
         let mut found = rows.executions.range(older).rev().map(|(_, execution)| execution);
-        let mut found = found.by_ref().filter(|execution| matches(filter, execution));
+        let mut found = found.by_ref().filter(|execution| search::matches(filter, execution));
         let items: Vec<_> = found.by_ref().take(filter.max).map(summary).collect();
         let next = items.last().map(|last| last.id).filter(|_| found.next().is_some());
         Ok(ListPage { items, next })
@@ -426,18 +426,6 @@ impl MemoryRows {
         self.log_lines.retain(|(id, _), _| stays(id));
         self.failed_tasks.retain(|row| stays(&row.execution));
     }
-}
-
-fn matches(filter: &ExecutionFilter, execution: &Execution) -> bool {
-    let identity = &execution.identity;
-    let parent = identity.parent.map(|link| link.execution);
-    (filter.statuses.is_empty() || filter.statuses.contains(&execution.status()))
-        && filter.flow_id.as_ref().is_none_or(|flow| *flow == identity.flow.id)
-        && filter.labels.iter().all(|(key, value)| identity.labels.get(key) == Some(value))
-        && match filter.parent {
-            Some(wanted) => parent == Some(wanted),
-            None => filter.include_children || parent.is_none(),
-        }
 }
 
 fn summary(execution: &Execution) -> ExecutionSummary {

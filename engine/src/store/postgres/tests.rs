@@ -7,8 +7,8 @@ use flowmonkey_test_support::{Postgres, TestDatabase};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use super::{PostgresOptions, PostgresStore, error, schema, sql};
-use crate::store::StoreError;
 use crate::store::compatibility::takes_away;
+use crate::store::{COUNT_MAX, Count, ExecutionFilter, SearchStore, StoreError};
 
 /// Statements that may read a whole table: it is small, or all of it is asked for.
 const MAY_SCAN: &[(&str, &str)] = &[
@@ -106,6 +106,20 @@ async fn every_statement_prepares_and_none_reads_a_whole_table() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[tokio::test]
+async fn counts_of_many_stop_at_their_bound() {
+    let (database, mut connection) = migrated().await;
+    sqlx::raw_sql(FILL).execute(&mut connection).await.unwrap();
+    let store = PostgresStore::connect(PostgresOptions::new(database.url())).await.unwrap();
+    let count = async |flow: Option<&str>| {
+        let flow_id = flow.map(str::to_owned);
+        store.count(&ExecutionFilter { flow_id, ..ExecutionFilter::default() }).await.unwrap()
+    };
+    assert_eq!(count(None).await, Count { count: COUNT_MAX, exact: false });
+    assert_eq!(count(Some("flow 7")).await, Count { count: 400, exact: true });
+    store.close().await;
 }
 
 #[tokio::test]

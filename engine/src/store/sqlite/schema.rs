@@ -18,6 +18,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../../../migrations/sqlite/0006_add_jobs.sql"),
     include_str!("../../../../migrations/sqlite/0007_stage_context_patches.sql"),
     include_str!("../../../../migrations/sqlite/0008_say_who_may_run.sql"),
+    include_str!("../../../../migrations/sqlite/0009_find_executions.sql"),
 ];
 
 /// The schema version that this program needs.

@@ -118,7 +118,7 @@ async fn no_table_and_no_column_of_either_schema_is_forgotten() {
         "SELECT relname::text, attname::text, format_type(atttypid, NULL)
         FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
         WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition AND attnum > 0
-            AND NOT attisdropped",
+            AND NOT attisdropped AND attgenerated = ''",
     )
     .fetch_all(&mut postgres)
     .await

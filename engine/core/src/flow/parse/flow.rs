@@ -18,7 +18,7 @@ use crate::flow::definition::{
 };
 use crate::flow::selector::Path;
 use crate::ids::FlowHash;
-use crate::limits::IDEMPOTENCY_WINDOW_MAX_MS;
+use crate::limits::{IDEMPOTENCY_WINDOW_MAX_MS, LABEL_NAME_BYTES_MAX, LABELS_MAX};
 
 /// The fields of a flow.
 pub(crate) const FLOW_FIELDS: Shape = old(&[
@@ -309,8 +309,26 @@ fn read_budget(reader: &Reader<'_>) -> Option<Budget> {
 
 fn read_labels(reader: &Reader<'_>) -> Option<BTreeMap<String, Path>> {
     let object = reader.object()?;
-    let labels: Vec<Option<(String, Path)>> =
-        object.entries().map(|(name, reader)| Some((name.to_owned(), reader.path()?))).collect();
+    let labels: Vec<Option<(String, Path)>> = object
+        .entries()
+        .map(|(name, reader)| {
+            if name.is_empty() || name.len() > LABEL_NAME_BYTES_MAX {
+                let text = format!("is a label whose name has {} bytes", name.len());
+                reader.error("bad-label", &text, Some(format!("use 1 to {LABEL_NAME_BYTES_MAX} bytes")));
+                return None;
+            }
+            Some((name.to_owned(), reader.path()?))
+        })
+        .collect();
+    if labels.len() > LABELS_MAX {
+        let hint = "keep those that executions are searched by; the input itself is kept anyway";
+        reader.error(
+            "too-many-labels",
+            &format!("has {} labels, and may have {LABELS_MAX}", labels.len()),
+            Some(hint.into()),
+        );
+        return None;
+    }
     labels.into_iter().collect()
 }
 
