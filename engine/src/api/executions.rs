@@ -21,7 +21,7 @@ use crate::watch::shown_progress;
 
 pub(super) async fn list(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     mut parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
     let mut statuses = Vec::new();
@@ -41,13 +41,14 @@ pub(super) async fn list(
     let include_children = parameters.parsed("children", "true or false").unwrap_or(false);
     let max = parameters.limit();
     parameters.finish()?;
-    let filter = ExecutionFilter { statuses, flow_id, labels, include_children, parent, before, max };
+    let tenant = access.only();
+    let filter = ExecutionFilter { statuses, flow_id, tenant, labels, include_children, parent, before, max };
     Ok(page(api.engine.store().list(&filter).await?))
 }
 
 pub(super) async fn children(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     Segment(id): Segment,
     mut parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
@@ -55,7 +56,7 @@ pub(super) async fn children(
     let before = id_parameter(&mut parameters, "cursor");
     let max = parameters.limit();
     parameters.finish()?;
-    api.engine.execution(id).await?;
+    api.execution(&access, id).await?;
     let filter = ExecutionFilter {
         include_children: true,
         parent: Some(id),
@@ -77,7 +78,7 @@ fn id_parameter(parameters: &mut Parameters, name: &str) -> Option<ExecutionId> 
 /// `GET /v1/executions/{id}` and `GET /v1/executions/{id}:explain`.
 pub(super) async fn get(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     Segment(target): Segment,
     mut parameters: Parameters,
     headers: HeaderMap,
@@ -88,7 +89,7 @@ pub(super) async fn get(
             let seconds: Option<u64> = parameters.parsed("wait", "a whole number of seconds");
             parameters.finish()?;
             let wait = seconds.map(Duration::from_secs).or_else(|| wait::preferred(&headers));
-            let execution = api.wait_for_end(id, wait.unwrap_or_default()).await?;
+            let execution = api.wait_for_end(&access, id, wait.unwrap_or_default()).await?;
             let history = api.engine.whole_history(id).await?;
             let mut shown = view::execution(&execution, Some(&history));
             if let Some(progress) = api.engine.progress_of(&execution).await? {
@@ -99,7 +100,7 @@ pub(super) async fn get(
         Some((id, "explain")) => {
             let id = execution_id(id)?;
             parameters.finish()?;
-            explain::explain(&api, id).await.map(Json)
+            explain::explain(&api, &access, id).await.map(Json)
         }
         Some((_, verb)) => Err(Problem::new(
             ErrorClass::NotFound,
@@ -111,7 +112,7 @@ pub(super) async fn get(
 
 pub(super) async fn history(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     Segment(id): Segment,
     mut parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
@@ -119,7 +120,7 @@ pub(super) async fn history(
     let after = parameters.parsed("after", "the sequence of an event").unwrap_or(0);
     let limit = parameters.limit();
     parameters.finish()?;
-    let execution = api.engine.execution(id).await?;
+    let execution = api.execution(&access, id).await?;
     let events = api.engine.store().history(id, after, limit).await?;
     let next = events.last().map(|last| last.sequence).filter(|last| *last < execution.events);
     let items: Vec<Value> = events
@@ -133,12 +134,12 @@ pub(super) async fn history(
 
 pub(super) async fn context(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     Segment(id): Segment,
     parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
-    let execution = api.engine.execution(execution_id(&id)?).await?;
+    let execution = api.execution(&access, execution_id(&id)?).await?;
     Ok(Json(Value::Object(execution.context)))
 }
 

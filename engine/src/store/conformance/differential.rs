@@ -18,6 +18,7 @@ use super::fixture::{
     as_update, at, commit, each, fan, id, listen, nap, report, shout, spawning, started, task, try_decide,
     work,
 };
+use crate::access::Visibility;
 use crate::store::Store;
 use crate::store::model::{
     Batch, CheckpointContent, ExecutionFilter, JoinState, PublishedEvent, Retention, StoredCheckpoint, Update,
@@ -238,6 +239,7 @@ impl Work {
     /// What goes into the record beside batches.
     async fn side_work(&mut self, left: &dyn Store, right: &dyn Store) {
         let event = PublishedEvent {
+            tenant: None,
             id: format!("outside {}", self.random.below(50)),
             name: "parcel".into(),
             data: json!(self.now),
@@ -248,8 +250,8 @@ impl Work {
         assert_eq!(left.publish_event(&event).await.unwrap(), right.publish_event(&event).await.unwrap());
         let some = left.undelivered_events(2).await.unwrap();
         let delivered: Vec<String> = some.into_iter().map(|event| event.id).collect();
-        left.mark_delivered(&delivered).await.unwrap();
-        right.mark_delivered(&delivered).await.unwrap();
+        left.mark_delivered(None, &delivered).await.unwrap();
+        right.mark_delivered(None, &delivered).await.unwrap();
         if let Some(out) = left.tasks_out(None, at(self.now), ALL).await.unwrap().pop() {
             let attempt = out.attempt + u32::from(self.random.one_in(3));
             let saved = StoredCheckpoint {
@@ -297,6 +299,7 @@ impl Work {
         ExecutionFilter {
             statuses,
             flow_id: if self.random.one_in(3) { self.random.pick(&flows).cloned() } else { None },
+            tenant: None,
             labels: if self.random.one_in(3) { labels.into() } else { BTreeMap::new() },
             include_children: self.random.one_in(2),
             parent: self.random.one_in(4).then(|| id(self.random.below(self.number.max(1)))),
@@ -335,16 +338,16 @@ async fn compare_reads(
     same!(due(now, 3));
     same!(next_due());
     same!(tasks_out(None, now, ALL));
-    same!(failed_tasks(ALL));
+    same!(failed_tasks(&Visibility::All, ALL));
     same!(undelivered_events(ALL));
-    same!(events_since("parcel", at(0), ALL));
-    same!(events_since("said", at(0), 7));
-    same!(subscribers("parcel", None, ALL));
+    same!(events_since(None, "parcel", at(0), ALL));
+    same!(events_since(None, "said", at(0), 7));
+    same!(subscribers(None, "parcel", None, ALL));
     same!(counts());
     let rows = |found: Vec<crate::store::model::TableRowRecord>| {
         found.into_iter().map(|row| (row.id, row.row, row.execution, row.at)).collect::<Vec<_>>()
     };
-    let (one, other) = (left.table_rows("table", None, ALL), right.table_rows("table", None, ALL));
+    let (one, other) = (left.table_rows(None, "table", None, ALL), right.table_rows(None, "table", None, ALL));
     assert_eq!(rows(one.await.unwrap()), rows(other.await.unwrap()), "{place}");
     let tend = same!(joins_to_tend(None, ALL));
     for state in tend.iter().filter(|state| deep.is_none_or(|deep| deep.contains(&state.parent))) {
