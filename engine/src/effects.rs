@@ -42,12 +42,7 @@ pub(crate) struct Subscription {
 impl Subscription {
     pub(crate) fn of(execution: &Execution, name: String) -> Self {
         let identity = &execution.identity;
-        Self {
-            execution: identity.id,
-            tenant: identity.tenant_id.clone(),
-            since: identity.created_at,
-            name,
-        }
+        Self { execution: identity.id, tenant: identity.tenant_id.clone(), since: identity.created_at, name }
     }
 }
 

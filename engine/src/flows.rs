@@ -133,7 +133,8 @@ impl SubFlows {
                 None => match known.get(name) {
                     Some(flow) => flow.clone(),
                     None => {
-                        let published = store.find_flow(identity.tenant_id.as_deref(), id, version.as_deref()).await?;
+                        let published =
+                            store.find_flow(identity.tenant_id.as_deref(), id, version.as_deref()).await?;
                         known.insert(name.clone(), published.clone());
                         published
                     }

@@ -62,7 +62,15 @@ fn simple(api: &Api, body: Option<Value>, at: Timestamp) -> Result<PublishedEven
     }
     fields.finish()?;
     let id = id.unwrap_or_else(|| api.engine.fresh_event_id());
-    Ok(PublishedEvent { id, name: name.unwrap_or_default(), data, tenant: None, source: None, at, attributes: None })
+    Ok(PublishedEvent {
+        id,
+        name: name.unwrap_or_default(),
+        data,
+        tenant: None,
+        source: None,
+        at,
+        attributes: None,
+    })
 }
 
 /// A batch of CloudEvents: all are published, or none.

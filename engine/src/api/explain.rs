@@ -20,7 +20,9 @@ use crate::wire::dispatched;
 pub(super) async fn explain<S>(api: &Api, access: &Access<S>, id: ExecutionId) -> Result<Value, Problem> {
     let execution = api.execution(access, id).await?;
     let queue = match execution.task() {
-        Some(task) if execution.pause.is_none() => queue_state(api, access.visibility(), &execution, task).await,
+        Some(task) if execution.pause.is_none() => {
+            queue_state(api, access.visibility(), &execution, task).await
+        }
         Some(_) | None => Value::Null,
     };
     Ok(json!({

@@ -136,7 +136,8 @@ mod tests {
     fn a_tenant_sees_its_own_pools_only() {
         let acme = Visibility::Tenant("acme".into());
         let pools = ["http", "eu/http", "acme@http", "acme@eu/http", "acme2@http", "b@http"];
-        let seen = |visibility: &Visibility| pools.iter().filter(|pool| pool_is_seen(visibility, pool)).count();
+        let seen =
+            |visibility: &Visibility| pools.iter().filter(|pool| pool_is_seen(visibility, pool)).count();
         assert_eq!(seen(&acme), 2);
         assert_eq!(seen(&Visibility::All), pools.len());
     }

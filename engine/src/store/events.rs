@@ -281,5 +281,8 @@ pub(super) fn which_are_new(
     stored: Vec<(String, String)>,
 ) -> Vec<bool> {
     let mut stored: std::collections::HashSet<(String, String)> = stored.into_iter().collect();
-    events.iter().map(|event| stored.remove(&(key(column(event.tenant.as_deref())), key(&event.id)))).collect()
+    events
+        .iter()
+        .map(|event| stored.remove(&(key(column(event.tenant.as_deref())), key(&event.id))))
+        .collect()
 }

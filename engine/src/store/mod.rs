@@ -45,8 +45,8 @@ pub use memory::{MemoryKey, MemoryLogLines, MemoryObject, MemoryRows, MemoryStor
 pub use model::{
     Batch, CheckpointContent, CheckpointNote, ChildRow, Column, Committed, Create, CreateOutcome,
     ExecutionFilter, ExecutionSummary, FailedTaskRow, FlowRow, Join, JoinState, ListPage, ObjectReference,
-    PublishOutcome, PublishedEvent, PublishedFlow, Retention, Spawn, Spent, StoredCheckpoint, TableDefinition,
-    TableRowRecord, TaskOut, Update, awaited_event,
+    PublishOutcome, PublishedEvent, PublishedFlow, Retention, Spawn, Spent, StoredCheckpoint,
+    TableDefinition, TableRowRecord, TaskOut, Update, awaited_event,
 };
 pub use objects::ObjectTable;
 pub use postgres::{

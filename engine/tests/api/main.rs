@@ -8,6 +8,7 @@ mod operations;
 mod plumbing;
 mod progress;
 mod starts;
+mod tenants;
 mod webhooks;
 
 use std::sync::Arc;

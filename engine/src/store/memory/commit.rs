@@ -146,8 +146,9 @@ impl MemoryRows {
                 }
                 Record::InsertRow(row) => {
                     let table = MemoryTable { tenant: tenant.clone(), id: row.table };
-                    let known =
-                        |(other, known): &(MemoryTable, TableRowRecord)| *other == table && known.id == row.id;
+                    let known = |(other, known): &(MemoryTable, TableRowRecord)| {
+                        *other == table && known.id == row.id
+                    };
                     if !self.table_rows.iter().any(known) {
                         let sequence = self.table_rows.last().map_or(1, |(_, last)| last.sequence + 1);
                         let record =

@@ -44,7 +44,8 @@ impl EventStore for MemoryStore {
         ids: &[String],
     ) -> Result<Vec<PublishedEvent>, StoreError> {
         let rows = self.rows();
-        let own = rows.events.iter().map(|(event, _)| event).filter(|event| event.tenant.as_deref() == tenant);
+        let own =
+            rows.events.iter().map(|(event, _)| event).filter(|event| event.tenant.as_deref() == tenant);
         let found = own.filter(|event| ids.contains(&event.id));
         Ok(found.cloned().collect())
     }

@@ -14,8 +14,8 @@ use super::{MemoryRows, MemoryStore, MemoryTable};
 use crate::access::Visibility;
 use crate::store::model::{
     Batch, CheckpointContent, CheckpointNote, ChildRow, Committed, ExecutionFilter, ExecutionSummary,
-    FailedTaskRow, FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, PublishedFlow, Retention,
-    StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
+    FailedTaskRow, FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, PublishedFlow,
+    Retention, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
 };
 use crate::store::{Store, StoreError, child, flows};
 
@@ -64,7 +64,8 @@ impl Store for MemoryStore {
         version: Option<&str>,
     ) -> Result<Option<FlowReference>, StoreError> {
         let rows = self.rows();
-        let own = rows.flows.iter().filter(|((owner, known, _), _)| owner.as_deref() == tenant && known == id);
+        let own =
+            rows.flows.iter().filter(|((owner, known, _), _)| owner.as_deref() == tenant && known == id);
         let Some(version) = version else {
             return Ok(flows::latest(own.map(|(_, found)| found.clone()).collect()));
         };

@@ -18,8 +18,8 @@ use crate::store::encode::{integer, json, text};
 use crate::store::events::EventStore;
 use crate::store::model::{
     Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
-    ListPage, PublishOutcome, PublishedEvent, PublishedFlow, Retention, StoredCheckpoint, TableDefinition, TableRowRecord,
-    TaskOut,
+    ListPage, PublishOutcome, PublishedEvent, PublishedFlow, Retention, StoredCheckpoint, TableDefinition,
+    TableRowRecord, TaskOut,
 };
 use crate::store::objects::ContentColumns;
 use crate::store::rows;
@@ -80,7 +80,8 @@ impl Store for PostgresStore {
     ) -> Result<Option<FlowReference>, StoreError> {
         let tenant = text(tenants::column(tenant));
         if let Some(version) = version {
-            let row = self.read_one(query(sql::FLOWS_GET).bind(text(id)).bind(text(version)).bind(tenant)).await?;
+            let row =
+                self.read_one(query(sql::FLOWS_GET).bind(text(id)).bind(text(version)).bind(tenant)).await?;
             return row.map(|row| rows::flow(&row).map(|(reference, _)| reference)).transpose();
         }
         let found = self.read(query(sql::FLOWS_LIST).bind(text(id)).bind(tenant)).await?;
@@ -176,8 +177,7 @@ impl Store for PostgresStore {
     }
 
     async fn failed_tasks(&self, seen: &Visibility, max: usize) -> Result<Vec<FailedTaskRow>, StoreError> {
-        let statement =
-            query(sql::FAILED_TASKS_PAGE).bind(integer(max as u64)).bind(seen.tenant().map(text));
+        let statement = query(sql::FAILED_TASKS_PAGE).bind(integer(max as u64)).bind(seen.tenant().map(text));
         let found = self.read(statement).await?;
         Ok(self.sound(&found, |row| {
             let what = format!("fm_failed_tasks {}", rows::column::<i64>(row, 0, &"fm_failed_tasks")?);

@@ -6,9 +6,9 @@ use sqlx::query;
 
 use super::encode::{self, integer};
 use super::{SqliteStore, Statement, sql};
-use crate::store::{StoreError, tenants};
 use crate::store::model::PublishedEvent;
 use crate::store::rows;
+use crate::store::{StoreError, tenants};
 
 /// Where a page begins: behind this instant and place.
 #[derive(Clone, Copy)]

@@ -17,8 +17,8 @@ use crate::access::Visibility;
 use crate::store::events::EventStore;
 use crate::store::model::{
     Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
-    ListPage, PublishOutcome, PublishedEvent, PublishedFlow, Retention, StoredCheckpoint, TableDefinition, TableRowRecord,
-    TaskOut,
+    ListPage, PublishOutcome, PublishedEvent, PublishedFlow, Retention, StoredCheckpoint, TableDefinition,
+    TableRowRecord, TaskOut,
 };
 use crate::store::objects::ContentColumns;
 use crate::store::rows;

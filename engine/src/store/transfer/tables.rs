@@ -71,7 +71,14 @@ pub(in crate::store) const TABLES: [Table; 23] = [
     ),
     table(
         "fm_flows",
-        &[text("flow_id"), text("version"), text("hash"), text("status"), integer("published_at"), text("tenant_id")],
+        &[
+            text("flow_id"),
+            text("version"),
+            text("hash"),
+            text("status"),
+            integer("published_at"),
+            text("tenant_id"),
+        ],
     ),
     table(
         "fm_executions",
