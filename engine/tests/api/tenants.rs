@@ -134,7 +134,7 @@ async fn what_belongs_to_an_execution_is_not_found_by_another_tenant() {
             200,
         ),
         ("/v1/executions/{target}", "POST", format!("/v1/executions/{id}:cancel"), json!(null), 200),
-        ("/v1/executions/{target}", "POST", format!("/v1/executions/{id}:terminate"), json!(null), 200),
+        ("/v1/executions/{target}", "POST", format!("/v1/executions/{id}:terminate"), json!(null), 409),
         (
             "/v1/executions/{target}",
             "POST",
