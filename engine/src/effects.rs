@@ -26,6 +26,26 @@ const CANCEL_CHUNK_MAX: usize = 500;
 /// Earlier events that are offered to a wait in one commit.
 const EARLY_EVENTS_PAGE: usize = 500;
 
+/// A wait for an event, which may have been published before it began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Subscription {
+    /// Who waits.
+    pub(crate) execution: ExecutionId,
+    /// Its tenant: only events of the same one, or of none, are meant.
+    pub(crate) tenant: Option<String>,
+    /// When the execution began: older events are not meant.
+    pub(crate) since: Timestamp,
+    /// The event's name.
+    pub(crate) name: String,
+}
+
+impl Subscription {
+    pub(crate) fn of(execution: &Execution, name: String) -> Self {
+        let identity = &execution.identity;
+        Self { execution: identity.id, tenant: identity.tenant_id.clone(), since: identity.created_at, name }
+    }
+}
+
 /// What is left to be done after commits.
 #[derive(Default)]
 pub(crate) struct Aftermath {
@@ -36,7 +56,7 @@ pub(crate) struct Aftermath {
     pub(crate) spawn: BTreeSet<(ExecutionId, u32)>,
     pub(crate) cancel_children: BTreeSet<(ExecutionId, u32)>,
     pub(crate) check_joins: BTreeSet<(ExecutionId, u32)>,
-    pub(crate) subscribe: Vec<(ExecutionId, Timestamp, String)>,
+    pub(crate) subscribe: Vec<Subscription>,
     pub(crate) joins: Vec<JoinState>,
     pub(crate) spent: Vec<Spent>,
     pub(crate) jobs: JobChanges,
@@ -104,7 +124,7 @@ impl Aftermath {
                 }
                 Effect::BeginChild { child } => self.commands.push((child, Command::Begin)),
                 Effect::Subscribe { event } => {
-                    self.subscribe.push((id, execution.identity.created_at, event));
+                    self.subscribe.push(Subscription::of(execution, event));
                 }
                 Effect::CancelDetached => {
                     self.cancel_children.insert((id, 0));
@@ -169,8 +189,8 @@ impl Engine {
         for state in latest(states) {
             bear(self.tend_join(&state, next).await)?;
         }
-        for (execution, since, event) in &rest.subscribe {
-            bear(self.offer_early_events(*execution, *since, event, next).await.map(drop))?;
+        for subscription in &rest.subscribe {
+            bear(self.offer_early_events(subscription, next).await.map(drop))?;
         }
         for spent in &rest.spent {
             bear(self.check_budget(*spent, next).await)?;
@@ -188,15 +208,13 @@ impl Engine {
     /// one was.
     pub(crate) async fn offer_early_events(
         &self,
-        execution: ExecutionId,
-        since: Timestamp,
-        name: &str,
+        Subscription { execution, tenant, since, name }: &Subscription,
         next: &mut Aftermath,
     ) -> Result<bool, EngineError> {
-        let mut since = since;
+        let (execution, mut since) = (*execution, *since);
         let mut offered = 0;
         loop {
-            let page = self.store.events_since(name, since, EARLY_EVENTS_PAGE).await?;
+            let page = self.store.events_since(tenant.as_deref(), name, since, EARLY_EVENTS_PAGE).await?;
             let Some(last) = page.last().map(|last| last.at) else { return Ok(false) };
             let is_last = page.len() < EARLY_EVENTS_PAGE;
             offered += page.len();
@@ -365,7 +383,7 @@ pub(crate) struct Rest {
     pub(crate) cancel_children: BTreeSet<(ExecutionId, u32)>,
     pub(crate) check_joins: BTreeSet<(ExecutionId, u32)>,
     pub(crate) joins: Vec<JoinState>,
-    pub(crate) subscribe: Vec<(ExecutionId, Timestamp, String)>,
+    pub(crate) subscribe: Vec<Subscription>,
     pub(crate) spent: Vec<Spent>,
     pub(crate) commands: Vec<(ExecutionId, Command)>,
 }

@@ -80,16 +80,17 @@ pub(crate) fn flow_row(flow: &Flow) -> FlowRow {
     }
 }
 
-/// The flow that a sub-flow step names: of the same document first, then of the published ones.
+/// The flow that a sub-flow step names: of the same document first, then of the published ones of `tenant`, or of none.
 pub(crate) async fn resolve(
     store: &dyn Store,
+    tenant: Option<&str>,
     bundle: &[FlowReference],
     id: &str,
     version: Option<&str>,
 ) -> Result<Option<FlowReference>, StoreError> {
     match bundled(bundle, id, version) {
         Some(flow) => Ok(Some(flow.clone())),
-        None => store.find_flow(id, version).await,
+        None => store.find_flow(tenant, id, version).await,
     }
 }
 
@@ -104,9 +105,12 @@ fn semver_key(version: &str) -> Option<semver::Version> {
     semver::Version::parse(version).ok()
 }
 
-/// Published flows that sub-flow steps name, looked up once for a batch of decisions.
+/// Published flows that sub-flow steps name, by tenant, looked up once for a batch of decisions.
 #[derive(Default)]
-pub(crate) struct SubFlows(HashMap<(String, Option<String>), Option<FlowReference>>);
+pub(crate) struct SubFlows(HashMap<Option<String>, OfTenant>);
+
+/// By id and version.
+type OfTenant = HashMap<(String, Option<String>), Option<FlowReference>>;
 
 impl SubFlows {
     /// The sub-flows of an execution's flow, resolved ahead of a decision.
@@ -117,15 +121,21 @@ impl SubFlows {
         execution: &Execution,
     ) -> Result<HashMap<(String, Option<String>), FlowReference>, StoreError> {
         let mut found = HashMap::new();
+        if loaded.sub_flows.is_empty() {
+            return Ok(found);
+        }
+        let identity = &execution.identity;
+        let known = self.0.entry(identity.tenant_id.clone()).or_default();
         for name in &loaded.sub_flows {
             let (id, version) = name;
-            let flow = match bundled(&execution.identity.bundle, id, version.as_deref()) {
+            let flow = match bundled(&identity.bundle, id, version.as_deref()) {
                 Some(flow) => Some(flow.clone()),
-                None => match self.0.get(name) {
-                    Some(known) => known.clone(),
+                None => match known.get(name) {
+                    Some(flow) => flow.clone(),
                     None => {
-                        let published = store.find_flow(id, version.as_deref()).await?;
-                        self.0.insert(name.clone(), published.clone());
+                        let published =
+                            store.find_flow(identity.tenant_id.as_deref(), id, version.as_deref()).await?;
+                        known.insert(name.clone(), published.clone());
                         published
                     }
                 },

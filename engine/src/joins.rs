@@ -5,7 +5,7 @@ use std::sync::Arc;
 use flowmonkey_core::execution::command::{
     ChildError, ChildOutput, Command, ITEM_ERRORS_MAX, JoinOutputs, JoinReport,
 };
-use flowmonkey_core::execution::decision::{JoinKind, SubFlowStart};
+use flowmonkey_core::execution::decision::{Inherited, JoinKind, SubFlowStart};
 use flowmonkey_core::execution::error::{ExecutionError, codes};
 use flowmonkey_core::execution::{Creation, Effect, JoinSpec, Record, children, decide};
 use flowmonkey_plumbing::crash;
@@ -141,8 +141,9 @@ impl Engine {
         spec: &JoinSpec,
         start: &SubFlowStart,
     ) -> Result<Option<Arc<LoadedFlow>>, EngineError> {
-        let found =
-            resolve(&*self.store, &spec.inherited.bundle, &start.flow_id, start.version.as_deref()).await?;
+        let Inherited { tenant_id, bundle, .. } = &spec.inherited;
+        let version = start.version.as_deref();
+        let found = resolve(&*self.store, tenant_id.as_deref(), bundle, &start.flow_id, version).await?;
         Ok(match found {
             Some(reference) => Some(self.flows.get(&*self.store, &reference.hash).await?),
             None => None,

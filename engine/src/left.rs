@@ -7,9 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use flowmonkey_core::execution::command::Command;
 use flowmonkey_core::execution::{Effect, Execution};
 use flowmonkey_core::ids::ExecutionId;
-use flowmonkey_core::time::Timestamp;
 
-use crate::effects::{Aftermath, Rest};
+use crate::effects::{Aftermath, Rest, Subscription};
 use crate::engine::{Engine, EngineError};
 use crate::store::{Spent, StoreError};
 
@@ -21,7 +20,7 @@ const LEFT_MAX: usize = 10_000;
 pub(crate) struct Left {
     pub(crate) cancel_children: BTreeSet<(ExecutionId, u32)>,
     pub(crate) check_joins: BTreeSet<(ExecutionId, u32)>,
-    pub(crate) subscribe: Vec<(ExecutionId, Timestamp, String)>,
+    pub(crate) subscribe: Vec<Subscription>,
     pub(crate) spent: Vec<Spent>,
     pub(crate) commands: Vec<(ExecutionId, Command)>,
 }
@@ -131,7 +130,7 @@ impl Engine {
                         left.check_joins.insert((id, *join));
                     }
                     Effect::Subscribe { event } => {
-                        left.subscribe.push((id, execution.identity.created_at, event.clone()));
+                        left.subscribe.push(Subscription::of(execution, event.clone()));
                     }
                     // Tasks are found by the reconciler. The others would undo what goes on, had the commit failed.
                     Effect::PublishTask(_)

@@ -56,7 +56,7 @@ pub struct Start {
     pub labels: BTreeMap<String, String>,
     /// Free for the starter.
     pub metadata: Option<Value>,
-    /// Its tenant.
+    /// Its tenant: only flows of the same tenant, or of none, start.
     pub tenant_id: Option<String>,
     /// Milliseconds: replaces the flow's limit.
     pub execution_timeout_ms: Option<u64>,
@@ -103,22 +103,39 @@ pub struct Started {
 }
 
 impl Engine {
-    /// Publishes a version of a flow.
+    /// Publishes a version of a flow of no tenant.
     ///
     /// # Errors
     /// When the record fails.
     pub async fn publish(&self, flow: &Arc<Flow>) -> Result<PublishOutcome, EngineError> {
-        let outcome = self.store.publish(&flow_row(flow), self.now()).await?;
+        self.publish_of(None, flow).await
+    }
+
+    /// Publishes a version of a flow of `tenant`, or of none.
+    ///
+    /// # Errors
+    /// When the record fails.
+    pub async fn publish_of(
+        &self,
+        tenant: Option<&str>,
+        flow: &Arc<Flow>,
+    ) -> Result<PublishOutcome, EngineError> {
+        let outcome = self.store.publish(tenant, &flow_row(flow), self.now()).await?;
         self.flows.keep(flow.clone());
         Ok(outcome)
     }
 
-    /// A published flow.
+    /// A published flow of `tenant`, or of none.
     ///
     /// # Errors
     /// When it does not exist, or the record fails.
-    pub async fn flow(&self, id: &str, version: Option<&str>) -> Result<Arc<Flow>, EngineError> {
-        let found = resolve(&*self.store, &[], id, version).await?;
+    pub async fn flow(
+        &self,
+        tenant: Option<&str>,
+        id: &str,
+        version: Option<&str>,
+    ) -> Result<Arc<Flow>, EngineError> {
+        let found = resolve(&*self.store, tenant, &[], id, version).await?;
         let reference = found.ok_or_else(|| EngineError::FlowNotFound(named(id, version)))?;
         Ok(self.flows.get(&*self.store, &reference.hash).await?.flow.clone())
     }
@@ -136,7 +153,7 @@ impl Engine {
     /// # Errors
     /// When the flow does not exist or does not start on this input, or the record fails.
     pub async fn start(&self, start: Start) -> Result<Started, EngineError> {
-        let (flow, bundle) = self.flow_to_start(&start.flow).await?;
+        let (flow, bundle) = self.flow_to_start(start.tenant_id.as_deref(), &start.flow).await?;
         let is_fresh = start.id.is_none();
         let id = start.id.unwrap_or_else(|| self.fresh_id());
         let request = StartRequest {
@@ -251,11 +268,12 @@ impl Engine {
 
     async fn flow_to_start(
         &self,
+        tenant: Option<&str>,
         flow: &StartFlow,
     ) -> Result<(Arc<LoadedFlow>, Vec<FlowReference>), EngineError> {
         match flow {
             StartFlow::Published { id, version } => {
-                let found = resolve(&*self.store, &[], id, version.as_deref()).await?;
+                let found = resolve(&*self.store, tenant, &[], id, version.as_deref()).await?;
                 let found = match (found, version) {
                     (Some(found), _) => found,
                     (None, version) => return Err(EngineError::FlowNotFound(named(id, version.as_deref()))),

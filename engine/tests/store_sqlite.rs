@@ -232,6 +232,7 @@ async fn corrupt_events_do_not_hold_up_those_behind_them() {
     let path = directory.path().join("record");
     let store = open(&path).await;
     let event = |number: u32| PublishedEvent {
+        tenant: None,
         id: format!("ev_{number:03}"),
         name: "rain".into(),
         data: json!({ "number": number }),
@@ -246,7 +247,7 @@ async fn corrupt_events_do_not_hold_up_those_behind_them() {
     meddle(&path, "UPDATE fm_events SET data = '{' WHERE id < 'ev_203' OR id = 'ev_205'").await;
     assert_eq!(store.undelivered_events(100).await.unwrap().len(), 46);
     assert_eq!(store.corrupt_rows(), 204, "each is counted");
-    let since = async |when: i64, max| store.events_since("rain", at(when), max).await.unwrap();
+    let since = async |when: i64, max| store.events_since(None, "rain", at(when), max).await.unwrap();
     assert_eq!(since(0, 3).await, [event(203), event(204), event(206)]);
     assert_eq!(since(0, 100).await.len(), 46);
     assert_eq!(since(35, 2).await, [event(245), event(246)], "the instant itself is part of it");
@@ -256,7 +257,7 @@ async fn corrupt_events_do_not_hold_up_those_behind_them() {
     assert_eq!(all, whole);
     assert_eq!(store.undelivered_events(0).await.unwrap(), []);
     let ids: Vec<String> = all.into_iter().map(|event| event.id).collect();
-    store.mark_delivered(&ids).await.unwrap();
+    store.mark_delivered(None, &ids).await.unwrap();
     assert_eq!(store.undelivered_events(100).await.unwrap(), [], "what cannot be read is left as it is");
 }
 

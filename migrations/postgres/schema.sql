@@ -50,14 +50,16 @@ TABLE fm_events
     delivered boolean NOT NULL DEFAULT false
     data text NOT NULL
     attributes text
-    fm_events_id_key UNIQUE (id)
+    tenant_id text NOT NULL DEFAULT ''::text
     fm_events_pkey PRIMARY KEY (sequence)
+    fm_events_tenant_id_id_key UNIQUE (tenant_id, id)
     CREATE INDEX fm_events_at ON public.fm_events USING btree (at, sequence)
     CREATE INDEX fm_events_name ON public.fm_events USING btree (name, at, sequence)
     CREATE INDEX fm_events_source ON public.fm_events USING btree (source, at, sequence) WHERE (source IS NOT NULL)
+    CREATE INDEX fm_events_tenant ON public.fm_events USING btree (tenant_id, at, sequence) WHERE (tenant_id <> ''::text)
     CREATE INDEX fm_events_undelivered ON public.fm_events USING btree (at, sequence) WHERE (NOT delivered)
-    CREATE UNIQUE INDEX fm_events_id_key ON public.fm_events USING btree (id)
     CREATE UNIQUE INDEX fm_events_pkey ON public.fm_events USING btree (sequence)
+    CREATE UNIQUE INDEX fm_events_tenant_id_id_key ON public.fm_events USING btree (tenant_id, id)
 
 TABLE fm_executions WITH fillfactor=60 autovacuum_vacuum_scale_factor=0.02 autovacuum_vacuum_threshold=5000 autovacuum_analyze_scale_factor=0.05 autovacuum_vacuum_cost_delay=0
     id uuid NOT NULL
@@ -136,10 +138,11 @@ TABLE fm_flows
     hash text NOT NULL
     status text NOT NULL
     published_at bigint NOT NULL
+    tenant_id text NOT NULL DEFAULT ''::text
     fm_flows_hash_fkey FOREIGN KEY (hash) REFERENCES fm_definitions(hash)
-    fm_flows_pkey PRIMARY KEY (flow_id, version)
+    fm_flows_pkey PRIMARY KEY (tenant_id, flow_id, version)
     status_known CHECK ((status = ANY (ARRAY['draft'::text, 'published'::text, 'archived'::text])))
-    CREATE UNIQUE INDEX fm_flows_pkey ON public.fm_flows USING btree (flow_id, version)
+    CREATE UNIQUE INDEX fm_flows_pkey ON public.fm_flows USING btree (tenant_id, flow_id, version)
 
 TABLE fm_health WITH fillfactor=50
     id bigint NOT NULL
@@ -286,8 +289,9 @@ TABLE fm_snapshots
 TABLE fm_subscriptions WITH autovacuum_vacuum_scale_factor=0.02 autovacuum_vacuum_threshold=5000
     execution_id uuid NOT NULL
     name text NOT NULL
+    tenant_id text NOT NULL DEFAULT ''::text
     fm_subscriptions_pkey PRIMARY KEY (execution_id)
-    CREATE INDEX fm_subscriptions_name ON public.fm_subscriptions USING btree (name, execution_id)
+    CREATE INDEX fm_subscriptions_name ON public.fm_subscriptions USING btree (tenant_id, name, execution_id)
     CREATE UNIQUE INDEX fm_subscriptions_pkey ON public.fm_subscriptions USING btree (execution_id)
 
 TABLE fm_table_rows
@@ -298,18 +302,20 @@ TABLE fm_table_rows
     pipe text
     at bigint NOT NULL
     row text NOT NULL
+    tenant_id text NOT NULL DEFAULT ''::text
     fm_table_rows_pkey PRIMARY KEY (sequence)
-    fm_table_rows_table_id_id_key UNIQUE (table_id, id)
-    CREATE INDEX fm_table_rows_order ON public.fm_table_rows USING btree (table_id, sequence)
+    fm_table_rows_tenant_id_table_id_id_key UNIQUE (tenant_id, table_id, id)
+    CREATE INDEX fm_table_rows_order ON public.fm_table_rows USING btree (tenant_id, table_id, sequence)
     CREATE UNIQUE INDEX fm_table_rows_pkey ON public.fm_table_rows USING btree (sequence)
-    CREATE UNIQUE INDEX fm_table_rows_table_id_id_key ON public.fm_table_rows USING btree (table_id, id)
+    CREATE UNIQUE INDEX fm_table_rows_tenant_id_table_id_id_key ON public.fm_table_rows USING btree (tenant_id, table_id, id)
 
 TABLE fm_tables
     id text NOT NULL
     columns text NOT NULL
     defined_at bigint NOT NULL
-    fm_tables_pkey PRIMARY KEY (id)
-    CREATE UNIQUE INDEX fm_tables_pkey ON public.fm_tables USING btree (id)
+    tenant_id text NOT NULL DEFAULT ''::text
+    fm_tables_pkey PRIMARY KEY (tenant_id, id)
+    CREATE UNIQUE INDEX fm_tables_pkey ON public.fm_tables USING btree (tenant_id, id)
 
 TABLE fm_task_logs
     execution_id uuid NOT NULL
@@ -369,6 +375,7 @@ TABLE fm_webhooks
     deactivated text
     failing_since bigint
     created_at bigint NOT NULL
+    tenant_id text NOT NULL DEFAULT ''::text
     fm_webhooks_pkey PRIMARY KEY (id)
     CREATE UNIQUE INDEX fm_webhooks_pkey ON public.fm_webhooks USING btree (id)
 
@@ -420,8 +427,9 @@ BEGIN
         WHERE execution_id = new.id AND new.due IS NULL AND (whole OR new.id = ANY (held));
     END IF;
     IF cardinality(await_ids) > 0 THEN
-        INSERT INTO fm_subscriptions (execution_id, name)
-        SELECT id, name FROM unnest(await_ids, await_names) AS new (id, name)
+        INSERT INTO fm_subscriptions (execution_id, name, tenant_id)
+        SELECT id, name, coalesce((SELECT tenant_id FROM fm_executions AS execution WHERE execution.id = new.id), '')
+        FROM unnest(await_ids, await_names) AS new (id, name)
         WHERE name IS NOT NULL AND (whole OR id = ANY (held))
         ON CONFLICT (execution_id) DO UPDATE SET name = excluded.name;
         DELETE FROM fm_subscriptions USING unnest(await_ids, await_names) AS new (id, name)

@@ -37,12 +37,15 @@ CREATE TABLE fm_definitions (
 
 CREATE TABLE fm_events (
     sequence     INTEGER PRIMARY KEY,
-    id           TEXT NOT NULL UNIQUE,
+    id           TEXT NOT NULL,
     name         TEXT NOT NULL,
     source       BLOB,
     at           INTEGER NOT NULL,
     delivered    INTEGER NOT NULL DEFAULT 0,
-    data         TEXT NOT NULL, attributes TEXT,
+    data         TEXT NOT NULL,
+    attributes   TEXT,
+    tenant_id    TEXT NOT NULL DEFAULT '',
+    UNIQUE (tenant_id, id),
     CONSTRAINT delivered_is_bool CHECK (delivered IN (0, 1))
 ) STRICT;
 
@@ -51,6 +54,8 @@ CREATE INDEX fm_events_at ON fm_events (at, sequence);
 CREATE INDEX fm_events_name ON fm_events (name, at, sequence);
 
 CREATE INDEX fm_events_source ON fm_events (source, at, sequence) WHERE source IS NOT NULL;
+
+CREATE INDEX fm_events_tenant ON fm_events (tenant_id, at, sequence) WHERE tenant_id <> '';
 
 CREATE INDEX fm_events_undelivered ON fm_events (at, sequence) WHERE delivered = 0;
 
@@ -137,7 +142,8 @@ CREATE TABLE fm_flows (
     hash         TEXT NOT NULL REFERENCES fm_definitions (hash),
     status       TEXT NOT NULL,
     published_at INTEGER NOT NULL,
-    PRIMARY KEY (flow_id, version),
+    tenant_id    TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (tenant_id, flow_id, version),
     CONSTRAINT status_known CHECK (status IN ('draft', 'published', 'archived'))
 ) STRICT, WITHOUT ROWID;
 
@@ -267,9 +273,9 @@ CREATE TABLE fm_snapshots (
 CREATE TABLE fm_subscriptions (
     execution_id BLOB NOT NULL PRIMARY KEY REFERENCES fm_executions (id) ON DELETE CASCADE,
     name         TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
+, tenant_id TEXT NOT NULL DEFAULT '') STRICT, WITHOUT ROWID;
 
-CREATE INDEX fm_subscriptions_name ON fm_subscriptions (name, execution_id);
+CREATE INDEX fm_subscriptions_name ON fm_subscriptions (tenant_id, name, execution_id);
 
 CREATE TABLE fm_table_rows (
     sequence     INTEGER PRIMARY KEY,
@@ -279,15 +285,18 @@ CREATE TABLE fm_table_rows (
     pipe         TEXT,
     at           INTEGER NOT NULL,
     row          TEXT NOT NULL,
-    UNIQUE (table_id, id)
+    tenant_id    TEXT NOT NULL DEFAULT '',
+    UNIQUE (tenant_id, table_id, id)
 ) STRICT;
 
-CREATE INDEX fm_table_rows_order ON fm_table_rows (table_id, sequence);
+CREATE INDEX fm_table_rows_order ON fm_table_rows (tenant_id, table_id, sequence);
 
 CREATE TABLE fm_tables (
-    id         TEXT NOT NULL PRIMARY KEY,
+    id         TEXT NOT NULL,
     columns    TEXT NOT NULL,
-    defined_at INTEGER NOT NULL
+    defined_at INTEGER NOT NULL,
+    tenant_id  TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (tenant_id, id)
 ) STRICT;
 
 CREATE TABLE fm_task_logs (
@@ -349,7 +358,7 @@ CREATE TABLE fm_webhooks (
     active        INTEGER NOT NULL,
     deactivated   TEXT,
     failing_since INTEGER,
-    created_at    INTEGER NOT NULL,
+    created_at    INTEGER NOT NULL, tenant_id TEXT NOT NULL DEFAULT '',
     CONSTRAINT active_is_bool CHECK (active IN (0, 1))
 ) STRICT;
 

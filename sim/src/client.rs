@@ -90,6 +90,7 @@ impl Client {
         let nonce = self.nonce();
         let data = json!({ NONCE: nonce, "score": score });
         Request::Publish(PublishedEvent {
+            tenant: None,
             id: format!("event-{nonce}"),
             name: name.into(),
             data,

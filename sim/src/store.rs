@@ -7,11 +7,12 @@ use flowmonkey_core::execution::{Execution, FlowReference, RecordedEvent, Status
 use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
+use flowmonkey_engine::access::Visibility;
 use flowmonkey_engine::store::{
     Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, Count, Delivery,
     DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskRow, FlowRow, JobBeat,
     JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, LogFilter, LogRow, NewDelivery,
-    ObjectTable, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, Retention, SearchStore,
+    ObjectTable, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, PublishedFlow, Retention, SearchStore,
     SettledDelivery, Staged, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
     Webhook, WebhookNote,
 };
@@ -121,8 +122,12 @@ impl EventStore for SimStore {
         self.call(self.0.store.list_events(filter)).await
     }
 
-    async fn events_by_id(&self, ids: &[String]) -> Result<Vec<PublishedEvent>, StoreError> {
-        self.call(self.0.store.events_by_id(ids)).await
+    async fn events_by_id(
+        &self,
+        tenant: Option<&str>,
+        ids: &[String],
+    ) -> Result<Vec<PublishedEvent>, StoreError> {
+        self.call(self.0.store.events_by_id(tenant, ids)).await
     }
 
     async fn save_webhook(&self, webhook: &Webhook) -> Result<(), StoreError> {
@@ -217,20 +222,34 @@ impl Store for SimStore {
         self.call(self.0.store.put_definition(flow)).await
     }
 
-    async fn publish(&self, flow: &FlowRow, now: Timestamp) -> Result<PublishOutcome, StoreError> {
-        self.call(self.0.store.publish(flow, now)).await
+    async fn publish(
+        &self,
+        tenant: Option<&str>,
+        flow: &FlowRow,
+        now: Timestamp,
+    ) -> Result<PublishOutcome, StoreError> {
+        self.call(self.0.store.publish(tenant, flow, now)).await
     }
 
     async fn definition(&self, hash: &FlowHash) -> Result<Option<FlowRow>, StoreError> {
         self.call(self.0.store.definition(hash)).await
     }
 
-    async fn find_flow(&self, id: &str, version: Option<&str>) -> Result<Option<FlowReference>, StoreError> {
-        self.call(self.0.store.find_flow(id, version)).await
+    async fn find_flow(
+        &self,
+        tenant: Option<&str>,
+        id: &str,
+        version: Option<&str>,
+    ) -> Result<Option<FlowReference>, StoreError> {
+        self.call(self.0.store.find_flow(tenant, id, version)).await
     }
 
-    async fn list_flows(&self, id: Option<&str>) -> Result<Vec<FlowReference>, StoreError> {
-        self.call(self.0.store.list_flows(id)).await
+    async fn list_flows(
+        &self,
+        seen: &Visibility,
+        id: Option<&str>,
+    ) -> Result<Vec<PublishedFlow>, StoreError> {
+        self.call(self.0.store.list_flows(seen, id)).await
     }
 
     async fn load(&self, ids: &[ExecutionId]) -> Result<Vec<Execution>, StoreError> {
@@ -263,8 +282,8 @@ impl Store for SimStore {
         self.call(self.0.store.tasks_out(after, until, max)).await
     }
 
-    async fn failed_tasks(&self, max: usize) -> Result<Vec<FailedTaskRow>, StoreError> {
-        self.call(self.0.store.failed_tasks(max)).await
+    async fn failed_tasks(&self, seen: &Visibility, max: usize) -> Result<Vec<FailedTaskRow>, StoreError> {
+        self.call(self.0.store.failed_tasks(seen, max)).await
     }
 
     async fn join(&self, parent: ExecutionId, join: u32) -> Result<Option<Join>, StoreError> {
@@ -315,26 +334,28 @@ impl Store for SimStore {
         self.call(self.0.store.undelivered_events(max)).await
     }
 
-    async fn mark_delivered(&self, ids: &[String]) -> Result<(), StoreError> {
-        self.call(self.0.store.mark_delivered(ids)).await
+    async fn mark_delivered(&self, tenant: Option<&str>, ids: &[String]) -> Result<(), StoreError> {
+        self.call(self.0.store.mark_delivered(tenant, ids)).await
     }
 
     async fn events_since(
         &self,
+        tenant: Option<&str>,
         name: &str,
         since: Timestamp,
         max: usize,
     ) -> Result<Vec<PublishedEvent>, StoreError> {
-        self.call(self.0.store.events_since(name, since, max)).await
+        self.call(self.0.store.events_since(tenant, name, since, max)).await
     }
 
     async fn subscribers(
         &self,
+        tenant: Option<&str>,
         name: &str,
         after: Option<ExecutionId>,
         max: usize,
     ) -> Result<Vec<ExecutionId>, StoreError> {
-        self.call(self.0.store.subscribers(name, after, max)).await
+        self.call(self.0.store.subscribers(tenant, name, after, max)).await
     }
 
     async fn save_checkpoint(
@@ -362,17 +383,18 @@ impl Store for SimStore {
         self.call(self.0.store.define_table(table, now)).await
     }
 
-    async fn tables(&self) -> Result<Vec<TableDefinition>, StoreError> {
-        self.call(self.0.store.tables()).await
+    async fn tables(&self, seen: &Visibility) -> Result<Vec<TableDefinition>, StoreError> {
+        self.call(self.0.store.tables(seen)).await
     }
 
     async fn table_rows(
         &self,
+        tenant: Option<&str>,
         table: &str,
         after: Option<i64>,
         max: usize,
     ) -> Result<Vec<TableRowRecord>, StoreError> {
-        self.call(self.0.store.table_rows(table, after, max)).await
+        self.call(self.0.store.table_rows(tenant, table, after, max)).await
     }
 
     async fn take_turn(

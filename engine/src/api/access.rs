@@ -5,7 +5,8 @@ use std::marker::PhantomData;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
-use super::problem::{ErrorClass, Problem};
+use super::problem::{ErrorClass, Problem, no_route};
+use super::request::Parameters;
 use crate::access::{Principal, Scope, Visibility};
 
 /// A caller that has the scope which the route asks for.
@@ -33,6 +34,44 @@ impl<S> Access<S> {
     /// Who it is.
     pub(super) fn principal(&self) -> &Principal {
         &self.principal
+    }
+
+    /// Whose the rows are that the request is about: the caller's own, or those of the tenant that it names; without both
+    /// those of none.
+    ///
+    /// # Errors
+    /// Another tenant than the caller's own, in words for the field or parameter `tenantId`.
+    pub(super) fn tenant(&self, named: Option<String>) -> Result<Option<String>, &'static str> {
+        match (&self.principal.visibility, named) {
+            (_, Some(named)) if named.is_empty() => Err("`tenantId` is empty"),
+            (Visibility::All, named) => Ok(named),
+            (Visibility::Tenant(own), Some(named)) if *named != **own => {
+                Err("`tenantId` is not the caller's own")
+            }
+            (Visibility::Tenant(own), _) => Ok(Some((**own).to_owned())),
+        }
+    }
+
+    /// As [`Self::tenant`], of the parameter `tenantId`.
+    pub(super) fn tenant_of(&self, parameters: &mut Parameters) -> Option<String> {
+        let named = parameters.one("tenantId");
+        self.tenant(named).map_err(|refusal| parameters.error("tenantId", refusal)).ok().flatten()
+    }
+
+    /// The only tenant of which lists show something.
+    pub(super) fn only(&self) -> Option<String> {
+        self.principal.visibility.tenant().map(ToOwned::to_owned)
+    }
+
+    /// That the caller sees all rows: what the process says of itself has no tenant.
+    ///
+    /// # Errors
+    /// As for a path that does not exist.
+    pub(super) fn sees_all(&self) -> Result<(), Problem> {
+        match &self.principal.visibility {
+            Visibility::All => Ok(()),
+            Visibility::Tenant(_) => Err(no_route()),
+        }
     }
 
     /// Whose rows it sees.

@@ -221,6 +221,7 @@ fn read(
         id: record_id,
         name,
         data,
+        tenant: None,
         source: None,
         at: now,
         attributes: Some(Box::new(attributes)),

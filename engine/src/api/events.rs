@@ -20,26 +20,28 @@ use crate::webhooks::cloud_event::{BATCH_MEDIA_TYPE, MEDIA_TYPE, cloud_event};
 /// `POST /v1/events`: `{name, data?, id?}`, or CloudEvents 1.0 (structured, a batch, or in binary mode).
 pub(super) async fn publish(
     State(api): State<Api>,
-    _access: Access<Operator>,
-    parameters: Parameters,
+    access: Access<Operator>,
+    mut parameters: Parameters,
     request: Request,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
+    let tenant = access.tenant_of(&mut parameters);
     parameters.finish()?;
     let media = media_type(request.headers());
     let now = api.engine.now();
     let refused = |errors| Problem::invalid("INVALID_REQUEST", errors);
-    let event = if is_binary_mode(request.headers()) {
+    let mut event = if is_binary_mode(request.headers()) {
         let headers: HeaderMap = request.headers().clone();
         let body = read(request, &api).await?;
         binary(&headers, media.as_deref(), &body, now).map_err(refused)?
     } else {
         let JsonBody(body) = JsonBody::from_request(request, &api).await?;
         match media.as_deref() {
-            Some(BATCH_MEDIA_TYPE) => return batch(&api, body, now).await,
+            Some(BATCH_MEDIA_TYPE) => return batch(&api, tenant, body, now).await,
             Some(MEDIA_TYPE) => structured(body.unwrap_or(Value::Null), "", now).map_err(refused)?,
             Some(_) | None => simple(&api, body, now)?,
         }
     };
+    event.tenant = tenant;
     small_enough(&event.data)?;
     let created = api.engine.publish_events(std::slice::from_ref(&event)).await?;
     let created = created.first().is_some_and(|is_new| *is_new);
@@ -60,11 +62,24 @@ fn simple(api: &Api, body: Option<Value>, at: Timestamp) -> Result<PublishedEven
     }
     fields.finish()?;
     let id = id.unwrap_or_else(|| api.engine.fresh_event_id());
-    Ok(PublishedEvent { id, name: name.unwrap_or_default(), data, source: None, at, attributes: None })
+    Ok(PublishedEvent {
+        id,
+        name: name.unwrap_or_default(),
+        data,
+        tenant: None,
+        source: None,
+        at,
+        attributes: None,
+    })
 }
 
 /// A batch of CloudEvents: all are published, or none.
-async fn batch(api: &Api, body: Option<Value>, now: Timestamp) -> Result<(StatusCode, Json<Value>), Problem> {
+async fn batch(
+    api: &Api,
+    tenant: Option<String>,
+    body: Option<Value>,
+    now: Timestamp,
+) -> Result<(StatusCode, Json<Value>), Problem> {
     let refused = |message: String| Problem::invalid("INVALID_REQUEST", vec![Detail::at("", message, None)]);
     let Some(Value::Array(items)) = body else {
         return Err(refused("a batch is a list of CloudEvents".into()));
@@ -76,8 +91,9 @@ async fn batch(api: &Api, body: Option<Value>, now: Timestamp) -> Result<(Status
     let mut events = Vec::with_capacity(items.len());
     for (index, item) in items.into_iter().enumerate() {
         match structured(item, &format!("/{index}"), now) {
-            Ok(event) => {
+            Ok(mut event) => {
                 small_enough(&event.data)?;
+                event.tenant.clone_from(&tenant);
                 events.push(event);
             }
             Err(wrong) => errors.extend(wrong),
@@ -95,27 +111,28 @@ async fn batch(api: &Api, body: Option<Value>, now: Timestamp) -> Result<(Status
 /// `GET /v1/events`: newest first, as CloudEvents.
 pub(super) async fn list(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     mut parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
     let source = parameters.parsed("source", "an execution id (`ex_` and 32 hexadecimal digits)");
-    page(&api, source, parameters).await
+    page(&api, &access, source, parameters).await
 }
 
 /// `GET /v1/executions/{id}/events`: those that an execution published.
 pub(super) async fn of_execution(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     Segment(id): Segment,
     parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
     let id = execution_id(&id)?;
-    api.engine.execution(id).await?;
-    page(&api, Some(id), parameters).await
+    api.execution(&access, id).await?;
+    page(&api, &access, Some(id), parameters).await
 }
 
-async fn page(
+async fn page<S>(
     api: &Api,
+    access: &Access<S>,
     source: Option<ExecutionId>,
     mut parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
@@ -131,6 +148,7 @@ async fn page(
     let defaults = EventFilter::default();
     let until = until.map_or(defaults.before, |at| EventPlace { at, sequence: i64::MIN });
     let filter = EventFilter {
+        tenant: access.only(),
         name,
         source,
         since: since.unwrap_or(defaults.since),

@@ -29,7 +29,7 @@ pub(super) async fn children(
     let before = id_parameter(&mut parameters, "cursor");
     let max = parameters.limit();
     parameters.finish()?;
-    api.engine.execution(id).await?;
+    api.execution(&access, id).await?;
     let filter = ExecutionFilter {
         include_children: true,
         tenant: access.visibility().tenant().map(str::to_owned),
@@ -44,7 +44,7 @@ pub(super) async fn children(
 /// `GET /v1/executions/{id}` and `GET /v1/executions/{id}:explain`.
 pub(super) async fn get(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     Segment(target): Segment,
     mut parameters: Parameters,
     headers: HeaderMap,
@@ -55,7 +55,7 @@ pub(super) async fn get(
             let seconds: Option<u64> = parameters.parsed("wait", "a whole number of seconds");
             parameters.finish()?;
             let wait = seconds.map(Duration::from_secs).or_else(|| wait::preferred(&headers));
-            let execution = api.wait_for_end(id, wait.unwrap_or_default()).await?;
+            let execution = api.wait_for_end(&access, id, wait.unwrap_or_default()).await?;
             let history = api.engine.whole_history(id).await?;
             let mut shown = view::execution(&execution, Some(&history));
             if let Some(progress) = api.engine.progress_of(&execution).await? {
@@ -66,7 +66,7 @@ pub(super) async fn get(
         Some((id, "explain")) => {
             let id = execution_id(id)?;
             parameters.finish()?;
-            explain::explain(&api, id).await.map(Json)
+            explain::explain(&api, &access, id).await.map(Json)
         }
         Some((_, verb)) => Err(Problem::new(
             ErrorClass::NotFound,
@@ -78,7 +78,7 @@ pub(super) async fn get(
 
 pub(super) async fn history(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     Segment(id): Segment,
     mut parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
@@ -86,7 +86,7 @@ pub(super) async fn history(
     let after = parameters.parsed("after", "the sequence of an event").unwrap_or(0);
     let limit = parameters.limit();
     parameters.finish()?;
-    let execution = api.engine.execution(id).await?;
+    let execution = api.execution(&access, id).await?;
     let events = api.engine.store().history(id, after, limit).await?;
     let next = events.last().map(|last| last.sequence).filter(|last| *last < execution.events);
     let items: Vec<Value> = events
@@ -100,12 +100,12 @@ pub(super) async fn history(
 
 pub(super) async fn context(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     Segment(id): Segment,
     parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
-    let execution = api.engine.execution(execution_id(&id)?).await?;
+    let execution = api.execution(&access, execution_id(&id)?).await?;
     Ok(Json(Value::Object(execution.context)))
 }
 

@@ -8,17 +8,21 @@ use flowmonkey_core::time::Timestamp;
 use flowmonkey_plumbing::queue::{QueueError, WorkerPresence};
 use serde_json::{Value, json};
 
-use super::operations::ready;
+use super::access::Access;
+use super::operations::{pool_is_seen, ready};
 use super::problem::Problem;
 use super::{Api, jobs};
+use crate::access::Visibility;
 use crate::store::JobFilter;
 use crate::wire::dispatched;
 
 /// The status, the one thing that can move the execution now (its live cause), and where its task is.
-pub(super) async fn explain(api: &Api, id: ExecutionId) -> Result<Value, Problem> {
-    let execution = api.engine.execution(id).await?;
+pub(super) async fn explain<S>(api: &Api, access: &Access<S>, id: ExecutionId) -> Result<Value, Problem> {
+    let execution = api.execution(access, id).await?;
     let queue = match execution.task() {
-        Some(task) if execution.pause.is_none() => queue_state(api, &execution, task).await,
+        Some(task) if execution.pause.is_none() => {
+            queue_state(api, access.visibility(), &execution, task).await
+        }
         Some(_) | None => Value::Null,
     };
     Ok(json!({
@@ -135,8 +139,8 @@ async fn children(api: &Api, parent: ExecutionId, fan: &Fan) -> Result<Value, Pr
 }
 
 /// Where the task is. That the queue is away is an explanation, too.
-async fn queue_state(api: &Api, execution: &Execution, task: &TaskRun) -> Value {
-    match ask_queue(api, execution, task).await {
+async fn queue_state(api: &Api, seen: &Visibility, execution: &Execution, task: &TaskRun) -> Value {
+    match ask_queue(api, seen, execution, task).await {
         Ok(state) => state,
         Err(error) => {
             tracing::warn!(%error, execution = %execution.id(), "the queue could not be asked about a task");
@@ -145,10 +149,19 @@ async fn queue_state(api: &Api, execution: &Execution, task: &TaskRun) -> Value 
     }
 }
 
-async fn ask_queue(api: &Api, execution: &Execution, task: &TaskRun) -> Result<Value, QueueError> {
+async fn ask_queue(
+    api: &Api,
+    seen: &Visibility,
+    execution: &Execution,
+    task: &TaskRun,
+) -> Result<Value, QueueError> {
     let queue = api.engine.queue();
     let delivery = dispatched(execution.task_id(task.run.task), task.run.attempt, &task.pool);
     let present = queue.present(std::slice::from_ref(&delivery)).await?;
+    if !pool_is_seen(seen, &task.pool) {
+        // How full the queue is, and who serves it, is a matter of others, too.
+        return Ok(json!({ "pool": task.pool, "reachable": true, "present": present == [true] }));
+    }
     let serves = |worker: &&WorkerPresence| !worker.draining && worker.pools.contains(&task.pool);
     let workers = queue.workers().await?.iter().filter(serves).count();
     let depth = queue.depths().await?.into_iter().find(|(pool, _)| *pool == task.pool);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use flowmonkey_core::limits::DURATION_MAX_MS;
 use serde_json::{Map, Value};
 
+use super::access::Access;
 use super::problem::{Detail, Problem};
 
 /// The fields of one object that have not been read yet, and what was wrong with the others.
@@ -94,6 +95,12 @@ impl Fields {
             return None;
         }
         Some(text)
+    }
+
+    /// `tenantId`: whose what the request makes is to be.
+    pub(super) fn tenant<S>(&mut self, access: &Access<S>) -> Option<String> {
+        let named = self.text("tenantId");
+        access.tenant(named).map_err(|refusal| self.error("tenantId", refusal)).ok().flatten()
     }
 
     /// True or false; absent is false.

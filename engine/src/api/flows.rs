@@ -19,10 +19,11 @@ const READ_ASIDE_BYTES: usize = 64 * 1024;
 
 pub(super) async fn publish(
     State(api): State<Api>,
-    _access: Access<Deployer>,
-    parameters: Parameters,
+    access: Access<Deployer>,
+    mut parameters: Parameters,
     body: FlowBody,
 ) -> Result<Response, Problem> {
+    let tenant = access.tenant_of(&mut parameters);
     parameters.finish()?;
     let document = parse(body).await?.map_err(|issues| invalid(issues, ""))?;
     let Document { flows, tables, warnings } = document;
@@ -33,7 +34,7 @@ pub(super) async fn publish(
         return Err(Problem::invalid("INVALID_FLOW", vec![error]));
     };
     let version = flow.version.to_string();
-    let status = match api.engine.publish(flow).await? {
+    let status = match api.engine.publish_of(tenant.as_deref(), flow).await? {
         PublishOutcome::Created => StatusCode::CREATED,
         PublishOutcome::Unchanged => StatusCode::OK,
         PublishOutcome::Conflict { existing } => {
@@ -73,24 +74,26 @@ pub(super) async fn validate(
 
 pub(super) async fn list(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
-    let items = api.engine.store().list_flows(None).await?;
+    let items = api.engine.store().list_flows(access.visibility(), None).await?;
     Ok(Json(json!({ "items": items, "nextCursor": null })))
 }
 
 pub(super) async fn get(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     Segment(id): Segment,
     mut parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
     let version = parameters.one("version");
+    let tenant = access.tenant_of(&mut parameters);
     parameters.finish()?;
-    let flow = api.engine.flow(&id, version.as_deref()).await?;
-    let versions = api.engine.store().list_flows(Some(&id)).await?;
+    let flow = api.engine.flow(tenant.as_deref(), &id, version.as_deref()).await?;
+    let versions = api.engine.store().list_flows(access.visibility(), Some(&id)).await?;
+    let versions = versions.iter().filter(|version| version.tenant_id == tenant);
     let status = match flow.status {
         FlowStatus::Draft => "draft",
         FlowStatus::Published => "published",
@@ -102,7 +105,7 @@ pub(super) async fn get(
         "hash": flow.hash,
         "status": status,
         "definition": flow.source,
-        "versions": versions.iter().map(|flow| &flow.version).collect::<Vec<_>>(),
+        "versions": versions.map(|version| &version.flow.version).collect::<Vec<_>>(),
     })))
 }
 

@@ -127,7 +127,10 @@ pub(super) async fn guard(State(guard): State<Guard>, mut request: Request, next
     let shown = id.to_str().unwrap_or_default().to_owned();
     let mut response = match guard.check(&request) {
         Ok(()) => {
-            request.extensions_mut().insert(Principal::anonymous());
+            // Whoever serves these routes may have found out who asks; no client can say it.
+            if request.extensions().get::<Principal>().is_none() {
+                request.extensions_mut().insert(Principal::anonymous());
+            }
             let mut response = next.run(request).await;
             match response.extensions_mut().remove::<Problem>() {
                 Some(problem) => {

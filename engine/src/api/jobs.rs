@@ -16,7 +16,7 @@ use crate::store::{JobFilter, JobRow};
 /// `GET /v1/jobs`: those of the newest executions first.
 pub(super) async fn list(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     mut parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
     let status = parameters.one("status").and_then(|word| {
@@ -32,7 +32,7 @@ pub(super) async fn list(
     let before: Option<TaskId> = parameters.parsed("cursor", "the `nextCursor` of the page before");
     let max = parameters.limit();
     parameters.finish()?;
-    let filter = JobFilter { status, handler_type, execution, before, max };
+    let filter = JobFilter { tenant: access.only(), status, handler_type, execution, before, max };
     let rows = api.engine.store().jobs(&filter).await?;
     let next = rows.last().filter(|_| rows.len() == max).map(|row| row.task);
     let items: Vec<Value> = rows.iter().map(job).collect();

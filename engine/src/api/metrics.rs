@@ -22,9 +22,10 @@ const MS_PER_SECOND: f64 = 1000.0;
 
 pub(super) async fn metrics(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     parameters: Parameters,
 ) -> Result<([(HeaderName, &'static str); 1], String), Problem> {
+    access.sees_all()?;
     parameters.finish()?;
     let engine = &api.engine;
     // A queue that is away must not take the counters with it.

@@ -34,13 +34,16 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
 use axum::routing::{get, post};
+use flowmonkey_core::execution::Execution;
+use flowmonkey_core::ids::ExecutionId;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError};
 
+use access::Access;
 pub use openapi::openapi;
 pub use problem::ErrorClass;
 use problem::Problem;
@@ -137,7 +140,25 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         .with_state(api)
 }
 
+/// That the caller sees an execution.
+fn seen<S>(access: &Access<S>, execution: &Execution) -> Result<(), Problem> {
+    if access.visibility().sees(execution.identity.tenant_id.as_deref()) {
+        return Ok(());
+    }
+    Err(EngineError::ExecutionNotFound(execution.id()).into())
+}
+
 impl Api {
+    /// An execution that the caller sees.
+    ///
+    /// # Errors
+    /// When it does not exist, or belongs to a tenant whose rows are not seen: the answer is the same.
+    async fn execution<S>(&self, access: &Access<S>, id: ExecutionId) -> Result<Execution, Problem> {
+        let execution = self.engine.execution(id).await?;
+        seen(access, &execution)?;
+        Ok(execution)
+    }
+
     /// Runs what changes something to its end, even when the client hangs up: between a commit and what follows from it, a
     /// request that is dropped leaves the rest to the chores, which find it late.
     async fn to_the_end<T: Send + 'static>(

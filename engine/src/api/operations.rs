@@ -9,6 +9,7 @@ use super::Api;
 use super::access::{Access, Viewer};
 use super::problem::Problem;
 use super::request::Parameters;
+use crate::access::Visibility;
 
 pub(super) async fn livez() -> Json<Value> {
     Json(json!({ "status": "alive" }))
@@ -34,11 +35,12 @@ pub(super) async fn version(
 
 pub(super) async fn queues(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
     let mut depths = api.engine.queue().depths().await?;
+    depths.retain(|(pool, _)| pool_is_seen(access.visibility(), pool));
     depths.sort_by(|(left, _), (right, _)| left.cmp(right));
     let items: Vec<Value> = depths
         .iter()
@@ -59,11 +61,17 @@ pub(super) async fn queues(
 
 pub(super) async fn workers(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
     let mut workers = api.engine.queue().workers().await?;
+    for worker in &mut workers {
+        worker.pools.retain(|pool| pool_is_seen(access.visibility(), pool));
+    }
+    if access.visibility().tenant().is_some() {
+        workers.retain(|worker| !worker.pools.is_empty());
+    }
     workers.sort_by(|left, right| left.worker.cmp(&right.worker));
     Ok(Json(json!({ "items": workers, "nextCursor": null })))
 }
@@ -71,6 +79,11 @@ pub(super) async fn workers(
 /// Ready tasks by priority.
 pub(super) fn ready(depth: &Depth) -> Value {
     json!({ "high": depth.high, "normal": depth.normal, "low": depth.low })
+}
+
+/// Whether a pool is of a tenant that is seen. Pools without a tenant serve all: what they hold is only for those who see all.
+pub(super) fn pool_is_seen(seen: &Visibility, pool: &str) -> bool {
+    seen.sees(pool.split_once('@').map(|(tenant, _)| tenant))
 }
 
 /// Region and handler of a pool: `[tenant@][region/]handler`.
@@ -84,12 +97,12 @@ fn parts(pool: &str) -> (Option<&str>, &str) {
 
 pub(super) async fn failed_tasks(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     mut parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
     let limit = parameters.limit();
     parameters.finish()?;
-    let rows = api.engine.store().failed_tasks(limit).await?;
+    let rows = api.engine.store().failed_tasks(access.visibility(), limit).await?;
     let items: Vec<Value> = rows
         .into_iter()
         .map(|row| {
@@ -116,7 +129,18 @@ pub(super) async fn failed_tasks(
 
 #[cfg(test)]
 mod tests {
-    use super::parts;
+    use super::{parts, pool_is_seen};
+    use crate::access::Visibility;
+
+    #[test]
+    fn a_tenant_sees_its_own_pools_only() {
+        let acme = Visibility::Tenant("acme".into());
+        let pools = ["http", "eu/http", "acme@http", "acme@eu/http", "acme2@http", "b@http"];
+        let seen =
+            |visibility: &Visibility| pools.iter().filter(|pool| pool_is_seen(visibility, pool)).count();
+        assert_eq!(seen(&acme), 2);
+        assert_eq!(seen(&Visibility::All), pools.len());
+    }
 
     #[test]
     fn a_pool_names_its_region_and_handler() {

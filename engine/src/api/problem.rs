@@ -394,8 +394,13 @@ const fn rejection_code(rejection: &Rejection) -> &'static str {
     }
 }
 
-pub(super) async fn no_such_route() -> Problem {
+/// The answer for a path that does not exist.
+pub(super) fn no_route() -> Problem {
     Problem::new(ErrorClass::NotFound, "ROUTE_NOT_FOUND", "there is no such path; see docs/http-api.md")
+}
+
+pub(super) async fn no_such_route() -> Problem {
+    no_route()
 }
 
 pub(super) async fn no_such_method() -> Problem {

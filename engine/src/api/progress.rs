@@ -39,7 +39,7 @@ const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 /// `GET /v1/executions/{id}/progress`: what its tasks reported, oldest first, by page.
 pub(super) async fn history(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     Segment(id): Segment,
     mut parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
@@ -47,7 +47,7 @@ pub(super) async fn history(
     let after: Option<ProgressCursor> = parameters.parsed("after", "the `nextCursor` of a page");
     let limit = parameters.limit();
     parameters.finish()?;
-    api.engine.execution(id).await?;
+    api.execution(&access, id).await?;
     let after = after.map(|ProgressCursor(task, at)| (task, at));
     let rows = api.engine.store().progress_page(id, after, limit).await?;
     let last = rows.last().filter(|_| rows.len() >= limit);
@@ -67,7 +67,7 @@ pub(super) async fn history(
 /// come, until the execution ends.
 pub(super) async fn logs(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     Segment(id): Segment,
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {
@@ -81,9 +81,9 @@ pub(super) async fn logs(
     let after = after.map_or_else(LogPlace::default, |LogCursor(place)| place);
     let filter = LogFilter { execution, task, attempt, after, max };
     if follow {
-        return follow_lines(api, filter).await;
+        return follow_lines(api, &access, filter).await;
     }
-    api.engine.execution(execution).await?;
+    api.execution(&access, execution).await?;
     let rows = api.engine.store().log_lines(&filter).await?;
     let next = rows.last().filter(|_| rows.len() >= max).map(|last| cursor(last.place()));
     let items: Vec<Value> = rows.iter().map(shown_line).collect();
@@ -161,14 +161,14 @@ struct Follower {
     _permit: OwnedSemaphorePermit,
 }
 
-async fn follow_lines(api: Api, filter: LogFilter) -> Result<Response, Problem> {
+async fn follow_lines<S>(api: Api, access: &Access<S>, filter: LogFilter) -> Result<Response, Problem> {
     let Ok(permit) = api.waits.clone().try_acquire_owned() else {
         let detail = "too many requests wait for executions; try again";
         return Err(Problem::new(ErrorClass::Overloaded, "TOO_MANY_WAITS", detail));
     };
     // First the ear, then the look.
     let updates = api.engine.watchers.follow();
-    api.engine.execution(filter.execution).await?;
+    api.execution(access, filter.execution).await?;
     let follower = Follower {
         filter: LogFilter { max: FOLLOWED_LINES, ..filter },
         updates,

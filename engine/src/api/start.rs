@@ -25,33 +25,38 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 
 pub(super) async fn start(
     State(api): State<Api>,
-    _access: Access<Operator>,
+    access: Access<Operator>,
     parameters: Parameters,
     headers: HeaderMap,
     JsonBody(body): JsonBody,
 ) -> Result<Response, Problem> {
     parameters.finish()?;
-    respond(&api, read(body, None, &headers)?, &headers).await
+    respond(&api, &access, read(&access, body, None, &headers)?, &headers).await
 }
 
 pub(super) async fn of_flow(
     State(api): State<Api>,
-    _access: Access<Operator>,
+    access: Access<Operator>,
     Segment(flow): Segment,
     parameters: Parameters,
     headers: HeaderMap,
     JsonBody(body): JsonBody,
 ) -> Result<Response, Problem> {
     parameters.finish()?;
-    respond(&api, read(body, Some(flow), &headers)?, &headers).await
+    respond(&api, &access, read(&access, body, Some(flow), &headers)?, &headers).await
 }
 
-async fn respond(api: &Api, start: Start, headers: &HeaderMap) -> Result<Response, Problem> {
+async fn respond<S>(
+    api: &Api,
+    access: &Access<S>,
+    start: Start,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
     let engine = api.engine.clone();
     let started = api.to_the_end(async move { engine.start(start).await }).await??;
     let location = (header::LOCATION, location(started.id));
     if let Some(wait) = wait::preferred(headers) {
-        let execution = api.wait_for_end(started.id, wait).await?;
+        let execution = api.wait_for_end(access, started.id, wait).await?;
         if execution.is_terminal() {
             let history = api.engine.whole_history(started.id).await?;
             let applied = (PREFERENCE_APPLIED, format!("wait={}", wait.as_secs()));
@@ -78,7 +83,12 @@ pub(super) fn shown(started: &Started) -> Value {
 }
 
 /// Reads a start. `of` is the flow that the path names.
-fn read(body: Option<Value>, of: Option<String>, headers: &HeaderMap) -> Result<Start, Problem> {
+fn read<S>(
+    access: &Access<S>,
+    body: Option<Value>,
+    of: Option<String>,
+    headers: &HeaderMap,
+) -> Result<Start, Problem> {
     let mut fields = Fields::of(body)?;
     let named_by_path = of.is_some();
     let flow_id = match of {
@@ -92,7 +102,7 @@ fn read(body: Option<Value>, of: Option<String>, headers: &HeaderMap) -> Result<
     let idempotency_window_ms = fields.millis("idempotencyWindowMs");
     let labels = fields.texts("labels");
     let metadata = fields.value("metadata");
-    let tenant_id = fields.text("tenantId");
+    let tenant_id = fields.tenant(access);
     let id = fields.text("executionId").and_then(|text| {
         let id = text.parse::<ExecutionId>();
         id.map_err(|error| fields.error("executionId", error.to_string())).ok()

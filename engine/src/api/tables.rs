@@ -20,23 +20,23 @@ const COLUMN_TYPES: [&str; 5] = ["string", "number", "boolean", "datetime", "jso
 
 pub(super) async fn list(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
-    let tables = api.engine.store().tables().await?;
+    let tables = api.engine.store().tables(access.visibility()).await?;
     Ok(Json(json!({ "items": tables, "nextCursor": null })))
 }
 
 pub(super) async fn define(
     State(api): State<Api>,
-    _access: Access<Deployer>,
+    access: Access<Deployer>,
     Segment(id): Segment,
     parameters: Parameters,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
-    let table = definition(id, body)?;
+    let table = definition(&access, id, body)?;
     api.engine.store().define_table(&table, api.engine.now()).await?;
     Ok(Json(json!(table)))
 }
@@ -44,14 +44,15 @@ pub(super) async fn define(
 /// Rows of a table. One that is not defined has rows, too, once steps have written some.
 pub(super) async fn rows(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     Segment(table): Segment,
     mut parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
     let after = parameters.parsed("cursor", "the cursor of a page before");
+    let tenant = access.tenant_of(&mut parameters);
     let limit = parameters.limit();
     parameters.finish()?;
-    let rows = api.engine.store().table_rows(&table, after, limit).await?;
+    let rows = api.engine.store().table_rows(tenant.as_deref(), &table, after, limit).await?;
     let next = rows.last().filter(|_| rows.len() == limit).map(|last| last.sequence.to_string());
     let items: Vec<Value> = rows
         .into_iter()
@@ -67,11 +68,12 @@ pub(super) async fn rows(
     Ok(Json(json!({ "items": items, "nextCursor": next })))
 }
 
-fn definition(id: String, body: Option<Value>) -> Result<TableDefinition, Problem> {
+fn definition<S>(access: &Access<S>, id: String, body: Option<Value>) -> Result<TableDefinition, Problem> {
     let mut fields = Fields::of(body)?;
     if fields.text("id").is_some_and(|named| named != id) {
         fields.error("id", "`id` differs from the path");
     }
+    let tenant = fields.tenant(access);
     let mut columns = Vec::new();
     let mut seen = BTreeSet::new();
     match fields.objects("columns") {
@@ -91,7 +93,7 @@ fn definition(id: String, body: Option<Value>) -> Result<TableDefinition, Proble
         None => fields.missing("columns"),
     }
     fields.finish()?;
-    Ok(TableDefinition { id, columns })
+    Ok(TableDefinition { id, tenant, columns })
 }
 
 fn column(fields: &mut Fields) -> Option<Column> {

@@ -28,7 +28,7 @@ const NAME_BYTES_MAX: usize = 512;
 /// `POST /v1/executions/{id}:{verb}`: a router cannot split a segment, so that it is done here.
 pub(super) async fn verb(
     State(api): State<Api>,
-    _access: Access<Operator>,
+    access: Access<Operator>,
     Segment(target): Segment,
     parameters: Parameters,
     JsonBody(body): JsonBody,
@@ -38,6 +38,11 @@ pub(super) async fn verb(
         return Err(super::problem::no_such_method().await);
     };
     let id = execution_id(id);
+    if let Ok(id) = &id
+        && access.visibility().tenant().is_some()
+    {
+        api.execution(&access, *id).await?;
+    }
     let command = match verb {
         "cancel" => Command::Cancel { source: CancelSource::User, reason: reason(body)? },
         "terminate" => Command::Terminate { reason: reason(body)? },

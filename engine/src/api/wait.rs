@@ -7,6 +7,7 @@ use flowmonkey_core::execution::Execution;
 use flowmonkey_core::ids::ExecutionId;
 use tokio::time::Instant;
 
+use super::access::Access;
 use super::problem::{ErrorClass, Problem};
 use super::{Api, WAIT_MAX};
 
@@ -15,9 +16,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 impl Api {
     /// The execution, once it has ended or the time is over.
-    pub(super) async fn wait_for_end(&self, id: ExecutionId, wait: Duration) -> Result<Execution, Problem> {
+    pub(super) async fn wait_for_end<S>(
+        &self,
+        access: &Access<S>,
+        id: ExecutionId,
+        wait: Duration,
+    ) -> Result<Execution, Problem> {
         if wait.is_zero() {
-            return Ok(self.engine.execution(id).await?);
+            return self.execution(access, id).await;
         }
         let Ok(_permit) = self.waits.try_acquire() else {
             let detail = "too many requests wait for executions to end; try again";
@@ -27,7 +33,7 @@ impl Api {
         loop {
             // First the ear, then the look: an end between the two is heard.
             let end = self.engine.watchers.end_of(id);
-            let execution = self.engine.execution(id).await?;
+            let execution = self.execution(access, id).await?;
             if execution.is_terminal() || Instant::now() >= deadline || self.shutdown.is_cancelled() {
                 return Ok(execution);
             }

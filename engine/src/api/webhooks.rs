@@ -25,20 +25,24 @@ use crate::webhooks::{
 /// `GET /v1/webhooks`.
 pub(super) async fn list(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
     let webhooks = api.engine.read_webhooks().await?;
     let now = api.engine.now();
-    let items: Vec<Value> = webhooks.iter().map(|webhook| shown(webhook, now)).collect();
+    let items: Vec<Value> = webhooks
+        .iter()
+        .filter(|webhook| access.visibility().sees(webhook.tenant.as_deref()))
+        .map(|webhook| shown(webhook, now))
+        .collect();
     Ok(Json(json!({ "items": items, "nextCursor": null })))
 }
 
-/// `POST /v1/webhooks`: `{url, events?, description?, active?}`. The answer has the secret; no other one does.
+/// `POST /v1/webhooks`: `{url, tenantId?, events?, description?, active?}`. The answer has the secret; no other one does.
 pub(super) async fn create(
     State(api): State<Api>,
-    _access: Access<Deployer>,
+    access: Access<Deployer>,
     parameters: Parameters,
     JsonBody(body): JsonBody,
 ) -> Result<Response, Problem> {
@@ -46,11 +50,13 @@ pub(super) async fn create(
     let engine = &api.engine;
     let mut fields = Fields::of(body)?;
     let change = Change::read(&api, &mut fields);
+    let tenant = fields.tenant(&access);
     if change.url.is_none() {
         fields.missing("url");
     }
     fields.finish()?;
-    if engine.read_webhooks().await?.len() >= WEBHOOKS_MAX {
+    let known = engine.read_webhooks().await?;
+    if known.iter().filter(|webhook| webhook.tenant == tenant).count() >= WEBHOOKS_MAX {
         let detail = format!("there are {WEBHOOKS_MAX} webhooks already: delete one first");
         return Err(Problem::new(ErrorClass::Conflict, "WEBHOOK_LIMIT", detail));
     }
@@ -60,6 +66,7 @@ pub(super) async fn create(
     }
     let mut webhook = Webhook {
         id: format!("wh_{}", new_uuid(&*engine.clock, &*engine.entropy).simple()),
+        tenant,
         url: String::new(),
         secret: format!("{SECRET_PREFIX}{}", BASE64.encode(secret)),
         patterns: DEFAULT_PATTERNS.map(Into::into).into(),
@@ -80,19 +87,19 @@ pub(super) async fn create(
 /// `GET /v1/webhooks/{id}`.
 pub(super) async fn get(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     Segment(id): Segment,
     parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
-    let webhook = find(&api, &id).await?;
+    let webhook = find(&api, &access, &id).await?;
     Ok(Json(shown(&webhook, api.engine.now())))
 }
 
 /// `PATCH /v1/webhooks/{id}`: `{url?, events?, description?, active?}`; what is not named stays.
 pub(super) async fn change(
     State(api): State<Api>,
-    _access: Access<Deployer>,
+    access: Access<Deployer>,
     Segment(id): Segment,
     parameters: Parameters,
     JsonBody(body): JsonBody,
@@ -101,7 +108,7 @@ pub(super) async fn change(
     let mut fields = Fields::of(body)?;
     let change = Change::read(&api, &mut fields);
     fields.finish()?;
-    let mut webhook = find(&api, &id).await?;
+    let mut webhook = find(&api, &access, &id).await?;
     change.apply(&mut webhook);
     save(&api, &webhook).await?;
     Ok(Json(shown(&webhook, api.engine.now())))
@@ -110,11 +117,12 @@ pub(super) async fn change(
 /// `DELETE /v1/webhooks/{id}`: with its log; what was not delivered is not delivered any more.
 pub(super) async fn delete(
     State(api): State<Api>,
-    _access: Access<Deployer>,
+    access: Access<Deployer>,
     Segment(id): Segment,
     parameters: Parameters,
 ) -> Result<StatusCode, Problem> {
     parameters.finish()?;
+    find(&api, &access, &id).await?;
     if !api.engine.store().delete_webhook(&id).await? {
         return Err(not_found(&id));
     }
@@ -125,7 +133,7 @@ pub(super) async fn delete(
 /// `POST /v1/webhooks/{id}:test`: sends an event of its own at once, and says how that went. It is in no log.
 pub(super) async fn verb(
     State(api): State<Api>,
-    _access: Access<Deployer>,
+    access: Access<Deployer>,
     Segment(target): Segment,
     parameters: Parameters,
     JsonBody(body): JsonBody,
@@ -138,12 +146,13 @@ pub(super) async fn verb(
         return Err(no_such_verb("webhooks understand test", verb));
     }
     Fields::of(body)?.finish()?;
-    let webhook = find(&api, id).await?;
+    let webhook = find(&api, &access, id).await?;
     let engine = &api.engine;
     let event = PublishedEvent {
         id: engine.fresh_event_id(),
         name: TEST.into(),
         data: json!({ "webhookId": webhook.id }),
+        tenant: webhook.tenant.clone(),
         source: None,
         at: engine.now(),
         attributes: None,
@@ -159,7 +168,7 @@ pub(super) async fn verb(
 /// `GET /v1/webhooks/{id}/deliveries?status=`: newest first.
 pub(super) async fn deliveries(
     State(api): State<Api>,
-    _access: Access<Viewer>,
+    access: Access<Viewer>,
     Segment(id): Segment,
     mut parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
@@ -176,7 +185,7 @@ pub(super) async fn deliveries(
     }
     let max = parameters.limit();
     parameters.finish()?;
-    find(&api, &id).await?;
+    find(&api, &access, &id).await?;
     // One more tells whether there is another page.
     let mut found = api.engine.store().deliveries(&id, status.flatten(), cursor.flatten(), max + 1).await?;
     let is_last = found.len() <= max;
@@ -190,7 +199,7 @@ pub(super) async fn deliveries(
 /// `POST /v1/webhooks/{id}/deliveries/{event}:redeliver`: it is due again, with all its tries.
 pub(super) async fn redeliver(
     State(api): State<Api>,
-    _access: Access<Operator>,
+    access: Access<Operator>,
     path: Result<Path<(String, String)>, axum::extract::rejection::PathRejection>,
     parameters: Parameters,
     JsonBody(body): JsonBody,
@@ -208,7 +217,7 @@ pub(super) async fn redeliver(
         return Err(no_such_verb("deliveries understand redeliver", verb));
     }
     Fields::of(body)?.finish()?;
-    find(&api, &id).await?;
+    find(&api, &access, &id).await?;
     if !api.engine.store().redeliver(&id, event, api.engine.now()).await? {
         let detail = "this webhook has no delivery of that event";
         return Err(Problem::new(ErrorClass::NotFound, "DELIVERY_NOT_FOUND", detail));
@@ -225,9 +234,11 @@ fn not_found(id: &str) -> Problem {
     Problem::new(ErrorClass::NotFound, "WEBHOOK_NOT_FOUND", format!("there is no webhook `{id}`"))
 }
 
-async fn find(api: &Api, id: &str) -> Result<Webhook, Problem> {
+/// A webhook that the caller sees.
+async fn find<S>(api: &Api, access: &Access<S>, id: &str) -> Result<Webhook, Problem> {
     let webhooks = api.engine.read_webhooks().await?;
-    webhooks.iter().find(|webhook| webhook.id == id).cloned().ok_or_else(|| not_found(id))
+    let mut seen = webhooks.iter().filter(|webhook| access.visibility().sees(webhook.tenant.as_deref()));
+    seen.find(|webhook| webhook.id == id).cloned().ok_or_else(|| not_found(id))
 }
 
 async fn save(api: &Api, webhook: &Webhook) -> Result<(), Problem> {
@@ -241,6 +252,7 @@ async fn save(api: &Api, webhook: &Webhook) -> Result<(), Problem> {
 fn shown(webhook: &Webhook, now: Timestamp) -> Value {
     json!({
         "id": webhook.id,
+        "tenantId": webhook.tenant,
         "url": webhook.url,
         "events": webhook.patterns,
         "description": webhook.description,

@@ -41,9 +41,9 @@ pub async fn tick(engine: &Engine) -> Result<Delivered, EngineError> {
     // Before anything is marked: an event that is not delivered is put into the logs again.
     engine.enqueue_for_webhooks(&events).await?;
     let mut groups: Vec<Vec<PublishedEvent>> = Vec::new();
-    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut places: HashMap<(Option<String>, String), usize> = HashMap::new();
     for event in events {
-        let place = *places.entry(event.name.clone()).or_insert_with(|| {
+        let place = *places.entry((event.tenant.clone(), event.name.clone())).or_insert_with(|| {
             groups.push(Vec::new());
             groups.len() - 1
         });
@@ -51,23 +51,24 @@ pub async fn tick(engine: &Engine) -> Result<Delivered, EngineError> {
     }
     for group in groups {
         tell(engine, &group).await?;
+        let tenant = group.first().and_then(|event| event.tenant.clone());
         // Name by name, so that what is delivered stays delivered when a later one fails.
         let ids: Vec<String> = group.into_iter().map(|event| event.id).collect();
-        engine.store.mark_delivered(&ids).await?;
+        engine.store.mark_delivered(tenant.as_deref(), &ids).await?;
     }
     Ok(Delivered { events: count })
 }
 
-/// Tells those who wait for it of events of one name, oldest first.
+/// Tells those of its tenant who wait for it of events of one tenant and name, oldest first.
 async fn tell(engine: &Engine, events: &[PublishedEvent]) -> Result<(), EngineError> {
-    let Some(name) = events.first().map(|event| event.name.as_str()) else { return Ok(()) };
+    let Some(PublishedEvent { name, tenant, .. }) = events.first() else { return Ok(()) };
     let bytes: usize = events.iter().map(|event| json_size(&event.data)).fold(0, usize::saturating_add);
     let by_count = COMMANDS_MAX / events.len();
     let by_bytes = COMMAND_BYTES_MAX / bytes.max(1);
     let page = SUBSCRIBER_PAGE.min(by_count).min(by_bytes).max(1);
     let mut last = None;
     loop {
-        let waiting = engine.store.subscribers(name, last, page).await?;
+        let waiting = engine.store.subscribers(tenant.as_deref(), name, last, page).await?;
         let Some(end) = waiting.last() else { return Ok(()) };
         last = Some(*end);
         let is_last = waiting.len() < page;

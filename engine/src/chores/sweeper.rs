@@ -15,7 +15,7 @@ use flowmonkey_core::time::Timestamp;
 use super::HasMore;
 use crate::apply::CommandOutcome;
 use crate::config::{SWEEP_EXECUTIONS_MAX, SWEPT_JOINS_MAX};
-use crate::effects::{Aftermath, bear};
+use crate::effects::{Aftermath, Subscription, bear};
 use crate::engine::{Counters, Engine, EngineError};
 use crate::store::{ExecutionFilter, JoinState, StoreError, awaited_event};
 
@@ -257,8 +257,9 @@ async fn offer_again(
         let Some(event) = awaited_event(execution).filter(|_| is_new && execution.pause.is_none()) else {
             continue;
         };
-        let (id, created_at) = (execution.id(), execution.identity.created_at);
-        let offered = engine.offer_early_events(id, created_at, event, &mut aftermath).await;
+        let id = execution.id();
+        let subscription = Subscription::of(execution, event.to_owned());
+        let offered = engine.offer_early_events(&subscription, &mut aftermath).await;
         if *offered.as_ref().unwrap_or(&false) {
             late += 1;
             tracing::warn!(execution = %id, event, "a wait had not been told of an earlier event");

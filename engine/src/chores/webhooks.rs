@@ -73,7 +73,7 @@ async fn claim(engine: &Arc<Engine>) -> Result<Vec<Claimed>, StoreError> {
         }
         let deliveries = engine.store.claim_deliveries(&id, now, until, room).await?;
         let named: Vec<String> = deliveries.iter().map(|delivery| delivery.event.clone()).collect();
-        let events = engine.store.events_by_id(&named).await?;
+        let events = engine.store.events_by_id(webhook.tenant.as_deref(), &named).await?;
         let mut events: HashMap<String, PublishedEvent> =
             events.into_iter().map(|event| (event.id.clone(), event)).collect();
         claimed.extend(deliveries.into_iter().map(|delivery| {

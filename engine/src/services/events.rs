@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use flowmonkey_core::context::json_size;
+use flowmonkey_core::ids::ExecutionId;
 use flowmonkey_plumbing::api::{
     EVENT_BYTES_MAX, EVENTS_PER_CALL_MAX, EmittedEvent, EventApi, PlumbingError, TaskAccess, event_refusal,
 };
@@ -19,6 +20,14 @@ impl Engine {
         let created = self.store.publish_events(events).await?;
         self.event_bell.notify_one();
         Ok(created)
+    }
+
+    /// The tenant of an execution, which never changes; none: it has none, or is gone.
+    async fn tenant_of(&self, execution: ExecutionId) -> Result<Option<String>, StoreError> {
+        if let Some(hot) = self.peek_hot(execution) {
+            return Ok(hot.identity.tenant_id.clone());
+        }
+        Ok(self.store.load(&[execution]).await?.pop().and_then(|found| found.identity.tenant_id.clone()))
     }
 
     /// A new event's id.
@@ -56,11 +65,15 @@ impl EventApi for EnginePlumbing {
             }
             let id = id.unwrap_or_else(|| engine.fresh_event_id());
             let source = Some(task.execution);
-            published.push(PublishedEvent { id, name, data, source, at, attributes: None });
+            published.push(PublishedEvent { id, name, data, tenant: None, source, at, attributes: None });
         }
         // What is published cannot be taken back: the record itself says whether the attempt is its own.
         if !engine.has_out(task, delivery.attempt, false).await.map_err(unavailable)? {
             return Err(stale(delivery));
+        }
+        let tenant = engine.tenant_of(task.execution).await.map_err(unavailable)?;
+        for event in &mut published {
+            event.tenant.clone_from(&tenant);
         }
         engine.publish_events(&published).await.map_err(unavailable)?;
         Ok(published.into_iter().map(|event| event.id).collect())

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::StoreError;
 use super::model::PublishedEvent;
+use super::tenants::column;
 
 /// What an event that came as a CloudEvent says of itself beside its type and data.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -53,6 +54,8 @@ pub struct EventPlace {
 /// Which events.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventFilter {
+    /// Only of this tenant.
+    pub tenant: Option<String>,
     /// Only of this name.
     pub name: Option<String>,
     /// Only those that this execution published.
@@ -68,6 +71,7 @@ pub struct EventFilter {
 impl Default for EventFilter {
     fn default() -> Self {
         Self {
+            tenant: None,
             name: None,
             source: None,
             since: Timestamp::from_millis(i64::MIN),
@@ -82,6 +86,8 @@ impl Default for EventFilter {
 pub struct Webhook {
     /// Names it.
     pub id: String,
+    /// Whose it is: it gets only events of the same tenant, or of none.
+    pub tenant: Option<String>,
     /// Where the events go.
     pub url: String,
     /// The secret by which deliveries are signed; never shown after the creation.
@@ -208,7 +214,7 @@ pub enum WebhookNote {
 /// Events and webhooks in the record.
 #[async_trait]
 pub trait EventStore: Send + Sync {
-    /// Stores events in one statement. Each is repeatable by its id; says for each whether it is new.
+    /// Stores events in one statement. Each is repeatable by its id within its tenant; says for each whether it is new.
     async fn publish_events(&self, events: &[PublishedEvent]) -> Result<Vec<bool>, StoreError>;
 
     /// Events by filter, newest first, with their places.
@@ -217,10 +223,14 @@ pub trait EventStore: Send + Sync {
         filter: &EventFilter,
     ) -> Result<Vec<(EventPlace, PublishedEvent)>, StoreError>;
 
-    /// The events with these ids, in any order; unknown ones are left out.
-    async fn events_by_id(&self, ids: &[String]) -> Result<Vec<PublishedEvent>, StoreError>;
+    /// The events of `tenant`, or of none, with these ids, in any order; unknown ones are left out.
+    async fn events_by_id(
+        &self,
+        tenant: Option<&str>,
+        ids: &[String],
+    ) -> Result<Vec<PublishedEvent>, StoreError>;
 
-    /// Makes a webhook, or replaces what may change of it: all but secret and creation.
+    /// Makes a webhook, or replaces what may change of it: all but tenant, secret and creation.
     async fn save_webhook(&self, webhook: &Webhook) -> Result<(), StoreError>;
 
     /// All webhooks, oldest first.
@@ -263,12 +273,16 @@ pub trait EventStore: Send + Sync {
     async fn redeliver(&self, webhook: &str, event: &str, now: Timestamp) -> Result<bool, StoreError>;
 }
 
-/// For each event whether it is new, out of the ids that were stored: of equal ids in one call, the first counts.
+/// For each event whether it is new, out of the tenants and ids that were stored: of equal ones in one call, the first
+/// counts.
 pub(super) fn which_are_new(
     events: &[PublishedEvent],
     key: impl Fn(&str) -> String,
-    stored: Vec<String>,
+    stored: Vec<(String, String)>,
 ) -> Vec<bool> {
-    let mut stored: std::collections::HashSet<String> = stored.into_iter().collect();
-    events.iter().map(|event| stored.remove(&key(&event.id))).collect()
+    let mut stored: std::collections::HashSet<(String, String)> = stored.into_iter().collect();
+    events
+        .iter()
+        .map(|event| stored.remove(&(key(column(event.tenant.as_deref())), key(&event.id))))
+        .collect()
 }

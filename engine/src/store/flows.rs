@@ -5,6 +5,8 @@ use std::cmp::Ordering;
 use flowmonkey_core::execution::FlowReference;
 use semver::Version;
 
+use super::model::PublishedFlow;
+
 /// The status of versions that start.
 const PUBLISHED: &str = "published";
 
@@ -14,10 +16,12 @@ pub(super) fn latest(versions: Vec<(FlowReference, String)>) -> Option<FlowRefer
     published.map(|(reference, _)| reference).max_by(|left, right| by_version(&left.version, &right.version))
 }
 
-/// By id, and within an id the latest version first.
-pub(super) fn latest_first(mut flows: Vec<FlowReference>) -> Vec<FlowReference> {
+/// By tenant and id, and within an id the latest version first.
+pub(super) fn latest_first(mut flows: Vec<PublishedFlow>) -> Vec<PublishedFlow> {
     flows.sort_by(|left, right| {
-        left.id.cmp(&right.id).then_with(|| by_version(&right.version, &left.version))
+        let (one, other) = (&left.flow, &right.flow);
+        let by_name = left.tenant_id.cmp(&right.tenant_id).then_with(|| one.id.cmp(&other.id));
+        by_name.then_with(|| by_version(&other.version, &one.version))
     });
     flows
 }

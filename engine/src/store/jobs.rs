@@ -111,6 +111,8 @@ pub struct JobRow {
 /// Which jobs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobFilter {
+    /// Only of executions of this tenant.
+    pub tenant: Option<String>,
     /// Only those that are here.
     pub status: Option<JobStatus>,
     /// Only of this handler.

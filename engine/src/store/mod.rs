@@ -23,6 +23,7 @@ mod rows;
 mod search;
 mod sqlite;
 mod tally;
+mod tenants;
 mod transfer;
 
 use std::sync::Arc;
@@ -33,6 +34,8 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 
+use crate::access::Visibility;
+
 pub use context::{ContextPatch, ContextStore, Staged};
 pub use error::StoreError;
 pub use events::{
@@ -40,12 +43,12 @@ pub use events::{
     SettledDelivery, Webhook, WebhookNote,
 };
 pub use jobs::{BeatOutcome, JobBeat, JobChange, JobFilter, JobRow, JobStore, job_has_ended};
-pub use memory::{MemoryKey, MemoryLogLines, MemoryObject, MemoryRows, MemoryStore};
+pub use memory::{MemoryKey, MemoryLogLines, MemoryObject, MemoryRows, MemoryStore, MemoryTable};
 pub use model::{
     Batch, CheckpointContent, CheckpointNote, ChildRow, Column, Committed, Create, CreateOutcome,
     ExecutionFilter, ExecutionSummary, FailedTaskRow, FlowRow, Join, JoinState, ListPage, ObjectReference,
-    PublishOutcome, PublishedEvent, Retention, Spawn, Spent, StoredCheckpoint, TableDefinition,
-    TableRowRecord, TaskOut, Update, awaited_event,
+    PublishOutcome, PublishedEvent, PublishedFlow, Retention, Spawn, Spent, StoredCheckpoint,
+    TableDefinition, TableRowRecord, TaskOut, Update, awaited_event,
 };
 pub use objects::ObjectTable;
 pub use postgres::{
@@ -68,17 +71,30 @@ pub trait Store:
     /// Keeps a definition by its hash without publishing it. Repeatable.
     async fn put_definition(&self, flow: &FlowRow) -> Result<(), StoreError>;
 
-    /// Publishes a version. The same content again is unchanged, the same version with other content a conflict.
-    async fn publish(&self, flow: &FlowRow, now: Timestamp) -> Result<PublishOutcome, StoreError>;
+    /// Publishes a version among the flows of `tenant`, or of none: each has names of its own. The same content again is
+    /// unchanged, the same version with other content a conflict.
+    async fn publish(
+        &self,
+        tenant: Option<&str>,
+        flow: &FlowRow,
+        now: Timestamp,
+    ) -> Result<PublishOutcome, StoreError>;
 
     /// A definition by its hash, published or not.
     async fn definition(&self, hash: &FlowHash) -> Result<Option<FlowRow>, StoreError>;
 
-    /// A published version; without `version` the latest by SemVer order that has the status `published`.
-    async fn find_flow(&self, id: &str, version: Option<&str>) -> Result<Option<FlowReference>, StoreError>;
+    /// A published version among the flows of `tenant`, or of none; without `version` the latest by SemVer order that has
+    /// the status `published`.
+    async fn find_flow(
+        &self,
+        tenant: Option<&str>,
+        id: &str,
+        version: Option<&str>,
+    ) -> Result<Option<FlowReference>, StoreError>;
 
-    /// All published versions of all flows (or of `id`), latest first.
-    async fn list_flows(&self, id: Option<&str>) -> Result<Vec<FlowReference>, StoreError>;
+    /// All published versions of all flows that are seen (or of `id`), latest first; a tenant's after those of none.
+    async fn list_flows(&self, seen: &Visibility, id: Option<&str>)
+    -> Result<Vec<PublishedFlow>, StoreError>;
 
     // Executions.
 
@@ -118,8 +134,8 @@ pub trait Store:
         max: usize,
     ) -> Result<Vec<TaskOut>, StoreError>;
 
-    /// Parked tasks, newest first.
-    async fn failed_tasks(&self, max: usize) -> Result<Vec<FailedTaskRow>, StoreError>;
+    /// Parked tasks of executions that are seen, newest first.
+    async fn failed_tasks(&self, seen: &Visibility, max: usize) -> Result<Vec<FailedTaskRow>, StoreError>;
 
     // Joins.
 
@@ -160,26 +176,28 @@ pub trait Store:
 
     // Events.
 
-    /// Stores an event that came from outside. Repeatable by its id; false when it was there.
+    /// Stores an event that came from outside. Repeatable by its id within its tenant; false when it was there.
     async fn publish_event(&self, event: &PublishedEvent) -> Result<bool, StoreError>;
 
     /// Events that have not been delivered to those who wait for them, oldest first.
     async fn undelivered_events(&self, max: usize) -> Result<Vec<PublishedEvent>, StoreError>;
 
-    /// Notes that events were delivered.
-    async fn mark_delivered(&self, ids: &[String]) -> Result<(), StoreError>;
+    /// Notes that events of `tenant`, or of none, were delivered.
+    async fn mark_delivered(&self, tenant: Option<&str>, ids: &[String]) -> Result<(), StoreError>;
 
-    /// Events of a name published at or after `since`, oldest first.
+    /// Events of `tenant`, or of none, with a name, published at or after `since`, oldest first.
     async fn events_since(
         &self,
+        tenant: Option<&str>,
         name: &str,
         since: Timestamp,
         max: usize,
     ) -> Result<Vec<PublishedEvent>, StoreError>;
 
-    /// Executions that wait for an event of this name, in the order of ids, after `after`.
+    /// Executions of `tenant`, or of none, that wait for an event of this name, in the order of ids, after `after`.
     async fn subscribers(
         &self,
+        tenant: Option<&str>,
         name: &str,
         after: Option<ExecutionId>,
         max: usize,
@@ -207,15 +225,16 @@ pub trait Store:
 
     // Tables.
 
-    /// Creates a table, or replaces its columns; its rows stay.
+    /// Creates a table of its tenant, or replaces its columns; its rows stay.
     async fn define_table(&self, table: &TableDefinition, now: Timestamp) -> Result<(), StoreError>;
 
-    /// All defined tables.
-    async fn tables(&self) -> Result<Vec<TableDefinition>, StoreError>;
+    /// All defined tables that are seen, by id.
+    async fn tables(&self, seen: &Visibility) -> Result<Vec<TableDefinition>, StoreError>;
 
-    /// Rows of a table, in the order of insertion, after `after`.
+    /// Rows of a table of `tenant`, or of none, in the order of insertion, after `after`.
     async fn table_rows(
         &self,
+        tenant: Option<&str>,
         table: &str,
         after: Option<i64>,
         max: usize,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use flowmonkey_core::execution::decision::{FailedTask, JoinSpec};
 use flowmonkey_core::execution::error::ExecutionError;
 use flowmonkey_core::execution::state::{Activity, Cost, Undoable};
-use flowmonkey_core::execution::{Execution, Record, RecordedEvent, Status};
+use flowmonkey_core::execution::{Execution, FlowReference, Record, RecordedEvent, Status};
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,18 @@ pub struct FlowRow {
     pub status: String,
     /// The definition.
     pub definition: Arc<Value>,
+}
+
+/// A published version, and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PublishedFlow {
+    /// Whose it is; none: nobody's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant_id: Option<String>,
+    /// The version.
+    #[serde(flatten)]
+    pub flow: FlowReference,
 }
 
 /// What came of a publication.
@@ -344,6 +356,8 @@ pub struct PublishedEvent {
     pub name: String,
     /// Its data.
     pub data: Value,
+    /// Whose it is: only executions and webhooks of the same tenant, or of none, get it.
+    pub tenant: Option<String>,
     /// The execution that published it; none: it came from outside.
     pub source: Option<ExecutionId>,
     /// When.
@@ -408,6 +422,9 @@ pub struct CheckpointNote {
 pub struct TableDefinition {
     /// Its id.
     pub id: String,
+    /// Whose it is; none: nobody's. Only executions of the same tenant write into it.
+    #[serde(rename = "tenantId", default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
     /// Its columns.
     pub columns: Vec<Column>,
 }

@@ -16,8 +16,9 @@ use uuid::Uuid;
 use super::StoreError;
 use super::events::{Delivery, DeliveryStatus, DeliveryTry, Webhook};
 use super::jobs::{JobRow, status_of};
-use super::model::{ExecutionSummary, FlowRow, JoinState, PublishedEvent};
+use super::model::{ExecutionSummary, FlowRow, JoinState, PublishedEvent, PublishedFlow, TableDefinition};
 use super::progress::{LogRow, ProgressRow, level};
+use super::tenants::owner;
 
 /// What a column of either database can hold.
 pub(super) trait Column<'r>:
@@ -212,6 +213,7 @@ pub(super) fn event(row: &impl RecordRow) -> Result<PublishedEvent, StoreError> 
         source: optional_id(row, 3, &what)?,
         at: instant(row, 4, &what)?,
         attributes: optional_parsed(row, 6, &what)?,
+        tenant: owner(column(row, 7, &what)?),
     })
 }
 
@@ -226,6 +228,19 @@ pub(super) fn definition(row: &impl RecordRow) -> Result<FlowRow, StoreError> {
         status: column(row, 3, &what)?,
         definition: Arc::new(parsed(row, 4, &what)?),
     })
+}
+
+/// A published version, in the order of the columns of `flows_list`.
+pub(super) fn published_flow(row: &impl RecordRow) -> Result<PublishedFlow, StoreError> {
+    let (flow, _status) = self::flow(row)?;
+    Ok(PublishedFlow { tenant_id: owner(column(row, 4, &"a row of fm_flows")?), flow })
+}
+
+/// A table, in the order of the columns of `tables_list`.
+pub(super) fn table(row: &impl RecordRow) -> Result<TableDefinition, StoreError> {
+    let id: String = column(row, 0, &"fm_tables")?;
+    let what = format!("fm_tables {id}");
+    Ok(TableDefinition { columns: parsed(row, 1, &what)?, tenant: owner(column(row, 2, &what)?), id })
 }
 
 /// A published version and its status, in the order of the columns of `flows_*`.
@@ -254,6 +269,7 @@ pub(super) fn webhook(row: &impl RecordRow) -> Result<Webhook, StoreError> {
         deactivated: column(row, 6, &what)?,
         failing_since: optional_instant(row, 7, &what)?,
         created_at: instant(row, 8, &what)?,
+        tenant: owner(column(row, 9, &what)?),
     })
 }
 

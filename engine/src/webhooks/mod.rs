@@ -27,7 +27,7 @@ pub use pattern::{PATTERN_BYTES_MAX, matches};
 pub use signature::{SECRET_PREFIX, sign};
 pub use system::{CANCELLED, COMPLETED, DEFAULT_PATTERNS, FAILED, INCIDENT, TEST};
 
-/// Webhooks that there may be.
+/// Webhooks that a tenant may have, and those that may be of none.
 pub const WEBHOOKS_MAX: usize = 100;
 /// Patterns of one webhook.
 pub const PATTERNS_MAX: usize = 50;
@@ -171,13 +171,15 @@ impl Engine {
         self.read_webhooks().await
     }
 
-    /// Puts events into the logs of those webhooks that want them. Repeatable.
+    /// Puts events into the logs of those webhooks of the same tenant that want them. Repeatable.
     pub(crate) async fn enqueue_for_webhooks(&self, events: &[PublishedEvent]) -> Result<(), StoreError> {
         let webhooks = self.read_webhooks().await?;
         let active = webhooks.iter().filter(|webhook| webhook.active);
         let new: Vec<NewDelivery> = active
             .flat_map(|webhook| {
-                let wanted = events.iter().filter(|event| pattern::wants(webhook, &event.name));
+                let wanted = events
+                    .iter()
+                    .filter(|event| event.tenant == webhook.tenant && pattern::wants(webhook, &event.name));
                 wanted.map(|event| NewDelivery {
                     webhook: webhook.id.clone(),
                     event: event.id.clone(),

@@ -8,13 +8,12 @@ use flowmonkey_core::execution::{Execution, FlowReference, RecordedEvent, Status
 use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
+use flowmonkey_engine::access::Visibility;
 use flowmonkey_engine::store::{
     Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, Count, Delivery,
     DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskRow, FlowRow, JobBeat,
     JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, LogFilter, LogRow, MemoryStore,
-    NewDelivery, ObjectTable, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, Retention,
-    SearchStore, SettledDelivery, Staged, Store, StoreError, StoredCheckpoint, TableDefinition,
-    TableRowRecord, TaskOut, Webhook, WebhookNote,
+    NewDelivery, ObjectTable, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, PublishedFlow, Retention, SearchStore, SettledDelivery, Staged, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Webhook, WebhookNote,
 };
 use tokio::sync::Notify;
 
@@ -149,9 +148,13 @@ impl EventStore for Away {
         self.inner.list_events(filter).await
     }
 
-    async fn events_by_id(&self, ids: &[String]) -> Result<Vec<PublishedEvent>, StoreError> {
+    async fn events_by_id(
+        &self,
+        tenant: Option<&str>,
+        ids: &[String],
+    ) -> Result<Vec<PublishedEvent>, StoreError> {
         self.there()?;
-        self.inner.events_by_id(ids).await
+        self.inner.events_by_id(tenant, ids).await
     }
 
     async fn save_webhook(&self, webhook: &Webhook) -> Result<(), StoreError> {
@@ -224,9 +227,14 @@ impl Store for Away {
         self.inner.put_definition(flow).await
     }
 
-    async fn publish(&self, flow: &FlowRow, now: Timestamp) -> Result<PublishOutcome, StoreError> {
+    async fn publish(
+        &self,
+        tenant: Option<&str>,
+        flow: &FlowRow,
+        now: Timestamp,
+    ) -> Result<PublishOutcome, StoreError> {
         self.there()?;
-        self.inner.publish(flow, now).await
+        self.inner.publish(tenant, flow, now).await
     }
 
     async fn definition(&self, hash: &FlowHash) -> Result<Option<FlowRow>, StoreError> {
@@ -234,14 +242,23 @@ impl Store for Away {
         self.inner.definition(hash).await
     }
 
-    async fn find_flow(&self, id: &str, version: Option<&str>) -> Result<Option<FlowReference>, StoreError> {
+    async fn find_flow(
+        &self,
+        tenant: Option<&str>,
+        id: &str,
+        version: Option<&str>,
+    ) -> Result<Option<FlowReference>, StoreError> {
         self.there()?;
-        self.inner.find_flow(id, version).await
+        self.inner.find_flow(tenant, id, version).await
     }
 
-    async fn list_flows(&self, id: Option<&str>) -> Result<Vec<FlowReference>, StoreError> {
+    async fn list_flows(
+        &self,
+        seen: &Visibility,
+        id: Option<&str>,
+    ) -> Result<Vec<PublishedFlow>, StoreError> {
         self.there()?;
-        self.inner.list_flows(id).await
+        self.inner.list_flows(seen, id).await
     }
 
     async fn load(&self, ids: &[ExecutionId]) -> Result<Vec<Execution>, StoreError> {
@@ -294,9 +311,9 @@ impl Store for Away {
         self.inner.tasks_out(after, until, max).await
     }
 
-    async fn failed_tasks(&self, max: usize) -> Result<Vec<FailedTaskRow>, StoreError> {
+    async fn failed_tasks(&self, seen: &Visibility, max: usize) -> Result<Vec<FailedTaskRow>, StoreError> {
         self.there()?;
-        self.inner.failed_tasks(max).await
+        self.inner.failed_tasks(seen, max).await
     }
 
     async fn join(&self, parent: ExecutionId, join: u32) -> Result<Option<Join>, StoreError> {
@@ -355,29 +372,31 @@ impl Store for Away {
         self.inner.undelivered_events(max).await
     }
 
-    async fn mark_delivered(&self, ids: &[String]) -> Result<(), StoreError> {
+    async fn mark_delivered(&self, tenant: Option<&str>, ids: &[String]) -> Result<(), StoreError> {
         self.there()?;
-        self.inner.mark_delivered(ids).await
+        self.inner.mark_delivered(tenant, ids).await
     }
 
     async fn events_since(
         &self,
+        tenant: Option<&str>,
         name: &str,
         since: Timestamp,
         max: usize,
     ) -> Result<Vec<PublishedEvent>, StoreError> {
         self.there()?;
-        self.inner.events_since(name, since, max).await
+        self.inner.events_since(tenant, name, since, max).await
     }
 
     async fn subscribers(
         &self,
+        tenant: Option<&str>,
         name: &str,
         after: Option<ExecutionId>,
         max: usize,
     ) -> Result<Vec<ExecutionId>, StoreError> {
         self.there()?;
-        self.inner.subscribers(name, after, max).await
+        self.inner.subscribers(tenant, name, after, max).await
     }
 
     async fn save_checkpoint(
@@ -410,19 +429,20 @@ impl Store for Away {
         self.inner.define_table(table, now).await
     }
 
-    async fn tables(&self) -> Result<Vec<TableDefinition>, StoreError> {
+    async fn tables(&self, seen: &Visibility) -> Result<Vec<TableDefinition>, StoreError> {
         self.there()?;
-        self.inner.tables().await
+        self.inner.tables(seen).await
     }
 
     async fn table_rows(
         &self,
+        tenant: Option<&str>,
         table: &str,
         after: Option<i64>,
         max: usize,
     ) -> Result<Vec<TableRowRecord>, StoreError> {
         self.there()?;
-        self.inner.table_rows(table, after, max).await
+        self.inner.table_rows(tenant, table, after, max).await
     }
 
     async fn take_turn(

@@ -9,6 +9,7 @@ mod plumbing;
 mod progress;
 mod search;
 mod starts;
+mod tenants;
 mod webhooks;
 
 use std::sync::Arc;

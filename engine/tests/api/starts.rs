@@ -15,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[tokio::test]
 async fn a_start_answers_where_the_execution_is_and_what_came_of_it() {
     let server = Server::with_flows().await;
+    server.post("/v1/flows?tenantId=acme", &flow("greet", greet())).await.expect(201);
     let body = json!({
         "flowId": "greet", "version": "1.0.0", "input": { "name": "Ada" }, "labels": { "team": "x" },
         "metadata": { "by": "me" }, "tenantId": "acme", "timeoutConfig": { "executionTimeoutMs": 60_000 },

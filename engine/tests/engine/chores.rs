@@ -235,6 +235,7 @@ async fn an_event_reaches_ten_thousand_and_is_kept_for_those_who_come_late() {
     let late = bench.start("late", json!({})).await;
     for number in 0..700 {
         let event = PublishedEvent {
+            tenant: None,
             id: format!("e{number:05}"),
             name: "rain".into(),
             data: json!({ "mm": if number == 699 { 3 } else { 0 } }),

@@ -74,6 +74,7 @@ async fn dies_after(inner: Arc<dyn Store>, commits: i64) -> bool {
     let start = Start { id: Some(id), ..Start::new(published, json!({ "items": [1, 2, 3, 4, 5] })) };
     bench.engine.start(start.clone()).await.map(drop).unwrap_or_default();
     let rain = PublishedEvent {
+        tenant: None,
         id: "e1".into(),
         name: "rain".into(),
         data: json!({ "mm": 3 }),

@@ -205,7 +205,7 @@ async fn steps_of_the_engine_read_into_them() {
     assert_eq!((&set["sixth"], &set["text"]), (&json!(6), &json!("7 of 60")));
     assert_eq!(set["all"], execution.context["results"], "passed on, it stays a reference");
     assert_eq!(execution.output, Some(json!({ "eighth": 8, "nested": 9, "third": 2, "last": 1 })));
-    let rows = bench.store.table_rows("rows", None, 9).await.unwrap();
+    let rows = bench.store.table_rows(None, "rows", None, 9).await.unwrap();
     assert_eq!(
         rows.iter().map(|row| Value::Object(row.row.clone())).collect::<Vec<_>>(),
         [json!({ "tenth": 10 })]

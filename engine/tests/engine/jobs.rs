@@ -177,6 +177,7 @@ async fn an_event_that_matches_ends_a_pause_and_its_data_reaches_the_handler() {
         finish(&bench, "w1", pause(&first, None, Some(wait))).await;
         for (number, gpus) in [1, 4].into_iter().enumerate() {
             let event = PublishedEvent {
+                tenant: None,
                 id: format!("e{number}"),
                 name: "freed".into(),
                 data: json!({ "gpus": gpus }),

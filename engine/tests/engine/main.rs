@@ -205,7 +205,7 @@ impl Bench {
     /// Each row's id with the number of times it is there.
     pub(crate) async fn rows(&self) -> BTreeMap<String, usize> {
         let mut rows = BTreeMap::new();
-        for row in self.store.table_rows("t", None, usize::MAX >> 1).await.unwrap() {
+        for row in self.store.table_rows(None, "t", None, usize::MAX >> 1).await.unwrap() {
             *rows.entry(row.id).or_default() += 1;
         }
         rows

@@ -73,7 +73,7 @@ async fn engines_count_each_child_once_and_never_block_each_other() {
     assert!(times.values().all(|times| *times == 1), "{times:?}");
     let state = engines[0].join_state(id(1), spec.join).await.unwrap().unwrap();
     assert_eq!((state.spawned, state.succeeded, state.failed), (CHILDREN, CHILDREN, 0));
-    assert_eq!(engines[1].table_rows("shared", None, 100).await.unwrap().len(), 7);
+    assert_eq!(engines[1].table_rows(None, "shared", None, 100).await.unwrap().len(), 7);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

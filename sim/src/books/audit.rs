@@ -42,7 +42,7 @@ impl Books {
         }
         let mut seen = BTreeSet::new();
         for (table, row) in &rows.table_rows {
-            let name = format!("{table}/{}", row.id);
+            let name = format!("{}/{}", table.id, row.id);
             if !self.rows.contains(&name) || !seen.insert(name.clone()) {
                 found.push(("rows", format!("row {name} is there twice, or from nowhere")));
             }

@@ -89,7 +89,8 @@ fn sub_flow_request(
     inherited: &Inherited,
 ) -> StartRequest {
     StartRequest {
-        tenant_id: start.tenant_id.clone().or_else(|| inherited.tenant_id.clone()),
+        // A tenant's executions have only children of their own tenant.
+        tenant_id: inherited.tenant_id.clone().or_else(|| start.tenant_id.clone()),
         metadata: start.metadata.clone(),
         origin: Origin::Child {
             parent,

@@ -191,7 +191,7 @@ pub struct SubFlowStart {
     /// Free for the starter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Value>,
-    /// Replaces the parent's tenant.
+    /// The child's tenant, when the parent has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant_id: Option<String>,
     /// Whether the child goes on when the parent ends first.

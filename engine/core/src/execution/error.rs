@@ -42,6 +42,8 @@ impl ExecutionError {
 pub mod codes {
     /// More outcomes than `maxSteps`.
     pub const MAX_STEPS: &str = "MAX_STEPS";
+    /// A sub-flow is to have another tenant than its parent.
+    pub const FOREIGN_TENANT: &str = "FOREIGN_TENANT";
     /// The flow, or its version, does not exist.
     pub const FLOW_NOT_FOUND: &str = "FLOW_NOT_FOUND";
     /// The cursor points at a step that the flow does not have.
@@ -98,6 +100,7 @@ pub mod codes {
     /// All of the above.
     pub const ALL: &[&str] = &[
         MAX_STEPS,
+        FOREIGN_TENANT,
         FLOW_NOT_FOUND,
         STEP_NOT_FOUND,
         HANDLER_NOT_FOUND,

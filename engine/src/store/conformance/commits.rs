@@ -71,7 +71,7 @@ pub(super) async fn a_stale_update_changes_nothing_and_others_in_the_batch_go_on
     assert_eq!(load(store, id(2)).await, good.execution);
     assert_eq!(store.history(id(1), 0, 100).await.unwrap().last().unwrap().sequence, one.events);
     assert_eq!(store.due(at(10_000), 10).await.unwrap(), [id(2)]);
-    assert_eq!(store.subscribers("parcel", None, 10).await.unwrap(), [id(2)]);
+    assert_eq!(store.subscribers(None, "parcel", None, 10).await.unwrap(), [id(2)]);
     let unknown = change(&root(&flow, 3, at(0)).execution);
     assert_eq!(commit(store, updates(at(1), vec![unknown])).await.updates, [false]);
     assert!(store.load(&[id(3)]).await.unwrap().is_empty());

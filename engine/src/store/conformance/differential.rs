@@ -18,6 +18,8 @@ use super::fixture::{
     as_update, at, commit, each, fan, id, listen, nap, report, shout, spawning, started, task, try_decide,
     work,
 };
+use crate::access::Visibility;
+use crate::store::Store;
 use crate::store::model::{
     Batch, CheckpointContent, ExecutionFilter, JoinState, PublishedEvent, Retention, StoredCheckpoint, Update,
 };
@@ -27,6 +29,8 @@ use crate::store::{Span, Store};
 const UPDATES: u64 = 6;
 /// Filters that are compared after each batch.
 const FILTERS: usize = 8;
+/// The tenant of some of what is made; the rest is of none.
+const TENANT: &str = "acme";
 /// More rows than any answer has.
 const ALL: usize = 10_000;
 
@@ -135,6 +139,7 @@ impl Work {
             (0..=self.random.below(12)).map(|item| json!({ "n": item, "parts": [1, item] })).collect();
         let context = json!({ "items": items, "float": self.random.next() as f64 / 3.0 });
         let mut request = StartRequest::new(id(self.number.max(1)), context);
+        request.tenant_id = self.random.one_in(3).then(|| TENANT.to_owned());
         if self.random.one_in(3) {
             request.idempotency_key = Some(format!("key {}", self.random.below(4)));
             request.idempotency_window_ms = Some(self.random.below(60_000));
@@ -248,6 +253,7 @@ impl Work {
     /// What goes into the record beside batches.
     async fn side_work(&mut self, left: &dyn Store, right: &dyn Store) {
         let event = PublishedEvent {
+            tenant: self.random.one_in(3).then(|| TENANT.to_owned()),
             id: format!("outside {}", self.random.below(50)),
             name: "parcel".into(),
             data: json!(self.now),
@@ -258,8 +264,10 @@ impl Work {
         assert_eq!(left.publish_event(&event).await.unwrap(), right.publish_event(&event).await.unwrap());
         let some = left.undelivered_events(2).await.unwrap();
         let delivered: Vec<String> = some.into_iter().map(|event| event.id).collect();
-        left.mark_delivered(&delivered).await.unwrap();
-        right.mark_delivered(&delivered).await.unwrap();
+        for tenant in [None, Some(TENANT)] {
+            left.mark_delivered(tenant, &delivered).await.unwrap();
+            right.mark_delivered(tenant, &delivered).await.unwrap();
+        }
         if let Some(out) = left.tasks_out(None, at(self.now), ALL).await.unwrap().pop() {
             let attempt = out.attempt + u32::from(self.random.one_in(3));
             let saved = StoredCheckpoint {
@@ -401,17 +409,23 @@ async fn compare_reads(
     same!(due(now, 3));
     same!(next_due());
     same!(tasks_out(None, now, ALL));
-    same!(failed_tasks(ALL));
+    same!(failed_tasks(&Visibility::All, ALL));
+    same!(failed_tasks(&Visibility::Tenant(TENANT.into()), ALL));
     same!(undelivered_events(ALL));
-    same!(events_since("parcel", at(0), ALL));
-    same!(events_since("said", at(0), 7));
-    same!(subscribers("parcel", None, ALL));
+    for tenant in [None, Some(TENANT)] {
+        same!(events_since(tenant, "parcel", at(0), ALL));
+        same!(events_since(tenant, "said", at(0), 7));
+        same!(subscribers(tenant, "parcel", None, ALL));
+    }
     same!(counts());
     let rows = |found: Vec<crate::store::model::TableRowRecord>| {
         found.into_iter().map(|row| (row.id, row.row, row.execution, row.at)).collect::<Vec<_>>()
     };
-    let (one, other) = (left.table_rows("table", None, ALL), right.table_rows("table", None, ALL));
-    assert_eq!(rows(one.await.unwrap()), rows(other.await.unwrap()), "{place}");
+    for tenant in [None, Some(TENANT)] {
+        let (one, other) =
+            (left.table_rows(tenant, "table", None, ALL), right.table_rows(tenant, "table", None, ALL));
+        assert_eq!(rows(one.await.unwrap()), rows(other.await.unwrap()), "{place}");
+    }
     let tend = same!(joins_to_tend(None, ALL));
     for state in tend.iter().filter(|state| deep.is_none_or(|deep| deep.contains(&state.parent))) {
         let (parent, join) = (state.parent, state.join);

@@ -16,6 +16,7 @@ use crate::store::model::{PublishedEvent, Retention};
 
 fn event(name: &str, number: i64, when: i64) -> PublishedEvent {
     PublishedEvent {
+        tenant: None,
         id: format!("event-{number}"),
         name: name.into(),
         data: json!({ "n": number }),
@@ -33,9 +34,9 @@ pub(super) async fn events_from_outside_count_once(store: &dyn Store) {
     assert!(!store.publish_event(&changed).await.unwrap());
     assert_eq!(store.undelivered_events(9).await.unwrap(), [early.clone(), late.clone()]);
     assert_eq!(store.undelivered_events(1).await.unwrap(), std::slice::from_ref(&early));
-    store.mark_delivered(&[early.id.clone(), "unknown".into()]).await.unwrap();
-    store.mark_delivered(std::slice::from_ref(&early.id)).await.unwrap();
-    store.mark_delivered(&[]).await.unwrap();
+    store.mark_delivered(None, &[early.id.clone(), "unknown".into()]).await.unwrap();
+    store.mark_delivered(None, std::slice::from_ref(&early.id)).await.unwrap();
+    store.mark_delivered(None, &[]).await.unwrap();
     assert_eq!(store.undelivered_events(9).await.unwrap(), [late]);
     assert!(!store.publish_event(&early).await.unwrap(), "a delivered event is not new again");
 }
@@ -75,12 +76,12 @@ pub(super) async fn events_since_come_oldest_first(store: &dyn Store) {
     for (number, name, when) in [(1, "a", 30), (2, "a", 10), (3, "b", 20), (4, "a", 20)] {
         store.publish_event(&event(name, number, when)).await.unwrap();
     }
-    store.mark_delivered(&["event-4".into()]).await.unwrap();
-    let since = |when, max| async move { store.events_since("a", at(when), max).await.unwrap() };
+    store.mark_delivered(None, &["event-4".into()]).await.unwrap();
+    let since = |when, max| async move { store.events_since(None, "a", at(when), max).await.unwrap() };
     assert_eq!(since(0, 9).await, [event("a", 2, 10), event("a", 4, 20), event("a", 1, 30)]);
     assert_eq!(since(20, 9).await, [event("a", 4, 20), event("a", 1, 30)]);
     assert_eq!(since(0, 1).await, [event("a", 2, 10)]);
-    assert_eq!(store.events_since("c", at(0), 9).await.unwrap(), []);
+    assert_eq!(store.events_since(None, "c", at(0), 9).await.unwrap(), []);
 }
 
 pub(super) async fn subscribers_follow_the_wait(store: &dyn Store) {
@@ -88,10 +89,10 @@ pub(super) async fn subscribers_follow_the_wait(store: &dyn Store) {
     let one = start(store, &flow, 1, at(0)).await;
     start(store, &flow, 2, at(0)).await;
     start(store, &flow, 3, at(0)).await;
-    let waiting = |after, max| async move { store.subscribers("parcel", after, max).await.unwrap() };
+    let waiting = |after, max| async move { store.subscribers(None, "parcel", after, max).await.unwrap() };
     assert_eq!(waiting(None, 9).await, [id(1), id(2), id(3)]);
     assert_eq!(waiting(Some(id(1)), 1).await, [id(2)]);
-    assert_eq!(store.subscribers("other", None, 9).await.unwrap(), []);
+    assert_eq!(store.subscribers(None, "other", None, 9).await.unwrap(), []);
     let paused = update(&flow, &one, Command::Pause { reason: None }, at(1));
     store_all(store, updates(at(1), vec![paused.clone()])).await;
     assert_eq!(waiting(None, 9).await, [id(1), id(2), id(3)], "a pause does not unsubscribe");
@@ -105,6 +106,7 @@ pub(super) async fn subscribers_follow_the_wait(store: &dyn Store) {
 
 fn webhook(number: u32) -> Webhook {
     Webhook {
+        tenant: None,
         id: format!("wh_{number}"),
         url: "https://receiver.example/".into(),
         secret: format!("whsec_{number}"),
@@ -136,7 +138,7 @@ pub(super) async fn events_are_published_in_batches_and_listed(store: &dyn Store
     assert_eq!(store.publish_events(&batch[1..]).await.unwrap(), [false, false, false]);
     assert_eq!(store.publish_events(&[]).await.unwrap(), [false; 0]);
     let ids = ["event-1".to_owned(), "unknown".to_owned()];
-    assert_eq!(store.events_by_id(&ids).await.unwrap(), std::slice::from_ref(&rich));
+    assert_eq!(store.events_by_id(None, &ids).await.unwrap(), std::slice::from_ref(&rich));
 
     let list = |filter: EventFilter| async move {
         let found = store.list_events(&EventFilter { max: filter.max.max(1), ..filter }).await.unwrap();

@@ -6,6 +6,7 @@ use flowmonkey_core::ids::FlowHash;
 use serde_json::json;
 
 use super::fixture::{at, row, work};
+use crate::access::Visibility;
 use crate::store::Store;
 use crate::store::model::{FlowRow, PublishOutcome};
 
@@ -22,12 +23,12 @@ fn version(id: &str, version: &str, status: &str) -> FlowRow {
 
 pub(super) async fn versions_are_immutable(store: &dyn Store) {
     let first = version("a", "1.0.0", "published");
-    assert_eq!(store.publish(&first, at(0)).await.unwrap(), PublishOutcome::Created);
-    assert_eq!(store.publish(&first, at(1)).await.unwrap(), PublishOutcome::Unchanged);
+    assert_eq!(store.publish(None, &first, at(0)).await.unwrap(), PublishOutcome::Created);
+    assert_eq!(store.publish(None, &first, at(1)).await.unwrap(), PublishOutcome::Unchanged);
     let other = version("a", "1.0.0", "archived");
     let conflict = PublishOutcome::Conflict { existing: first.hash.clone() };
-    assert_eq!(store.publish(&other, at(2)).await.unwrap(), conflict);
-    assert_eq!(store.find_flow("a", Some("1.0.0")).await.unwrap().unwrap().hash, first.hash);
+    assert_eq!(store.publish(None, &other, at(2)).await.unwrap(), conflict);
+    assert_eq!(store.find_flow(None, "a", Some("1.0.0")).await.unwrap().unwrap().hash, first.hash);
     assert_eq!(store.definition(&first.hash).await.unwrap(), Some(first));
 }
 
@@ -40,19 +41,19 @@ pub(super) async fn the_latest_version_is_by_semver(store: &dyn Store) {
         ("b", "0.1.0", "draft"),
         ("c", "1.0.0", "published"),
     ] {
-        store.publish(&version(name, number, status), at(0)).await.unwrap();
+        store.publish(None, &version(name, number, status), at(0)).await.unwrap();
     }
     let latest = |name: &'static str| async move {
-        store.find_flow(name, None).await.unwrap().map(|found| found.version)
+        store.find_flow(None, name, None).await.unwrap().map(|found| found.version)
     };
     assert_eq!(latest("a").await.as_deref(), Some("1.10.0"));
     assert_eq!(latest("b").await, None, "a draft is not found without its version");
     assert_eq!(latest("d").await, None);
-    assert_eq!(store.find_flow("b", Some("0.1.0")).await.unwrap().unwrap().version, "0.1.0");
-    assert_eq!(store.find_flow("a", Some("9.9.9")).await.unwrap(), None);
+    assert_eq!(store.find_flow(None, "b", Some("0.1.0")).await.unwrap().unwrap().version, "0.1.0");
+    assert_eq!(store.find_flow(None, "a", Some("9.9.9")).await.unwrap(), None);
     let list = |name| async move {
-        let found = store.list_flows(name).await.unwrap();
-        found.into_iter().map(|flow| format!("{} {}", flow.id, flow.version)).collect::<Vec<_>>()
+        let found = store.list_flows(&Visibility::All, name).await.unwrap();
+        found.into_iter().map(|found| format!("{} {}", found.flow.id, found.flow.version)).collect::<Vec<_>>()
     };
     assert_eq!(list(Some("a")).await, ["a 3.0.0", "a 2.0.0-rc.1", "a 1.10.0", "a 1.9.0"]);
     assert_eq!(list(None).await.len(), 6);
@@ -65,6 +66,6 @@ pub(super) async fn definitions_are_kept_without_publication(store: &dyn Store) 
     store.put_definition(&flow).await.unwrap();
     store.put_definition(&flow).await.unwrap();
     assert_eq!(store.definition(&flow.hash).await.unwrap(), Some(flow.clone()));
-    assert_eq!(store.find_flow(&flow.id, Some(&flow.version)).await.unwrap(), None);
-    assert_eq!(store.publish(&flow, at(0)).await.unwrap(), PublishOutcome::Created);
+    assert_eq!(store.find_flow(None, &flow.id, Some(&flow.version)).await.unwrap(), None);
+    assert_eq!(store.publish(None, &flow, at(0)).await.unwrap(), PublishOutcome::Created);
 }

@@ -25,6 +25,7 @@ mod objects;
 mod progress;
 mod reads;
 mod search;
+mod tenants;
 mod upkeep;
 
 use std::pin::Pin;
@@ -130,6 +131,12 @@ rules! {
         live_children_count_by_their_progress,
         a_log_line_is_kept_once_and_in_order,
         what_tasks_said_goes_with_time_and_with_the_execution;
+    tenants:
+        flows_of_tenants_have_names_of_their_own,
+        events_of_tenants_have_ids_and_listeners_of_their_own,
+        webhooks_keep_their_tenant,
+        tables_of_tenants_have_rows_of_their_own,
+        lists_of_what_belongs_to_executions_show_a_tenant_its_own;
     upkeep:
         checkpoints_are_fenced,
         equal_rows_are_inserted_once,

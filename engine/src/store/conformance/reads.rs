@@ -8,6 +8,7 @@ use super::fixture::{
     at, creates, failure, flow, id, listen, nap, opened, root, spawning, start, started, store_all, success,
     task, update, updates, work,
 };
+use crate::access::Visibility;
 use crate::store::Store;
 use crate::store::model::{ExecutionFilter, FailedTaskRow, TaskOut};
 
@@ -219,8 +220,8 @@ pub(super) async fn failed_tasks_come_newest_first(store: &dyn Store) {
         };
         change.records.push(flowmonkey_core::execution::Record::FailedTask(Box::new(parked.clone())));
         store_all(store, updates(at(1), vec![change])).await;
-        let newest = store.failed_tasks(1).await.unwrap();
+        let newest = store.failed_tasks(&Visibility::All, 1).await.unwrap();
         assert_eq!(newest, [FailedTaskRow { execution: id(number), at: at(1), task: parked }]);
     }
-    assert_eq!(store.failed_tasks(9).await.unwrap().len(), 2);
+    assert_eq!(store.failed_tasks(&Visibility::All, 9).await.unwrap().len(), 2);
 }

@@ -9,6 +9,7 @@ use super::fixture::{
     at, commit, creates, each, failure, id, opened, spawning, start, started, store_all, success,
     success_with_rows, task, update, update_within, updates, work,
 };
+use crate::access::Visibility;
 use crate::store::Store;
 use crate::store::model::{
     CheckpointContent, CheckpointNote, Column, CreateOutcome, ExecutionFilter, PublishedEvent, Retention,
@@ -96,15 +97,15 @@ pub(super) async fn equal_rows_are_inserted_once(store: &dyn Store) {
         at(2),
     );
     store_all(store, updates(at(2), vec![last])).await;
-    let rows = store.table_rows("t", None, 9).await.unwrap();
+    let rows = store.table_rows(None, "t", None, 9).await.unwrap();
     let short: Vec<_> =
         rows.iter().map(|row| (row.id.as_str(), row.row["value"].as_i64().unwrap())).collect();
     assert_eq!(short, [("b", 1), ("a", 2), ("c", 6)]);
     assert!(rows.iter().all(|row| row.execution == id(1)));
     assert_eq!((rows[0].at, rows[2].at), (at(1), at(2)));
-    assert_eq!(store.table_rows("t", Some(rows[0].sequence), 1).await.unwrap(), rows[1..2]);
-    assert_eq!(store.table_rows("u", None, 9).await.unwrap().len(), 1);
-    assert_eq!(store.table_rows("v", None, 9).await.unwrap(), []);
+    assert_eq!(store.table_rows(None, "t", Some(rows[0].sequence), 1).await.unwrap(), rows[1..2]);
+    assert_eq!(store.table_rows(None, "u", None, 9).await.unwrap().len(), 1);
+    assert_eq!(store.table_rows(None, "v", None, 9).await.unwrap(), []);
 }
 
 pub(super) async fn tables_are_defined_and_replaced(store: &dyn Store) {
@@ -115,14 +116,15 @@ pub(super) async fn tables_are_defined_and_replaced(store: &dyn Store) {
         required: true,
     };
     let table = |id: &str, columns: &[&str]| TableDefinition {
+        tenant: None,
         id: id.into(),
         columns: columns.iter().map(|id| column(id)).collect(),
     };
-    assert_eq!(store.tables().await.unwrap(), []);
+    assert_eq!(store.tables(&Visibility::All).await.unwrap(), []);
     store.define_table(&table("b", &["x"]), at(0)).await.unwrap();
     store.define_table(&table("a", &[]), at(0)).await.unwrap();
     store.define_table(&table("b", &["y", "z"]), at(1)).await.unwrap();
-    assert_eq!(store.tables().await.unwrap(), [table("a", &[]), table("b", &["y", "z"])]);
+    assert_eq!(store.tables(&Visibility::All).await.unwrap(), [table("a", &[]), table("b", &["y", "z"])]);
 }
 
 pub(super) async fn a_turn_is_one_holders_until_it_ends(store: &dyn Store) {
@@ -219,6 +221,7 @@ pub(super) async fn pruning_goes_in_steps(store: &dyn Store) {
         let when = i64::try_from(number).unwrap();
         store_all(store, updates(at(when), vec![update(&flow, &one, failure(&one), at(when))])).await;
         let event = PublishedEvent {
+            tenant: None,
             id: format!("e{number}"),
             name: "e".into(),
             data: json!(1),
@@ -228,7 +231,7 @@ pub(super) async fn pruning_goes_in_steps(store: &dyn Store) {
         };
         store.publish_event(&event).await.unwrap();
     }
-    store.mark_delivered(&["e1".into(), "e2".into(), "e5".into()]).await.unwrap();
+    store.mark_delivered(None, &["e1".into(), "e2".into(), "e5".into()]).await.unwrap();
     let checkpoints = Retention { checkpoints_before: at(3), ..nothing() };
     assert_eq!(store.prune(&checkpoints, 9).await.unwrap(), 2);
     assert_eq!(store.prune(&checkpoints, 9).await.unwrap(), 0);

@@ -6,7 +6,7 @@ use flowmonkey_core::execution::{Execution, Record, RecordedEvent};
 use flowmonkey_core::ids::ExecutionId;
 use flowmonkey_core::time::Timestamp;
 
-use super::{MemoryKey, MemoryRows};
+use super::{MemoryKey, MemoryRows, MemoryTable};
 use crate::store::model::{
     Batch, Committed, Create, CreateOutcome, FailedTaskRow, PublishedEvent, TableRowRecord, Update,
     awaited_event,
@@ -126,11 +126,18 @@ impl MemoryRows {
         let last = events.last().map_or(execution.events, |recorded| recorded.sequence);
         let decisions = events.chunk_by(|left, right| left.at == right.at).map(<[RecordedEvent]>::to_vec);
         self.history.entry(id).or_default().extend(decisions);
+        let tenant = execution.identity.tenant_id.clone();
         self.executions.insert(id, execution);
-        self.records(id, last, records, now);
+        self.records((id, tenant), last, records, now);
     }
 
-    fn records(&mut self, id: ExecutionId, last: u64, records: Vec<Record>, now: Timestamp) {
+    fn records(
+        &mut self,
+        (id, tenant): (ExecutionId, Option<String>),
+        last: u64,
+        records: Vec<Record>,
+        now: Timestamp,
+    ) {
         let mut published = 0;
         for record in records {
             match record {
@@ -138,13 +145,15 @@ impl MemoryRows {
                     self.specs.insert((spec.parent, spec.join), spec.into());
                 }
                 Record::InsertRow(row) => {
-                    let known =
-                        |(table, other): &(String, TableRowRecord)| *table == row.table && other.id == row.id;
+                    let table = MemoryTable { tenant: tenant.clone(), id: row.table };
+                    let known = |(other, known): &(MemoryTable, TableRowRecord)| {
+                        *other == table && known.id == row.id
+                    };
                     if !self.table_rows.iter().any(known) {
                         let sequence = self.table_rows.last().map_or(1, |(_, last)| last.sequence + 1);
                         let record =
                             TableRowRecord { sequence, id: row.id, row: row.row, execution: id, at: now };
-                        self.table_rows.push((row.table, record));
+                        self.table_rows.push((table, record));
                     }
                 }
                 Record::Publish(event) => {
@@ -152,6 +161,7 @@ impl MemoryRows {
                         id: tally::event_id(&event, id, last, published),
                         name: event.name,
                         data: event.data,
+                        tenant: tenant.clone(),
                         source: Some(id),
                         at: now,
                         attributes: None,
@@ -173,9 +183,10 @@ impl MemoryRows {
         }
     }
 
-    /// Keeps an event unless one with its id is there.
+    /// Keeps an event unless its tenant has one with its id.
     pub(super) fn publish(&mut self, event: PublishedEvent) -> bool {
-        let is_new = self.events.iter().all(|(known, _)| known.id != event.id);
+        let is_new =
+            self.events.iter().all(|(known, _)| known.id != event.id || known.tenant != event.tenant);
         if is_new {
             self.events.push((event, false));
         }

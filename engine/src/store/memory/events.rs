@@ -29,6 +29,7 @@ impl EventStore for MemoryStore {
             .filter(|(place, event)| {
                 *place < filter.before
                     && event.at >= filter.since
+                    && filter.tenant.as_ref().is_none_or(|tenant| event.tenant.as_ref() == Some(tenant))
                     && filter.name.as_ref().is_none_or(|name| *name == event.name)
                     && filter.source.is_none_or(|source| event.source == Some(source))
             })
@@ -37,9 +38,15 @@ impl EventStore for MemoryStore {
         Ok(found.into_iter().take(filter.max).map(|(place, event)| (place, event.clone())).collect())
     }
 
-    async fn events_by_id(&self, ids: &[String]) -> Result<Vec<PublishedEvent>, StoreError> {
+    async fn events_by_id(
+        &self,
+        tenant: Option<&str>,
+        ids: &[String],
+    ) -> Result<Vec<PublishedEvent>, StoreError> {
         let rows = self.rows();
-        let found = rows.events.iter().map(|(event, _)| event).filter(|event| ids.contains(&event.id));
+        let own =
+            rows.events.iter().map(|(event, _)| event).filter(|event| event.tenant.as_deref() == tenant);
+        let found = own.filter(|event| ids.contains(&event.id));
         Ok(found.cloned().collect())
     }
 
@@ -47,6 +54,7 @@ impl EventStore for MemoryStore {
         let mut rows = self.rows();
         let mut saved = webhook.clone();
         if let Some(known) = rows.webhooks.get(&webhook.id) {
+            saved.tenant.clone_from(&known.tenant);
             saved.secret.clone_from(&known.secret);
             saved.created_at = known.created_at;
         }

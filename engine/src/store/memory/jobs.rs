@@ -110,7 +110,8 @@ impl JobStore for MemoryStore {
         let rows = self.rows();
         let until = filter.before.map_or(Bound::Unbounded, Bound::Excluded);
         let found = rows.jobs.range((Bound::Unbounded, until)).rev().map(|(_, row)| row).filter(|row| {
-            filter.status.is_none_or(|status| status == row.status)
+            (filter.tenant.is_none() || filter.tenant.as_deref() == rows.tenant_of(row.task.execution))
+                && filter.status.is_none_or(|status| status == row.status)
                 && filter.handler_type.as_ref().is_none_or(|wanted| *wanted == row.handler_type)
                 && filter.execution.is_none_or(|wanted| wanted == row.task.execution)
         });

@@ -49,8 +49,8 @@ pub struct MemoryObject {
 pub struct MemoryRows {
     /// Definitions by hash.
     pub definitions: BTreeMap<String, FlowRow>,
-    /// Published versions with their statuses, by flow and version.
-    pub flows: BTreeMap<(String, String), (FlowReference, String)>,
+    /// Published versions with their statuses, by tenant, flow and version.
+    pub flows: BTreeMap<(Option<String>, String, String), (FlowReference, String)>,
     /// Executions.
     pub executions: BTreeMap<ExecutionId, Execution>,
     /// History: one list for each decision.
@@ -83,10 +83,10 @@ pub struct MemoryRows {
     pub log_lines: MemoryLogLines,
     /// Parked tasks, oldest first.
     pub failed_tasks: Vec<FailedTaskRow>,
-    /// Table definitions.
-    pub tables: BTreeMap<String, TableDefinition>,
+    /// Table definitions, by id and tenant.
+    pub tables: BTreeMap<(String, Option<String>), TableDefinition>,
     /// Rows with the tables they are in, in the order of insertion.
-    pub table_rows: Vec<(String, TableRowRecord)>,
+    pub table_rows: Vec<(MemoryTable, TableRowRecord)>,
     /// Secret keys.
     pub keys: BTreeMap<String, Vec<u8>>,
     /// Who has a turn, and until when.
@@ -97,6 +97,15 @@ pub struct MemoryRows {
     pub webhooks: BTreeMap<String, Webhook>,
     /// Deliveries by webhook and event.
     pub deliveries: BTreeMap<(String, String), Delivery>,
+}
+
+/// Names a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryTable {
+    /// Whose it is.
+    pub tenant: Option<String>,
+    /// Its id.
+    pub id: String,
 }
 
 /// What an idempotency key stands for.

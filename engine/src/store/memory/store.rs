@@ -10,11 +10,12 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 
-use super::{MemoryRows, MemoryStore, search};
+use super::{MemoryRows, MemoryStore, MemoryTable, search};
+use crate::access::Visibility;
 use crate::store::model::{
     Batch, CheckpointContent, CheckpointNote, ChildRow, Committed, ExecutionFilter, ExecutionSummary,
-    FailedTaskRow, FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, Retention,
-    StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
+    FailedTaskRow, FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, PublishedFlow,
+    Retention, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
 };
 use crate::store::{Store, StoreError, child, flows};
 
@@ -30,10 +31,15 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn publish(&self, flow: &FlowRow, _now: Timestamp) -> Result<PublishOutcome, StoreError> {
+    async fn publish(
+        &self,
+        tenant: Option<&str>,
+        flow: &FlowRow,
+        _now: Timestamp,
+    ) -> Result<PublishOutcome, StoreError> {
         self.put_definition(flow).await?;
         let mut rows = self.rows();
-        let name = (flow.id.clone(), flow.version.clone());
+        let name = (tenant.map(ToOwned::to_owned), flow.id.clone(), flow.version.clone());
         if let Some((existing, _)) = rows.flows.get(&name) {
             return Ok(if existing.hash == flow.hash {
                 PublishOutcome::Unchanged
@@ -51,19 +57,35 @@ impl Store for MemoryStore {
         Ok(self.rows().definitions.get(hash.as_str()).cloned())
     }
 
-    async fn find_flow(&self, id: &str, version: Option<&str>) -> Result<Option<FlowReference>, StoreError> {
+    async fn find_flow(
+        &self,
+        tenant: Option<&str>,
+        id: &str,
+        version: Option<&str>,
+    ) -> Result<Option<FlowReference>, StoreError> {
         let rows = self.rows();
-        if let Some(version) = version {
-            return Ok(rows.flows.get(&(id.into(), version.into())).map(|(reference, _)| reference.clone()));
-        }
-        Ok(flows::latest(rows.flows.values().filter(|(reference, _)| reference.id == id).cloned().collect()))
+        let own =
+            rows.flows.iter().filter(|((owner, known, _), _)| owner.as_deref() == tenant && known == id);
+        let Some(version) = version else {
+            return Ok(flows::latest(own.map(|(_, found)| found.clone()).collect()));
+        };
+        let mut exact = own.filter(|((_, _, known), _)| known == version);
+        Ok(exact.next().map(|(_, (reference, _))| reference.clone()))
     }
 
-    async fn list_flows(&self, id: Option<&str>) -> Result<Vec<FlowReference>, StoreError> {
+    async fn list_flows(
+        &self,
+        seen: &Visibility,
+        id: Option<&str>,
+    ) -> Result<Vec<PublishedFlow>, StoreError> {
         let rows = self.rows();
-        let wanted = rows.flows.values().map(|(reference, _)| reference);
-        let wanted = wanted.filter(|reference| id.is_none_or(|id| reference.id == id));
-        Ok(flows::latest_first(wanted.cloned().collect()))
+        let seen = rows.flows.iter().filter(|((tenant, _, _), _)| seen.sees(tenant.as_deref()));
+        let wanted = seen.filter(|(_, (reference, _))| id.is_none_or(|id| reference.id == id));
+        let listed = wanted.map(|((tenant, _, _), (reference, _))| PublishedFlow {
+            tenant_id: tenant.clone(),
+            flow: reference.clone(),
+        });
+        Ok(flows::latest_first(listed.collect()))
     }
 
     async fn load(&self, ids: &[ExecutionId]) -> Result<Vec<Execution>, StoreError> {
@@ -138,8 +160,10 @@ impl Store for MemoryStore {
         Ok(out.take(max).collect())
     }
 
-    async fn failed_tasks(&self, max: usize) -> Result<Vec<FailedTaskRow>, StoreError> {
-        Ok(self.rows().failed_tasks.iter().rev().take(max).cloned().collect())
+    async fn failed_tasks(&self, seen: &Visibility, max: usize) -> Result<Vec<FailedTaskRow>, StoreError> {
+        let rows = self.rows();
+        let seen = rows.failed_tasks.iter().rev().filter(|row| rows.sees(seen, row.execution));
+        Ok(seen.take(max).cloned().collect())
     }
 
     async fn join(&self, parent: ExecutionId, join: u32) -> Result<Option<Join>, StoreError> {
@@ -207,30 +231,40 @@ impl Store for MemoryStore {
         Ok(self.rows().events_where(max, |_, delivered| !delivered))
     }
 
-    async fn mark_delivered(&self, ids: &[String]) -> Result<(), StoreError> {
+    async fn mark_delivered(&self, tenant: Option<&str>, ids: &[String]) -> Result<(), StoreError> {
         let mut rows = self.rows();
-        let known = rows.events.iter_mut().filter(|(event, _)| ids.contains(&event.id));
+        let known = rows
+            .events
+            .iter_mut()
+            .filter(|(event, _)| event.tenant.as_deref() == tenant && ids.contains(&event.id));
         known.for_each(|(_, delivered)| *delivered = true);
         Ok(())
     }
 
     async fn events_since(
         &self,
+        tenant: Option<&str>,
         name: &str,
         since: Timestamp,
         max: usize,
     ) -> Result<Vec<PublishedEvent>, StoreError> {
-        Ok(self.rows().events_where(max, |event, _| event.name == name && event.at >= since))
+        Ok(self.rows().events_where(max, |event, _| {
+            event.tenant.as_deref() == tenant && event.name == name && event.at >= since
+        }))
     }
 
     async fn subscribers(
         &self,
+        tenant: Option<&str>,
         name: &str,
         after: Option<ExecutionId>,
         max: usize,
     ) -> Result<Vec<ExecutionId>, StoreError> {
         let rows = self.rows();
-        let waiting = rows.subscriptions.range(beyond(after)).filter(|(_, awaited)| *awaited == name);
+        let waiting = rows
+            .subscriptions
+            .range(beyond(after))
+            .filter(|(id, awaited)| *awaited == name && rows.tenant_of(**id) == tenant);
         Ok(waiting.take(max).map(|(id, _)| *id).collect())
     }
 
@@ -280,22 +314,26 @@ impl Store for MemoryStore {
     }
 
     async fn define_table(&self, table: &TableDefinition, _now: Timestamp) -> Result<(), StoreError> {
-        self.rows().tables.insert(table.id.clone(), table.clone());
+        self.rows().tables.insert((table.id.clone(), table.tenant.clone()), table.clone());
         Ok(())
     }
 
-    async fn tables(&self) -> Result<Vec<TableDefinition>, StoreError> {
-        Ok(self.rows().tables.values().cloned().collect())
+    async fn tables(&self, seen: &Visibility) -> Result<Vec<TableDefinition>, StoreError> {
+        let rows = self.rows();
+        let seen = rows.tables.values().filter(|table| seen.sees(table.tenant.as_deref()));
+        Ok(seen.cloned().collect())
     }
 
     async fn table_rows(
         &self,
+        tenant: Option<&str>,
         table: &str,
         after: Option<i64>,
         max: usize,
     ) -> Result<Vec<TableRowRecord>, StoreError> {
         let rows = self.rows();
-        let own = rows.table_rows.iter().filter(|(owner, _)| owner == table).map(|(_, row)| row);
+        let is_own = |place: &MemoryTable| place.id == table && place.tenant.as_deref() == tenant;
+        let own = rows.table_rows.iter().filter(|(place, _)| is_own(place)).map(|(_, row)| row);
         Ok(own.filter(|row| after.is_none_or(|after| row.sequence > after)).take(max).cloned().collect())
     }
 
@@ -352,6 +390,16 @@ impl MemoryRows {
         let own =
             links.filter(|(link, _)| link.execution == parent && link.join == join && link.index >= from);
         own.map(|(link, child)| (link.index, child)).collect()
+    }
+
+    /// The tenant of an execution; none: it has none, or is not known.
+    pub(super) fn tenant_of(&self, execution: ExecutionId) -> Option<&str> {
+        self.executions.get(&execution)?.identity.tenant_id.as_deref()
+    }
+
+    /// Whether rows of an execution are seen.
+    fn sees(&self, seen: &Visibility, execution: ExecutionId) -> bool {
+        seen.sees(self.tenant_of(execution))
     }
 
     fn events_where(

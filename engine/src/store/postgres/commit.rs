@@ -20,6 +20,7 @@ use crate::store::creates::Key;
 use crate::store::encode::{integer, json, text};
 use crate::store::model::{Batch, Committed, Create, CreateOutcome, Spawn, Update, awaited_event};
 use crate::store::tally::{self, JoinKey};
+use crate::store::tenants;
 
 /// Times that a batch is begun anew because another engine was faster with an idempotency key or an id. Each time that
 /// engine's keys and ids are known.
@@ -72,6 +73,7 @@ pub(super) struct TableRow {
     pub(super) pipe: Option<String>,
     pub(super) at: i64,
     pub(super) row: String,
+    pub(super) tenant: String,
 }
 
 pub(super) struct EventRow {
@@ -80,6 +82,7 @@ pub(super) struct EventRow {
     pub(super) source: Option<Uuid>,
     pub(super) at: i64,
     pub(super) data: String,
+    pub(super) tenant: String,
 }
 
 pub(super) struct FailedTaskRow {
@@ -243,6 +246,7 @@ fn record_rows(
     let id = execution.id().as_uuid();
     let at = now.as_millis();
     let last = events.last().map_or(execution.events, |recorded| recorded.sequence);
+    let tenant = tenants::column(execution.identity.tenant_id.as_deref());
     let mut rows = RecordRows::default();
     for record in records {
         match record {
@@ -265,6 +269,7 @@ fn record_rows(
                 pipe: row.pipe.as_deref().map(text),
                 at,
                 row: json(&row.row)?,
+                tenant: text(tenant),
             }),
             Record::Publish(event) => rows.events.push(EventRow {
                 id: text(&tally::event_id(event, execution.id(), last, rows.events.len())),
@@ -272,6 +277,7 @@ fn record_rows(
                 source: Some(id),
                 at,
                 data: json(&event.data)?,
+                tenant: text(tenant),
             }),
             Record::FailedTask(task) => {
                 rows.failed_tasks.push(FailedTaskRow { execution: id, at, task: json(task)? });

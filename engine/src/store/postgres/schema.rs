@@ -20,6 +20,7 @@ pub(super) const MIGRATIONS: &[(&str, &str)] = &[
     ("stage context patches", include_str!("../../../../migrations/postgres/0008_stage_context_patches.sql")),
     ("say who may run", include_str!("../../../../migrations/postgres/0009_say_who_may_run.sql")),
     ("find executions", include_str!("../../../../migrations/postgres/0010_find_executions.sql")),
+    ("separate tenants", include_str!("../../../../migrations/postgres/0011_separate_tenants.sql")),
 ];
 
 /// The schema version that this program needs.
@@ -28,7 +29,7 @@ pub const POSTGRES_SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// The oldest schema version whose programs run on a database of [`POSTGRES_SCHEMA_VERSION`]: those of the release before,
 /// as engines are replaced one by one. A migration that takes away or changes what they use raises it to its own number.
-pub(super) const READABLE_FROM: i64 = POSTGRES_SCHEMA_VERSION;
+pub(super) const READABLE_FROM: i64 = 11;
 
 /// Which migrations have run.
 const TABLE: &str = "fm_migrations";

@@ -39,6 +39,7 @@ queries! {
     EVENTS_LIST_ALL = "events_list_all",
     EVENTS_LIST_NAME = "events_list_name",
     EVENTS_LIST_SOURCE = "events_list_source",
+    EVENTS_LIST_TENANT = "events_list_tenant",
     EVENTS_PRUNE = "events_prune",
     EVENTS_PUBLISH = "events_publish",
     EVENTS_SINCE = "events_since",

@@ -13,16 +13,17 @@ use sqlx::query;
 
 use super::columns::key;
 use super::{PostgresStore, sql};
+use crate::access::Visibility;
 use crate::store::encode::{integer, json, text};
 use crate::store::events::EventStore;
 use crate::store::model::{
     Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
-    ListPage, PublishOutcome, PublishedEvent, Retention, StoredCheckpoint, TableDefinition, TableRowRecord,
-    TaskOut,
+    ListPage, PublishOutcome, PublishedEvent, PublishedFlow, Retention, StoredCheckpoint, TableDefinition,
+    TableRowRecord, TaskOut,
 };
 use crate::store::objects::ContentColumns;
 use crate::store::rows;
-use crate::store::{Store, StoreError, child, flows};
+use crate::store::{Store, StoreError, child, flows, tenants};
 
 /// Fan-outs looked at with one statement.
 const JOINS_PAGE: i64 = 500;
@@ -41,18 +42,24 @@ impl Store for PostgresStore {
         self.write(statement).await.map(drop)
     }
 
-    async fn publish(&self, flow: &FlowRow, now: Timestamp) -> Result<PublishOutcome, StoreError> {
+    async fn publish(
+        &self,
+        tenant: Option<&str>,
+        flow: &FlowRow,
+        now: Timestamp,
+    ) -> Result<PublishOutcome, StoreError> {
         self.put_definition(flow).await?;
         let statement = query(sql::FLOWS_INSERT)
             .bind(text(&flow.id))
             .bind(text(&flow.version))
             .bind(flow.hash.as_str().to_owned())
             .bind(text(&flow.status))
-            .bind(now.as_millis());
+            .bind(now.as_millis())
+            .bind(text(tenants::column(tenant)));
         if self.write(statement).await? > 0 {
             return Ok(PublishOutcome::Created);
         }
-        match self.find_flow(&flow.id, Some(&flow.version)).await? {
+        match self.find_flow(tenant, &flow.id, Some(&flow.version)).await? {
             Some(existing) if existing.hash != flow.hash => {
                 Ok(PublishOutcome::Conflict { existing: existing.hash })
             }
@@ -65,20 +72,32 @@ impl Store for PostgresStore {
         row.as_ref().map(rows::definition).transpose()
     }
 
-    async fn find_flow(&self, id: &str, version: Option<&str>) -> Result<Option<FlowReference>, StoreError> {
+    async fn find_flow(
+        &self,
+        tenant: Option<&str>,
+        id: &str,
+        version: Option<&str>,
+    ) -> Result<Option<FlowReference>, StoreError> {
+        let tenant = text(tenants::column(tenant));
         if let Some(version) = version {
-            let row = self.read_one(query(sql::FLOWS_GET).bind(text(id)).bind(text(version))).await?;
+            let row =
+                self.read_one(query(sql::FLOWS_GET).bind(text(id)).bind(text(version)).bind(tenant)).await?;
             return row.map(|row| rows::flow(&row).map(|(reference, _)| reference)).transpose();
         }
-        let found = self.read(query(sql::FLOWS_LIST).bind(text(id))).await?;
+        let found = self.read(query(sql::FLOWS_LIST).bind(text(id)).bind(tenant)).await?;
         let versions = found.iter().map(rows::flow).collect::<Result<Vec<_>, _>>()?;
         Ok(flows::latest(versions))
     }
 
-    async fn list_flows(&self, id: Option<&str>) -> Result<Vec<FlowReference>, StoreError> {
-        let found = self.read(query(sql::FLOWS_LIST).bind(id.map(text))).await?;
-        let versions = found.iter().map(rows::flow).collect::<Result<Vec<_>, _>>()?;
-        Ok(flows::latest_first(versions.into_iter().map(|(reference, _)| reference).collect()))
+    async fn list_flows(
+        &self,
+        seen: &Visibility,
+        id: Option<&str>,
+    ) -> Result<Vec<PublishedFlow>, StoreError> {
+        let statement = query(sql::FLOWS_LIST).bind(id.map(text)).bind(seen.tenant().map(text));
+        let found = self.read(statement).await?;
+        let versions = found.iter().map(rows::published_flow).collect::<Result<Vec<_>, _>>()?;
+        Ok(flows::latest_first(versions))
     }
 
     async fn load(&self, ids: &[ExecutionId]) -> Result<Vec<Execution>, StoreError> {
@@ -157,8 +176,9 @@ impl Store for PostgresStore {
         }))
     }
 
-    async fn failed_tasks(&self, max: usize) -> Result<Vec<FailedTaskRow>, StoreError> {
-        let found = self.read(query(sql::FAILED_TASKS_PAGE).bind(integer(max as u64))).await?;
+    async fn failed_tasks(&self, seen: &Visibility, max: usize) -> Result<Vec<FailedTaskRow>, StoreError> {
+        let statement = query(sql::FAILED_TASKS_PAGE).bind(integer(max as u64)).bind(seen.tenant().map(text));
+        let found = self.read(statement).await?;
         Ok(self.sound(&found, |row| {
             let what = format!("fm_failed_tasks {}", rows::column::<i64>(row, 0, &"fm_failed_tasks")?);
             Ok(FailedTaskRow {
@@ -266,25 +286,30 @@ impl Store for PostgresStore {
         Ok(self.sound(&found, rows::event))
     }
 
-    async fn mark_delivered(&self, ids: &[String]) -> Result<(), StoreError> {
+    async fn mark_delivered(&self, tenant: Option<&str>, ids: &[String]) -> Result<(), StoreError> {
         let ids: Vec<String> = ids.iter().map(|id| text(id)).collect();
-        self.write(query(sql::EVENTS_DELIVER).bind(ids)).await.map(drop)
+        self.write(query(sql::EVENTS_DELIVER).bind(ids).bind(text(tenants::column(tenant)))).await.map(drop)
     }
 
     async fn events_since(
         &self,
+        tenant: Option<&str>,
         name: &str,
         since: Timestamp,
         max: usize,
     ) -> Result<Vec<PublishedEvent>, StoreError> {
-        let statement =
-            query(sql::EVENTS_SINCE).bind(text(name)).bind(since.as_millis()).bind(integer(max as u64));
+        let statement = query(sql::EVENTS_SINCE)
+            .bind(text(name))
+            .bind(since.as_millis())
+            .bind(integer(max as u64))
+            .bind(text(tenants::column(tenant)));
         let found = self.read(statement).await?;
         Ok(self.sound(&found, rows::event))
     }
 
     async fn subscribers(
         &self,
+        tenant: Option<&str>,
         name: &str,
         after: Option<ExecutionId>,
         max: usize,
@@ -292,7 +317,8 @@ impl Store for PostgresStore {
         let statement = query(sql::SUBSCRIPTIONS_PAGE)
             .bind(text(name))
             .bind(after.as_ref().map(key))
-            .bind(integer(max as u64));
+            .bind(integer(max as u64))
+            .bind(text(tenants::column(tenant)));
         let found = self.read(statement).await?;
         found.iter().map(|row| rows::id(row, 0, &"fm_subscriptions")).collect()
     }
@@ -371,26 +397,31 @@ impl Store for PostgresStore {
 
     async fn define_table(&self, table: &TableDefinition, now: Timestamp) -> Result<(), StoreError> {
         let columns = json(&table.columns)?;
-        let statement = query(sql::TABLES_SET).bind(text(&table.id)).bind(columns).bind(now.as_millis());
+        let statement = query(sql::TABLES_SET)
+            .bind(text(&table.id))
+            .bind(columns)
+            .bind(now.as_millis())
+            .bind(text(tenants::column(table.tenant.as_deref())));
         self.write(statement).await.map(drop)
     }
 
-    async fn tables(&self) -> Result<Vec<TableDefinition>, StoreError> {
-        let found = self.read(query(sql::TABLES_LIST)).await?;
-        Ok(self.sound(&found, |row| {
-            let id: String = rows::column(row, 0, &"fm_tables")?;
-            let columns = rows::parsed(row, 1, &format_args!("fm_tables {id}"))?;
-            Ok(TableDefinition { id, columns })
-        }))
+    async fn tables(&self, seen: &Visibility) -> Result<Vec<TableDefinition>, StoreError> {
+        let found = self.read(query(sql::TABLES_LIST).bind(seen.tenant().map(text))).await?;
+        Ok(self.sound(&found, rows::table))
     }
 
     async fn table_rows(
         &self,
+        tenant: Option<&str>,
         table: &str,
         after: Option<i64>,
         max: usize,
     ) -> Result<Vec<TableRowRecord>, StoreError> {
-        let statement = query(sql::TABLE_ROWS_PAGE).bind(text(table)).bind(after).bind(integer(max as u64));
+        let statement = query(sql::TABLE_ROWS_PAGE)
+            .bind(text(table))
+            .bind(after)
+            .bind(integer(max as u64))
+            .bind(text(tenants::column(tenant)));
         let found = self.read(statement).await?;
         Ok(self.sound(&found, |row| {
             let sequence: i64 = rows::column(row, 0, &"fm_table_rows")?;

@@ -14,6 +14,7 @@ use crate::store::events::{
 };
 use crate::store::model::PublishedEvent;
 use crate::store::rows;
+use crate::store::tenants::column;
 
 #[async_trait]
 impl EventStore for PostgresStore {
@@ -30,9 +31,11 @@ impl EventStore for PostgresStore {
             .bind(events.iter().map(|event| event.source.as_ref().map(key)).collect::<Vec<_>>())
             .bind(events.iter().map(|event| event.at.as_millis()).collect::<Vec<_>>())
             .bind(data)
-            .bind(attributes);
+            .bind(attributes)
+            .bind(events.iter().map(|event| text(column(event.tenant.as_deref()))).collect::<Vec<_>>());
         let found = self.read(statement).await?;
-        let stored = found.iter().map(|row| rows::column(row, 0, &"fm_events")).collect::<Result<_, _>>()?;
+        let named = |row| Ok((rows::column(row, 0, &"fm_events")?, rows::column(row, 1, &"fm_events")?));
+        let stored = found.iter().map(named).collect::<Result<_, StoreError>>()?;
         Ok(which_are_new(events, text, stored))
     }
 
@@ -40,10 +43,11 @@ impl EventStore for PostgresStore {
         &self,
         filter: &EventFilter,
     ) -> Result<Vec<(EventPlace, PublishedEvent)>, StoreError> {
-        let statement = match (&filter.source, &filter.name) {
-            (Some(_), _) => sql::EVENTS_LIST_SOURCE,
-            (None, Some(_)) => sql::EVENTS_LIST_NAME,
-            (None, None) => sql::EVENTS_LIST_ALL,
+        let statement = match (&filter.source, &filter.name, &filter.tenant) {
+            (Some(_), _, _) => sql::EVENTS_LIST_SOURCE,
+            (None, Some(_), _) => sql::EVENTS_LIST_NAME,
+            (None, None, Some(_)) => sql::EVENTS_LIST_TENANT,
+            (None, None, None) => sql::EVENTS_LIST_ALL,
         };
         let mut statement = query(statement)
             .bind(filter.before.at.as_millis())
@@ -52,6 +56,9 @@ impl EventStore for PostgresStore {
             .bind(integer(filter.max as u64));
         if filter.source.is_some() || filter.name.is_some() {
             statement = statement.bind(filter.name.as_deref().map(text));
+        }
+        if filter.source.is_some() || filter.name.is_some() || filter.tenant.is_some() {
+            statement = statement.bind(filter.tenant.as_deref().map(text));
         }
         if let Some(source) = &filter.source {
             statement = statement.bind(key(source));
@@ -66,9 +73,13 @@ impl EventStore for PostgresStore {
         }))
     }
 
-    async fn events_by_id(&self, ids: &[String]) -> Result<Vec<PublishedEvent>, StoreError> {
+    async fn events_by_id(
+        &self,
+        tenant: Option<&str>,
+        ids: &[String],
+    ) -> Result<Vec<PublishedEvent>, StoreError> {
         let ids: Vec<String> = ids.iter().map(|id| text(id)).collect();
-        let found = self.read(query(sql::EVENTS_BY_ID).bind(ids)).await?;
+        let found = self.read(query(sql::EVENTS_BY_ID).bind(ids).bind(text(column(tenant)))).await?;
         Ok(self.sound(&found, rows::event))
     }
 
@@ -82,7 +93,8 @@ impl EventStore for PostgresStore {
             .bind(webhook.active)
             .bind(webhook.deactivated.as_deref().map(text))
             .bind(webhook.failing_since.map(Timestamp::as_millis))
-            .bind(webhook.created_at.as_millis());
+            .bind(webhook.created_at.as_millis())
+            .bind(text(column(webhook.tenant.as_deref())));
         self.write(statement).await.map(drop)
     }
 

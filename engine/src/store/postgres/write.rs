@@ -255,7 +255,8 @@ impl Writer<'_, '_> {
             let insert = column(insert, &all, |row| row.execution);
             let insert = column(insert, &all, |row| row.pipe.as_deref());
             let insert = column(insert, &all, |row| row.at);
-            self.execute(column(insert, &all, |row| row.row.as_str())).await?;
+            let insert = column(insert, &all, |row| row.row.as_str());
+            self.execute(column(insert, &all, |row| row.tenant.as_str())).await?;
         }
         let all = gather(changes, |rows| &rows.events);
         if !all.is_empty() {
@@ -325,5 +326,6 @@ pub(super) fn events_insert<'q>(all: &[&'q commit::EventRow]) -> Query<'q, Postg
     let insert = column(insert, all, |row| row.name.as_str());
     let insert = column(insert, all, |row| row.source);
     let insert = column(insert, all, |row| row.at);
-    column(insert, all, |row| row.data.as_str())
+    let insert = column(insert, all, |row| row.data.as_str());
+    column(insert, all, |row| row.tenant.as_str())
 }

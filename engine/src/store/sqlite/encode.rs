@@ -10,6 +10,7 @@ use crate::store::StoreError;
 pub(super) use crate::store::encode::{integer, json, labels, text};
 use crate::store::model::{JoinState, PublishedEvent};
 use crate::store::tally::JoinKey;
+use crate::store::tenants;
 
 /// The hexadecimal form that the statements read with `unhex`.
 pub(super) fn hex(id: ExecutionId) -> Simple {
@@ -210,6 +211,7 @@ struct EventRow {
     at: Timestamp,
     data: String,
     attributes: Option<String>,
+    tenant: String,
 }
 
 /// Events as one parameter.
@@ -222,6 +224,7 @@ pub(super) fn event_rows(events: &[PublishedEvent]) -> Result<String, StoreError
             at: event.at,
             data: json(&event.data)?,
             attributes: event.attributes.as_ref().map(json).transpose()?,
+            tenant: text(tenants::column(event.tenant.as_deref())),
         })
     };
     json(&events.iter().map(row).collect::<Result<Vec<_>, StoreError>>()?)

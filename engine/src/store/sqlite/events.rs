@@ -6,9 +6,9 @@ use sqlx::query;
 
 use super::encode::{self, integer};
 use super::{SqliteStore, Statement, sql};
-use crate::store::StoreError;
 use crate::store::model::PublishedEvent;
 use crate::store::rows;
+use crate::store::{StoreError, tenants};
 
 /// Where a page begins: behind this instant and place.
 #[derive(Clone, Copy)]
@@ -27,13 +27,15 @@ impl SqliteStore {
 
     pub(super) async fn events_named(
         &self,
+        tenant: Option<&str>,
         name: &str,
         since: Timestamp,
         max: usize,
     ) -> Result<Vec<PublishedEvent>, StoreError> {
         let page = |behind: Behind, wanted| {
             let statement = query(sql::EVENTS_SINCE).bind(encode::text(name));
-            statement.bind(behind.at).bind(behind.sequence).bind(wanted)
+            let tenant = encode::text(tenants::column(tenant));
+            statement.bind(behind.at).bind(behind.sequence).bind(wanted).bind(tenant)
         };
         self.events(Behind { at: since.as_millis(), sequence: i64::MIN }, max, page).await
     }

@@ -68,7 +68,8 @@ impl JobStore for SqliteStore {
             .bind(filter.execution.map(blob))
             .bind(filter.before.map(|before| blob(before.execution)))
             .bind(filter.before.map_or(i64::MAX, |before| i64::from(before.number)))
-            .bind(integer(filter.max as u64));
+            .bind(integer(filter.max as u64))
+            .bind(filter.tenant.as_deref().map(text));
         let found = self.read(statement).await?;
         Ok(self.sound(&found, rows::job))
     }

@@ -12,6 +12,7 @@ use crate::store::StoreError;
 use crate::store::creates::Key;
 use crate::store::model::{Batch, Create, CreateOutcome, Spawn, Update, awaited_event};
 use crate::store::tally::{self, JoinKey};
+use crate::store::tenants;
 
 /// A batch in the form of the database.
 pub(super) struct PreparedBatch {
@@ -122,6 +123,7 @@ fn record_rows(
 ) -> Result<RecordRows, StoreError> {
     let id = execution.id();
     let last = events.last().map_or(execution.events, |recorded| recorded.sequence);
+    let tenant = tenants::column(execution.identity.tenant_id.as_deref());
     let mut rows = RecordRows::default();
     for record in records {
         match record {
@@ -144,6 +146,7 @@ fn record_rows(
                 "pipe": row.pipe.as_deref().map(text),
                 "at": now,
                 "row": encode::json(&row.row)?,
+                "tenant": text(tenant),
             }))?),
             Record::Publish(event) => rows.events.push(encode::json(&json!({
                 "id": text(&tally::event_id(event, id, last, rows.events.len())),
@@ -151,6 +154,7 @@ fn record_rows(
                 "source": hex(id),
                 "at": now,
                 "data": encode::json(&event.data)?,
+                "tenant": text(tenant),
             }))?),
             Record::FailedTask(task) => rows.failed_tasks.push(encode::json(&json!({
                 "id": hex(id),

@@ -8,8 +8,8 @@ use lru::LruCache;
 
 use crate::config::FLOWS_CACHED_MAX;
 
-/// Id and version of a flow; no version: the latest.
-type Name = (String, Option<String>);
+/// Tenant, id and version of a flow; no version: the latest.
+type Name = (Option<String>, String, Option<String>);
 
 /// What was found lately. While a version is being published nothing is known, and what was read meanwhile is not kept.
 pub(super) struct Published(Mutex<State>);
@@ -35,17 +35,29 @@ impl Default for Published {
 
 impl Published {
     /// What was found under the name; else the state to be given to [`Self::keep`] with what is found now.
-    pub(super) fn get(&self, id: &str, version: Option<&str>) -> Result<FlowReference, Seen> {
+    pub(super) fn get(
+        &self,
+        tenant: Option<&str>,
+        id: &str,
+        version: Option<&str>,
+    ) -> Result<FlowReference, Seen> {
         let mut state = self.state();
-        let name = (id.to_owned(), version.map(ToOwned::to_owned));
+        let name = name(tenant, id, version);
         state.found.get(&name).cloned().ok_or(Seen(state.generation))
     }
 
     /// Keeps what was found, unless something was published since `seen`.
-    pub(super) fn keep(&self, id: &str, version: Option<&str>, found: &FlowReference, seen: &Seen) {
+    pub(super) fn keep(
+        &self,
+        tenant: Option<&str>,
+        id: &str,
+        version: Option<&str>,
+        found: &FlowReference,
+        seen: &Seen,
+    ) {
         let mut state = self.state();
         if state.under_way == 0 && state.generation == seen.0 {
-            state.found.put((id.to_owned(), version.map(ToOwned::to_owned)), found.clone());
+            state.found.put(name(tenant, id, version), found.clone());
         }
     }
 
@@ -68,6 +80,10 @@ impl Published {
     }
 }
 
+fn name(tenant: Option<&str>, id: &str, version: Option<&str>) -> Name {
+    (tenant.map(ToOwned::to_owned), id.to_owned(), version.map(ToOwned::to_owned))
+}
+
 impl State {
     fn forget(&mut self) {
         self.generation += 1;
@@ -88,30 +104,30 @@ mod tests {
     #[test]
     fn what_was_read_while_something_was_published_is_not_kept() {
         let published = Published::default();
-        let look = || published.get("f", None);
+        let look = || published.get(None, "f", None);
         let before = look().unwrap_err();
-        published.keep("f", None, &version("1.0.0"), &before);
+        published.keep(None, "f", None, &version("1.0.0"), &before);
         assert_eq!(look().ok(), Some(version("1.0.0")));
-        assert!(published.get("f", Some("1.0.0")).is_err());
+        assert!(published.get(None, "f", Some("1.0.0")).is_err());
 
-        let before = look().err().or(published.get("g", None).err()).unwrap();
+        let before = look().err().or(published.get(None, "g", None).err()).unwrap();
         published.begin();
         let during = look().unwrap_err();
-        published.keep("f", None, &version("1.0.0"), &during);
+        published.keep(None, "f", None, &version("1.0.0"), &during);
         assert!(look().is_err(), "read while something is published");
         published.end();
-        published.keep("f", None, &version("1.0.0"), &before);
-        published.keep("f", None, &version("1.0.0"), &during);
+        published.keep(None, "f", None, &version("1.0.0"), &before);
+        published.keep(None, "f", None, &version("1.0.0"), &during);
         assert!(look().is_err(), "read before it was published");
         let after = look().unwrap_err();
-        published.keep("f", None, &version("2.0.0"), &after);
+        published.keep(None, "f", None, &version("2.0.0"), &after);
         assert_eq!(look().ok(), Some(version("2.0.0")));
 
         published.begin();
         published.begin();
         published.end();
         let after = look().unwrap_err();
-        published.keep("f", None, &version("2.0.0"), &after);
+        published.keep(None, "f", None, &version("2.0.0"), &after);
         assert!(look().is_err(), "one of two was abandoned");
     }
 }

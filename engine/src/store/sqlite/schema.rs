@@ -19,6 +19,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../../../migrations/sqlite/0007_stage_context_patches.sql"),
     include_str!("../../../../migrations/sqlite/0008_say_who_may_run.sql"),
     include_str!("../../../../migrations/sqlite/0009_find_executions.sql"),
+    include_str!("../../../../migrations/sqlite/0010_separate_tenants.sql"),
 ];
 
 /// The schema version that this program needs.
@@ -27,7 +28,7 @@ pub const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// The oldest schema version whose programs open a file of [`SCHEMA_VERSION`]: those of the release before. A migration that
 /// takes away or changes what they use raises it to its own number.
-pub(super) const READABLE_FROM: i64 = 8;
+pub(super) const READABLE_FROM: i64 = 10;
 
 /// Why a database cannot be brought to [`SCHEMA_VERSION`].
 pub(super) enum SchemaError {

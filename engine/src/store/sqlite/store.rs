@@ -13,15 +13,16 @@ use sqlx::{Connection, query};
 
 use super::encode::{self, blob, integer};
 use super::{SqliteStore, sql};
+use crate::access::Visibility;
 use crate::store::events::EventStore;
 use crate::store::model::{
     Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
-    ListPage, PublishOutcome, PublishedEvent, Retention, StoredCheckpoint, TableDefinition, TableRowRecord,
-    TaskOut,
+    ListPage, PublishOutcome, PublishedEvent, PublishedFlow, Retention, StoredCheckpoint, TableDefinition,
+    TableRowRecord, TaskOut,
 };
 use crate::store::objects::ContentColumns;
 use crate::store::rows;
-use crate::store::{Store, StoreError, child, flows};
+use crate::store::{Store, StoreError, child, flows, tenants};
 
 #[async_trait]
 impl Store for SqliteStore {
@@ -35,10 +36,15 @@ impl Store for SqliteStore {
         self.write(statement).await.map(drop)
     }
 
-    async fn publish(&self, flow: &FlowRow, now: Timestamp) -> Result<PublishOutcome, StoreError> {
-        let Some(published) = &self.published else { return self.publish_version(flow, now).await };
+    async fn publish(
+        &self,
+        tenant: Option<&str>,
+        flow: &FlowRow,
+        now: Timestamp,
+    ) -> Result<PublishOutcome, StoreError> {
+        let Some(published) = &self.published else { return self.publish_version(tenant, flow, now).await };
         published.begin();
-        let outcome = self.publish_version(flow, now).await;
+        let outcome = self.publish_version(tenant, flow, now).await;
         published.end();
         outcome
     }
@@ -48,23 +54,34 @@ impl Store for SqliteStore {
         row.as_ref().map(rows::definition).transpose()
     }
 
-    async fn find_flow(&self, id: &str, version: Option<&str>) -> Result<Option<FlowReference>, StoreError> {
-        let Some(published) = &self.published else { return self.read_flow(id, version).await };
-        let seen = match published.get(id, version) {
+    async fn find_flow(
+        &self,
+        tenant: Option<&str>,
+        id: &str,
+        version: Option<&str>,
+    ) -> Result<Option<FlowReference>, StoreError> {
+        let Some(published) = &self.published else { return self.read_flow(tenant, id, version).await };
+        let seen = match published.get(tenant, id, version) {
             Ok(reference) => return Ok(Some(reference)),
             Err(seen) => seen,
         };
-        let found = self.read_flow(id, version).await?;
+        let found = self.read_flow(tenant, id, version).await?;
         if let Some(found) = &found {
-            published.keep(id, version, found, &seen);
+            published.keep(tenant, id, version, found, &seen);
         }
         Ok(found)
     }
 
-    async fn list_flows(&self, id: Option<&str>) -> Result<Vec<FlowReference>, StoreError> {
-        let found = self.read(query(sql::FLOWS_LIST).bind(id.map(str::to_owned))).await?;
-        let versions = found.iter().map(rows::flow).collect::<Result<Vec<_>, _>>()?;
-        Ok(flows::latest_first(versions.into_iter().map(|(reference, _)| reference).collect()))
+    async fn list_flows(
+        &self,
+        seen: &Visibility,
+        id: Option<&str>,
+    ) -> Result<Vec<PublishedFlow>, StoreError> {
+        let statement =
+            query(sql::FLOWS_LIST).bind(id.map(str::to_owned)).bind(seen.tenant().map(encode::text));
+        let found = self.read(statement).await?;
+        let versions = found.iter().map(rows::published_flow).collect::<Result<Vec<_>, _>>()?;
+        Ok(flows::latest_first(versions))
     }
 
     async fn load(&self, ids: &[ExecutionId]) -> Result<Vec<Execution>, StoreError> {
@@ -142,8 +159,10 @@ impl Store for SqliteStore {
         }))
     }
 
-    async fn failed_tasks(&self, max: usize) -> Result<Vec<FailedTaskRow>, StoreError> {
-        let found = self.read(query(sql::FAILED_TASKS_PAGE).bind(integer(max as u64))).await?;
+    async fn failed_tasks(&self, seen: &Visibility, max: usize) -> Result<Vec<FailedTaskRow>, StoreError> {
+        let statement =
+            query(sql::FAILED_TASKS_PAGE).bind(integer(max as u64)).bind(seen.tenant().map(encode::text));
+        let found = self.read(statement).await?;
         Ok(self.sound(&found, |row| {
             let what = format!("fm_failed_tasks {}", rows::column::<i64>(row, 0, &"fm_failed_tasks")?);
             Ok(FailedTaskRow {
@@ -209,22 +228,25 @@ impl Store for SqliteStore {
         self.events_to_deliver(max).await
     }
 
-    async fn mark_delivered(&self, ids: &[String]) -> Result<(), StoreError> {
+    async fn mark_delivered(&self, tenant: Option<&str>, ids: &[String]) -> Result<(), StoreError> {
         let ids: Vec<String> = ids.iter().map(|id| encode::text(id)).collect();
-        self.write(query(sql::EVENTS_DELIVER).bind(encode::json(&ids)?)).await.map(drop)
+        let tenant = encode::text(tenants::column(tenant));
+        self.write(query(sql::EVENTS_DELIVER).bind(encode::json(&ids)?).bind(tenant)).await.map(drop)
     }
 
     async fn events_since(
         &self,
+        tenant: Option<&str>,
         name: &str,
         since: Timestamp,
         max: usize,
     ) -> Result<Vec<PublishedEvent>, StoreError> {
-        self.events_named(name, since, max).await
+        self.events_named(tenant, name, since, max).await
     }
 
     async fn subscribers(
         &self,
+        tenant: Option<&str>,
         name: &str,
         after: Option<ExecutionId>,
         max: usize,
@@ -232,7 +254,8 @@ impl Store for SqliteStore {
         let statement = query(sql::SUBSCRIPTIONS_PAGE)
             .bind(encode::text(name))
             .bind(after.map(blob))
-            .bind(integer(max as u64));
+            .bind(integer(max as u64))
+            .bind(encode::text(tenants::column(tenant)));
         let found = self.read(statement).await?;
         found.iter().map(|row| rows::id(row, 0, &"fm_subscriptions")).collect()
     }
@@ -332,28 +355,31 @@ impl Store for SqliteStore {
 
     async fn define_table(&self, table: &TableDefinition, now: Timestamp) -> Result<(), StoreError> {
         let columns = encode::json(&table.columns)?;
-        let statement =
-            query(sql::TABLES_SET).bind(encode::text(&table.id)).bind(columns).bind(now.as_millis());
+        let statement = query(sql::TABLES_SET)
+            .bind(encode::text(&table.id))
+            .bind(columns)
+            .bind(now.as_millis())
+            .bind(encode::text(tenants::column(table.tenant.as_deref())));
         self.write(statement).await.map(drop)
     }
 
-    async fn tables(&self) -> Result<Vec<TableDefinition>, StoreError> {
-        let found = self.read(query(sql::TABLES_LIST)).await?;
-        Ok(self.sound(&found, |row| {
-            let id: String = rows::column(row, 0, &"fm_tables")?;
-            let columns = rows::parsed(row, 1, &format_args!("fm_tables {id}"))?;
-            Ok(TableDefinition { id, columns })
-        }))
+    async fn tables(&self, seen: &Visibility) -> Result<Vec<TableDefinition>, StoreError> {
+        let found = self.read(query(sql::TABLES_LIST).bind(seen.tenant().map(encode::text))).await?;
+        Ok(self.sound(&found, rows::table))
     }
 
     async fn table_rows(
         &self,
+        tenant: Option<&str>,
         table: &str,
         after: Option<i64>,
         max: usize,
     ) -> Result<Vec<TableRowRecord>, StoreError> {
-        let statement =
-            query(sql::TABLE_ROWS_PAGE).bind(encode::text(table)).bind(after).bind(integer(max as u64));
+        let statement = query(sql::TABLE_ROWS_PAGE)
+            .bind(encode::text(table))
+            .bind(after)
+            .bind(integer(max as u64))
+            .bind(encode::text(tenants::column(tenant)));
         let found = self.read(statement).await?;
         Ok(self.sound(&found, |row| {
             let sequence: i64 = rows::column(row, 0, &"fm_table_rows")?;

@@ -12,6 +12,7 @@ use super::prepare::PreparedBatch;
 use super::{SqliteOptions, SqliteStore, error, schema, sql};
 use crate::store::compatibility::takes_away;
 use crate::store::conformance::RULES;
+use crate::access::Visibility;
 use crate::store::conformance::fixture::{at, creates, id, root, started, success, update, updates, work};
 use crate::store::{Batch, Committed, CreateOutcome, Store, StoreError};
 
@@ -270,7 +271,7 @@ async fn a_connection_that_is_abandoned_is_replaced_and_what_it_did_is_taken_bac
     drop(writer);
     let create = root(&work(), 1, at(0));
     assert!(in_one(&store, creates(at(0), vec![create])).await.is_some());
-    assert!(store.tables().await.unwrap().is_empty());
+    assert!(store.tables(&Visibility::All).await.unwrap().is_empty());
     store.close().await;
-    assert!(matches!(store.tables().await, Err(StoreError::Unavailable { .. })));
+    assert!(matches!(store.tables(&Visibility::All).await, Err(StoreError::Unavailable { .. })));
 }

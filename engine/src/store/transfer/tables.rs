@@ -71,7 +71,14 @@ pub(in crate::store) const TABLES: [Table; 23] = [
     ),
     table(
         "fm_flows",
-        &[text("flow_id"), text("version"), text("hash"), text("status"), integer("published_at")],
+        &[
+            text("flow_id"),
+            text("version"),
+            text("hash"),
+            text("status"),
+            integer("published_at"),
+            text("tenant_id"),
+        ],
     ),
     table(
         "fm_executions",
@@ -106,7 +113,7 @@ pub(in crate::store) const TABLES: [Table; 23] = [
     ),
     table("fm_history", &[id("execution_id"), integer("first_sequence"), integer("at"), text("events")]),
     table("fm_timers", &[id("execution_id"), integer("due_at")]),
-    table("fm_subscriptions", &[id("execution_id"), text("name")]),
+    table("fm_subscriptions", &[id("execution_id"), text("name"), text("tenant_id")]),
     table(
         "fm_joins",
         &[
@@ -149,6 +156,7 @@ pub(in crate::store) const TABLES: [Table; 23] = [
             flag("delivered"),
             text("data"),
             text("attributes"),
+            text("tenant_id"),
         ],
     ),
     table(
@@ -244,7 +252,7 @@ pub(in crate::store) const TABLES: [Table; 23] = [
         "fm_failed_tasks_sequence_seq",
         &[integer("sequence"), id("execution_id"), integer("at"), text("task")],
     ),
-    table("fm_tables", &[text("id"), text("columns"), integer("defined_at")]),
+    table("fm_tables", &[text("id"), text("columns"), integer("defined_at"), text("tenant_id")]),
     numbered(
         "fm_table_rows",
         "fm_table_rows_sequence",
@@ -256,6 +264,7 @@ pub(in crate::store) const TABLES: [Table; 23] = [
             text("pipe"),
             integer("at"),
             text("row"),
+            text("tenant_id"),
         ],
     ),
     table(
@@ -270,6 +279,7 @@ pub(in crate::store) const TABLES: [Table; 23] = [
             text("deactivated"),
             integer("failing_since"),
             integer("created_at"),
+            text("tenant_id"),
         ],
     ),
     table(

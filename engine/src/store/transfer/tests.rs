@@ -15,7 +15,7 @@ use crate::store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, S
 /// A row or two in every table, with everything that texts can hold.
 const FILL: &str = r#"
     INSERT INTO fm_definitions VALUES ('h', 'f', '1.0.0', 'published', '{"a":"tab	and \\ and \n"}');
-    INSERT INTO fm_flows VALUES ('f', '1.0.0', 'h', 'published', 7);
+    INSERT INTO fm_flows VALUES ('f', '1.0.0', 'h', 'published', 7, ''), ('f', '1.0.0', 'h', 'published', 7, 't');
     INSERT INTO fm_executions (id, version, status, updated_at, task_out, abandon, root_id, created_at, flow_id,
         flow_version, current_step, waiting_reason, tenant_id, labels, state, context, ended_at, output)
     VALUES (x'00112233445566778899aabbccddeeff', 3, 'waiting', 5, 0, 0, x'00112233445566778899aabbccddeeff', 4, 'f', '1.0.0',
@@ -24,16 +24,16 @@ const FILL: &str = r#"
         '', NULL, 't', '{}', '{}', '{}', 9, '"\\N"');
     INSERT INTO fm_history SELECT id, 1, 2, '[]' FROM fm_executions;
     INSERT INTO fm_timers SELECT id, -5 FROM fm_executions;
-    INSERT INTO fm_subscriptions SELECT id, 'n' FROM fm_executions;
+    INSERT INTO fm_subscriptions SELECT id, 'n', coalesce(tenant_id, '') FROM fm_executions;
     INSERT INTO fm_joins SELECT id, 1, 10, 5, 3, 1, 1, 1, 4, NULL, 0.1, 9007199254740993, 2 FROM fm_executions;
     INSERT INTO fm_snapshots SELECT id, 1, id, 2, 's', 'c', 'i' FROM fm_executions;
     INSERT INTO fm_snapshots SELECT id, 2, NULL, NULL, '', '', '' FROM fm_executions;
     INSERT INTO fm_events (sequence, id, name, source, at, delivered, data)
         SELECT 41, 'e', 'n', id, 1, 1, '{}' FROM fm_executions LIMIT 1;
-    INSERT INTO fm_events (sequence, id, name, source, at, delivered, data, attributes)
-        VALUES (42, 'f', 'n', NULL, 1, 0, '{}', '{"source":"/s"}');
-    INSERT INTO fm_webhooks VALUES ('w', 'https://r.example/', 'whsec_a', '["*"]', 'd', 1, NULL, 5, 6),
-        ('v', 'https://r.example/', 'whsec_b', '[]', '', 0, 'gone', NULL, 7);
+    INSERT INTO fm_events (sequence, id, name, source, at, delivered, data, attributes, tenant_id)
+        VALUES (42, 'f', 'n', NULL, 1, 0, '{}', '{"source":"/s"}', 't');
+    INSERT INTO fm_webhooks VALUES ('w', 'https://r.example/', 'whsec_a', '["*"]', 'd', 1, NULL, 5, 6, 't'),
+        ('v', 'https://r.example/', 'whsec_b', '[]', '', 0, 'gone', NULL, 7, '');
     INSERT INTO fm_webhook_deliveries VALUES ('w', 'e', 'n', 'pending', 2, 3, 4, 5, 500, 'no', 6),
         ('w', 'f', 'n', 'delivered', 0, 3, 4, NULL, NULL, NULL, NULL);
     INSERT INTO fm_idempotency SELECT '', 'f', 'k' || hex(id), id, 'i', 99 FROM fm_executions;
@@ -47,8 +47,8 @@ const FILL: &str = r#"
         SELECT id, 1, 'c', 2, '{}', 4, 5, 'object', 'text/plain', 'k' || hex(id) FROM fm_executions;
     INSERT INTO fm_objects VALUES ('k', 1, 3);
     INSERT INTO fm_failed_tasks SELECT 17, id, 3, '{}' FROM fm_executions LIMIT 1;
-    INSERT INTO fm_tables VALUES ('t', '[]', 1);
-    INSERT INTO fm_table_rows SELECT 23, 't', 'r', id, NULL, 1, '{"n":1.10}' FROM fm_executions LIMIT 1;
+    INSERT INTO fm_tables VALUES ('t', '[]', 1, ''), ('t', '[]', 1, 't');
+    INSERT INTO fm_table_rows SELECT 23, 't', 'r', id, NULL, 1, '{"n":1.10}', 't' FROM fm_executions LIMIT 1;
     INSERT INTO fm_keys VALUES ('tokens', x'00ff5c0a');
 "#;
 

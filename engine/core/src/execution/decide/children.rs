@@ -150,6 +150,11 @@ impl Turn<'_> {
                 return Done::Failure(self.error(codes::INPUT_ERROR, message, Some(step)));
             }
         };
+        let own = &self.execution.identity.tenant_id;
+        if own.is_some() && config.tenant_id.is_some() && *own != config.tenant_id {
+            let message = format!("sub-flow \"{}\" names another tenant than that of the execution", step.id);
+            return Done::Failure(self.error(codes::FOREIGN_TENANT, message, Some(step)));
+        }
         let version = config.version.as_ref().map(ToString::to_string);
         if !(self.world.flow_exists)(&config.flow_id, version.as_deref()) {
             let wanted = version

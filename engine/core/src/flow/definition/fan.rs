@@ -95,7 +95,7 @@ pub struct SubFlow {
     pub on_parent_close: ParentClose,
     /// Given to the child.
     pub metadata: Option<Value>,
-    /// Replaces the parent's tenant.
+    /// The child's tenant, when the parent has none; a parent's own stays.
     pub tenant_id: Option<String>,
 }
 

@@ -155,7 +155,11 @@ const SUB_FLOW: Shape = old(&[
         "What happens to the child when this execution ends first. Default: `cancel` when it is waited for, else `abandon`.",
     ),
     optional("metadata", fields::object, "Given to the child."),
-    optional("tenantId", fields::name, "Replaces the parent's tenant."),
+    optional(
+        "tenantId",
+        fields::name,
+        "The child's tenant. A parent that has a tenant has only children of the same one.",
+    ),
 ]);
 
 fn read_sub_flow(object: &Object<'_>, _: Surroundings<'_, '_>, _: &str) -> Option<StepKind> {

@@ -1,1 +1,1 @@
-SELECT id, name, data, source, at, sequence, attributes FROM fm_events WHERE id = ANY ($1)
+SELECT id, name, data, source, at, sequence, attributes, tenant_id FROM fm_events WHERE tenant_id = $2 AND id = ANY ($1)

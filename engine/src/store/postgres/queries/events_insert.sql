@@ -1,4 +1,5 @@
-INSERT INTO fm_events (id, name, source, at, data)
-SELECT id, name, source, at, data
-FROM unnest($1::text[], $2::text[], $3::uuid[], $4::int8[], $5::text[]) AS new (id, name, source, at, data)
-ON CONFLICT (id) DO NOTHING
+INSERT INTO fm_events (id, name, source, at, data, tenant_id)
+SELECT id, name, source, at, data, tenant
+FROM unnest($1::text[], $2::text[], $3::uuid[], $4::int8[], $5::text[], $6::text[])
+    AS new (id, name, source, at, data, tenant)
+ON CONFLICT (tenant_id, id) DO NOTHING

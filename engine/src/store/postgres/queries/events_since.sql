@@ -1,2 +1,2 @@
-SELECT id, name, data, source, at, sequence, attributes FROM fm_events
-WHERE name = $1 AND at >= $2 ORDER BY at, sequence LIMIT $3
+SELECT id, name, data, source, at, sequence, attributes, tenant_id FROM fm_events
+WHERE name = $1 AND tenant_id = $4 AND at >= $2 ORDER BY at, sequence LIMIT $3

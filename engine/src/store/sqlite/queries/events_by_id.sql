@@ -1,1 +1,1 @@
-SELECT id, name, data, source, at, sequence, attributes FROM fm_events WHERE id IN (SELECT value FROM json_each(?1))
+SELECT id, name, data, source, at, sequence, attributes, tenant_id FROM fm_events WHERE tenant_id = ?2 AND id IN (SELECT value FROM json_each(?1))

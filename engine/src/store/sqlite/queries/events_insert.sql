@@ -1,4 +1,4 @@
-INSERT INTO fm_events (id, name, source, at, data)
-SELECT value ->> 'id', value ->> 'name', unhex(value ->> 'source'), value ->> 'at', value ->> 'data'
+INSERT INTO fm_events (id, name, source, at, data, tenant_id)
+SELECT value ->> 'id', value ->> 'name', unhex(value ->> 'source'), value ->> 'at', value ->> 'data', value ->> 'tenant'
 FROM json_each(?1) WHERE true
-ON CONFLICT (id) DO NOTHING
+ON CONFLICT (tenant_id, id) DO NOTHING

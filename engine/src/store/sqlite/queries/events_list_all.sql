@@ -1,2 +1,2 @@
-SELECT id, name, data, source, at, sequence, attributes FROM fm_events
+SELECT id, name, data, source, at, sequence, attributes, tenant_id FROM fm_events
 WHERE (at, sequence) < (?1, ?2) AND at >= ?3 ORDER BY at DESC, sequence DESC LIMIT ?4

@@ -1,4 +1,5 @@
-INSERT INTO fm_events (id, name, source, at, data, attributes)
-SELECT value ->> 'id', value ->> 'name', unhex(value ->> 'source'), value ->> 'at', value ->> 'data', value ->> 'attributes'
+INSERT INTO fm_events (id, name, source, at, data, attributes, tenant_id)
+SELECT value ->> 'id', value ->> 'name', unhex(value ->> 'source'), value ->> 'at', value ->> 'data', value ->> 'attributes',
+    value ->> 'tenant'
 FROM json_each(?1) WHERE true
-ON CONFLICT (id) DO NOTHING RETURNING id
+ON CONFLICT (tenant_id, id) DO NOTHING RETURNING tenant_id, id

@@ -1,1 +1,3 @@
-SELECT sequence, execution_id, at, task FROM fm_failed_tasks ORDER BY sequence DESC LIMIT ?1
+SELECT sequence, execution_id, at, task FROM fm_failed_tasks
+WHERE ?2 IS NULL OR (SELECT tenant_id FROM fm_executions WHERE id = execution_id) = ?2
+ORDER BY sequence DESC LIMIT ?1

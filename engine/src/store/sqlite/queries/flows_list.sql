@@ -1,1 +1,3 @@
-SELECT flow_id, version, hash, status FROM fm_flows WHERE ?1 IS NULL OR flow_id = ?1 ORDER BY flow_id, version
+SELECT flow_id, version, hash, status, tenant_id FROM fm_flows
+WHERE (?1 IS NULL OR flow_id = ?1) AND (?2 IS NULL OR tenant_id = ?2)
+ORDER BY flow_id, version

@@ -3,4 +3,5 @@ SELECT execution_id, task_number, attempt, status, step_id, handler_type, worker
 FROM fm_jobs
 WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR handler_type = ?2) AND (?3 IS NULL OR execution_id = ?3)
   AND (execution_id, task_number) < (coalesce(?4, x'ffffffffffffffffffffffffffffffff'), ?5)
+  AND (?7 IS NULL OR (SELECT tenant_id FROM fm_executions WHERE id = execution_id) = ?7)
 ORDER BY execution_id DESC, task_number DESC LIMIT ?6

@@ -1,1 +1,1 @@
-SELECT id, columns FROM fm_tables ORDER BY id
+SELECT id, columns, tenant_id FROM fm_tables WHERE ?1 IS NULL OR tenant_id = ?1 ORDER BY id, tenant_id

@@ -1,1 +1,2 @@
-SELECT id, url, secret, patterns, description, active, deactivated, failing_since, created_at FROM fm_webhooks ORDER BY created_at, id
+SELECT id, url, secret, patterns, description, active, deactivated, failing_since, created_at, tenant_id
+FROM fm_webhooks ORDER BY created_at, id

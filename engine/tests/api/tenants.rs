@@ -1,0 +1,320 @@
+//! Two tenants, and nobody else: what one has, the other does not see, whichever way it asks.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::middleware::{self, Next};
+use flowmonkey_core::ids::TaskId;
+use flowmonkey_engine::access::{Principal, Scope, Visibility};
+use flowmonkey_engine::chores::events;
+use flowmonkey_engine::store::{JobChange, Store, TableDefinition};
+use flowmonkey_plumbing::api::JobStatus;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use crate::{Answer, Server, ask, flow, greet, listen, request, work};
+
+/// Where the routes are.
+const ROUTES: &str = include_str!("../../src/api/mod.rs");
+/// Routes that show no rows, or whose callers are known by the token in the path.
+const WITHOUT_ROWS: [&str; 7] = [
+    "/v1/flows:validate",
+    "/v1/resume/{token}",
+    "/v1/openapi.json",
+    "/v1/version",
+    "/livez",
+    "/readyz",
+    // Asked for below, by itself: it is of the whole process.
+    "/metrics",
+];
+
+fn sees(visibility: Visibility) -> Principal {
+    Principal { name: "key:test".into(), visibility, scopes: Scope::ALL.into() }
+}
+
+/// Two tenants and the operators of the installation, before the same engine.
+struct Callers {
+    server: Server,
+}
+
+impl Callers {
+    /// With the same flow names for both tenants and for none.
+    async fn new() -> Self {
+        let callers = Self { server: Server::new().await };
+        for tenant in ["acme", "other"] {
+            for flow in
+                [flow("greet", greet()), flow("ask", ask()), flow("work", work()), flow("listen", listen())]
+            {
+                callers.ask(Some(tenant), "POST", "/v1/flows", flow).await.expect(201);
+            }
+        }
+        callers
+    }
+
+    /// What somebody is answered; without a tenant it is who sees all.
+    async fn ask(&self, tenant: Option<&str>, method: &str, path: &str, body: Value) -> Answer {
+        let visibility = tenant.map_or(Visibility::All, |tenant| Visibility::Tenant(tenant.into()));
+        let principal = sees(visibility);
+        let identified = move |mut request: Request, next: Next| {
+            let principal = principal.clone();
+            async move {
+                request.extensions_mut().insert(principal);
+                next.run(request).await
+            }
+        };
+        let router: Router = self.server.router.clone().layer(middleware::from_fn(identified));
+        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+        let request = request(method, path, &[("content-type", "application/json")], body);
+        let (parts, body) = router.oneshot(request).await.unwrap().into_parts();
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    async fn get(&self, tenant: &str, path: &str) -> Answer {
+        self.ask(Some(tenant), "GET", path, Value::Null).await
+    }
+
+    async fn start(&self, tenant: &str, flow: &str) -> String {
+        let started = self.ask(Some(tenant), "POST", "/v1/executions", json!({ "flowId": flow })).await;
+        started.expect(202)["id"].as_str().unwrap().to_owned()
+    }
+
+    async fn items(&self, tenant: &str, path: &str) -> usize {
+        let listed = self.get(tenant, path).await.expect(200);
+        listed["items"].as_array().unwrap().len()
+    }
+}
+
+/// The paths that the router serves, outside of the plumbing, whose callers are known by the tokens of their tasks.
+fn paths() -> BTreeSet<&'static str> {
+    let literals = ROUTES.split('"').skip(1).step_by(2);
+    literals.filter(|text| text.starts_with('/')).collect()
+}
+
+#[tokio::test]
+async fn what_belongs_to_an_execution_is_not_found_by_another_tenant() {
+    let callers = Callers::new().await;
+    let id = callers.start("acme", "work").await;
+    let webhook = json!({ "url": "https://receiver.example/" });
+    let webhook = callers.ask(Some("acme"), "POST", "/v1/webhooks", webhook).await.expect(201);
+    let hook = webhook["id"].as_str().unwrap();
+    // Path, method, what is asked for, and what its owner is answered. Those that change something come last.
+    let asked = [
+        ("/v1/executions/{target}", "GET", format!("/v1/executions/{id}"), json!(null), 200),
+        ("/v1/executions/{target}", "GET", format!("/v1/executions/{id}:explain"), json!(null), 200),
+        ("/v1/executions/{target}", "GET", format!("/v1/executions/{id}?wait=0"), json!(null), 200),
+        ("/v1/executions/{id}/history", "GET", format!("/v1/executions/{id}/history"), json!(null), 200),
+        ("/v1/executions/{id}/children", "GET", format!("/v1/executions/{id}/children"), json!(null), 200),
+        ("/v1/executions/{id}/context", "GET", format!("/v1/executions/{id}/context"), json!(null), 200),
+        ("/v1/executions/{id}/progress", "GET", format!("/v1/executions/{id}/progress"), json!(null), 200),
+        ("/v1/executions/{id}/logs", "GET", format!("/v1/executions/{id}/logs"), json!(null), 200),
+        ("/v1/executions/{id}/events", "GET", format!("/v1/executions/{id}/events"), json!(null), 200),
+        ("/v1/webhooks/{target}", "GET", format!("/v1/webhooks/{hook}"), json!(null), 200),
+        ("/v1/webhooks/{target}", "PATCH", format!("/v1/webhooks/{hook}"), json!({ "active": false }), 200),
+        ("/v1/webhooks/{id}/deliveries", "GET", format!("/v1/webhooks/{hook}/deliveries"), json!(null), 200),
+        (
+            "/v1/webhooks/{id}/deliveries/{target}",
+            "POST",
+            format!("/v1/webhooks/{hook}/deliveries/e:redeliver"),
+            json!(null),
+            404,
+        ),
+        ("/v1/executions/{target}", "POST", format!("/v1/executions/{id}:pause"), json!(null), 200),
+        ("/v1/executions/{target}", "POST", format!("/v1/executions/{id}:resume"), json!(null), 200),
+        ("/v1/executions/{target}", "POST", format!("/v1/executions/{id}:retry"), json!(null), 409),
+        (
+            "/v1/executions/{target}",
+            "POST",
+            format!("/v1/executions/{id}:signal"),
+            json!({ "name": "s" }),
+            200,
+        ),
+        ("/v1/executions/{target}", "POST", format!("/v1/executions/{id}:cancel"), json!(null), 200),
+        ("/v1/executions/{target}", "POST", format!("/v1/executions/{id}:terminate"), json!(null), 409),
+        (
+            "/v1/executions/{target}",
+            "POST",
+            format!("/v1/executions/{id}:rerun"),
+            json!({ "fromStep": "do", "input": {} }),
+            200,
+        ),
+        ("/v1/webhooks/{target}", "DELETE", format!("/v1/webhooks/{hook}"), json!(null), 204),
+    ];
+    for (_, method, path, body, expected) in &asked {
+        let foreign = callers.ask(Some("other"), method, path, body.clone()).await;
+        let code = foreign.body["code"].as_str().unwrap_or_default().to_owned();
+        assert_eq!(foreign.status, 404, "{method} {path}: {}", foreign.body);
+        // As if it had never been: the same words as for an id that nobody has.
+        let unknown = path.replace(&id, "ex_0192000000007000800000000000ffff").replace(hook, "wh_0");
+        let unknown = callers.ask(Some("other"), method, &unknown, body.clone()).await;
+        assert_eq!(unknown.status, 404, "{method} {path}");
+        assert_eq!(unknown.body["code"], code, "{method} {path}");
+        let own = callers.ask(Some("acme"), method, path, body.clone()).await;
+        assert_eq!(own.status.as_u16(), *expected, "{method} {path}: {}", own.body);
+        if *expected == 404 {
+            assert_eq!(own.body["code"], "DELIVERY_NOT_FOUND");
+            assert_eq!(code, "WEBHOOK_NOT_FOUND");
+        }
+    }
+    let lists = [
+        "/v1/flows",
+        "/v1/flows/{id}",
+        "/v1/flows/{id}/executions",
+        "/v1/executions",
+        "/v1/jobs",
+        "/v1/events",
+        "/v1/webhooks",
+        "/v1/queues",
+        "/v1/workers",
+        "/v1/failed-tasks",
+        "/v1/tables",
+        "/v1/tables/{id}",
+        "/v1/tables/{id}/rows",
+    ];
+    let tested: BTreeSet<&str> =
+        asked.iter().map(|(route, ..)| *route).chain(lists).chain(WITHOUT_ROWS).collect();
+    assert_eq!(paths(), tested, "a route is not tried with a foreign tenant");
+}
+
+#[tokio::test]
+async fn lists_show_a_tenant_its_own() {
+    let callers = Callers::new().await;
+    let id = callers.start("acme", "work").await;
+    let execution = id.parse().unwrap();
+    let store: Arc<dyn Store> = callers.server.record.clone();
+    let pending = JobChange {
+        task: TaskId { execution, number: 1 },
+        attempt: 1,
+        status: JobStatus::Pending,
+        step_id: "do".into(),
+        handler_type: "toil".into(),
+        timeout_ms: None,
+        max_retries: None,
+        retry_count: 0,
+        error: None,
+        at: callers.server.engine.now(),
+    };
+    store.note_jobs(&[pending]).await.unwrap();
+    let event = json!({ "name": "rain", "id": "one" });
+    callers.ask(Some("acme"), "POST", "/v1/events", event.clone()).await.expect(202);
+    let webhook = json!({ "url": "https://receiver.example/" });
+    let shown = callers.ask(Some("acme"), "POST", "/v1/webhooks", webhook).await.expect(201);
+    assert_eq!(shown["tenantId"], "acme");
+    let columns = json!({ "columns": [] });
+    let table = callers.ask(Some("acme"), "PUT", "/v1/tables/people", columns.clone()).await.expect(200);
+    assert_eq!(table["tenantId"], "acme");
+    for path in ["/v1/executions", "/v1/jobs", "/v1/events", "/v1/webhooks", "/v1/tables"] {
+        assert_eq!(callers.items("acme", path).await, 1, "{path}");
+        assert_eq!(callers.items("other", path).await, 0, "{path}");
+        let all = callers.ask(None, "GET", path, Value::Null).await.expect(200);
+        assert_eq!(all["items"].as_array().unwrap().len(), 1, "{path}");
+    }
+    for path in ["/v1/failed-tasks", "/v1/queues", "/v1/workers", "/v1/tables/people/rows"] {
+        assert_eq!(callers.items("other", path).await, 0, "{path}");
+    }
+    assert_eq!(callers.items("acme", "/v1/queues").await, 0, "the pool serves all");
+    let all = callers.ask(None, "GET", "/v1/queues", Value::Null).await.expect(200);
+    assert_eq!(all["items"].as_array().unwrap().len(), 1);
+    let explained = callers.get("acme", &format!("/v1/executions/{id}:explain")).await.expect(200);
+    assert_eq!(explained["queue"], json!({ "pool": "toil", "reachable": true, "present": true }));
+    callers.get("acme", "/metrics").await.problem(404, "ROUTE_NOT_FOUND");
+    // The same id is another event and another table for another tenant.
+    let answer = callers.ask(Some("other"), "POST", "/v1/events", event.clone()).await.expect(202);
+    assert_eq!(answer["created"], true);
+    let answer = callers.ask(Some("other"), "POST", "/v1/events", event).await.expect(202);
+    assert_eq!(answer["created"], false);
+    callers.ask(Some("other"), "PUT", "/v1/tables/people", columns).await.expect(200);
+    let tables = store.tables(&Visibility::All).await.unwrap();
+    let whose: Vec<_> = tables.into_iter().map(|TableDefinition { tenant, .. }| tenant.unwrap()).collect();
+    assert_eq!(whose, ["acme", "other"]);
+}
+
+#[tokio::test]
+async fn flows_are_found_by_the_tenant_of_the_caller_only() {
+    let callers = Callers::new().await;
+    let private = flow("private", greet());
+    callers.ask(Some("acme"), "POST", "/v1/flows", private).await.expect(201);
+    let shared = flow("shared", greet());
+    callers.ask(None, "POST", "/v1/flows", shared).await.expect(201);
+    assert_eq!(callers.items("acme", "/v1/flows").await, 5);
+    assert_eq!(callers.items("other", "/v1/flows").await, 4);
+    callers.get("acme", "/v1/flows/private").await.expect(200);
+    for path in ["/v1/flows/private", "/v1/flows/shared", "/v1/flows/nobody"] {
+        callers.get("other", path).await.problem(404, "FLOW_NOT_FOUND");
+    }
+    for flow in ["private", "shared"] {
+        let start = json!({ "flowId": flow });
+        let refused = callers.ask(Some("other"), "POST", "/v1/executions", start).await;
+        refused.problem(404, "FLOW_NOT_FOUND");
+        let path = format!("/v1/flows/{flow}/executions");
+        let refused = callers.ask(Some("other"), "POST", &path, json!({})).await;
+        refused.problem(404, "FLOW_NOT_FOUND");
+    }
+    // Who sees all says whose flow is meant.
+    callers.ask(None, "GET", "/v1/flows/private", Value::Null).await.problem(404, "FLOW_NOT_FOUND");
+    callers.ask(None, "GET", "/v1/flows/private?tenantId=acme", Value::Null).await.expect(200);
+    let start = json!({ "flowId": "private", "tenantId": "acme" });
+    let started = callers.ask(None, "POST", "/v1/executions", start).await.expect(202);
+    let path = format!("/v1/executions/{}", started["id"].as_str().unwrap());
+    assert_eq!(callers.get("acme", &path).await.expect(200)["tenantId"], "acme");
+    callers.get("other", &path).await.problem(404, "EXECUTION_NOT_FOUND");
+    for tenant in ["acme", ""] {
+        let named = json!({ "flowId": "greet", "tenantId": tenant });
+        let refused = callers.ask(Some("other"), "POST", "/v1/executions", named).await;
+        let problem = refused.problem(422, "INVALID_REQUEST");
+        assert_eq!(problem["errors"][0]["pointer"], "/tenantId");
+    }
+    callers.get("other", "/v1/flows/greet?tenantId=acme").await.problem(422, "INVALID_PARAMETER");
+}
+
+#[tokio::test]
+async fn events_reach_executions_of_their_tenant_only() {
+    let callers = Callers::new().await;
+    let (own, foreign) = (callers.start("acme", "listen").await, callers.start("other", "listen").await);
+    let status = async |tenant: &str, id: &str| {
+        let shown = callers.get(tenant, &format!("/v1/executions/{id}")).await.expect(200);
+        shown["status"].as_str().unwrap().to_owned()
+    };
+    for tenant in [None, Some("acme")] {
+        let event = json!({ "name": "rain", "data": tenant });
+        callers.ask(tenant, "POST", "/v1/events", event).await.expect(202);
+        events::tick(&callers.server.engine).await.unwrap();
+        assert_eq!(status("other", &foreign).await, "waiting");
+        let expected = if tenant.is_some() { "completed" } else { "waiting" };
+        assert_eq!(status("acme", &own).await, expected);
+    }
+    // Nor do those that came before a wait began.
+    let late = callers.start("other", "listen").await;
+    assert_eq!(status("other", &late).await, "waiting");
+}
+
+#[tokio::test]
+async fn sub_flows_are_of_the_parents_tenant() {
+    let callers = Callers::new().await;
+    let child =
+        |config: Value| json!({ "call": { "type": "sub-flow", "config": config, "outputKey": "child" } });
+    let foreign = json!({ "flowId": "greet", "tenantId": "other" });
+    for (name, config) in [
+        ("own", json!({ "flowId": "greet" })),
+        ("foreign", foreign),
+        ("unknown", json!({ "flowId": "shared" })),
+    ] {
+        callers.ask(Some("acme"), "POST", "/v1/flows", flow(name, child(config))).await.expect(201);
+    }
+    callers.ask(None, "POST", "/v1/flows", flow("shared", greet())).await.expect(201);
+    for (name, code) in
+        [("own", Value::Null), ("foreign", json!("FOREIGN_TENANT")), ("unknown", json!("FLOW_NOT_FOUND"))]
+    {
+        let id = callers.start("acme", name).await;
+        let shown = callers.get("acme", &format!("/v1/executions/{id}")).await.expect(200);
+        assert_eq!(shown["error"]["code"], code, "{name}: {shown}");
+        assert_eq!(shown["tenantId"], "acme");
+    }
+    let listed = callers.get("acme", "/v1/executions?children=true&flowId=greet").await.expect(200);
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1);
+    assert_eq!(callers.items("other", "/v1/executions?children=true").await, 0);
+}
