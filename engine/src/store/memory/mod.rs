@@ -2,6 +2,7 @@
 //!
 //! Nothing survives the process. All answers come in a fixed order, so that the same calls always give the same answers.
 
+mod access;
 mod commit;
 mod context;
 mod events;
@@ -18,6 +19,7 @@ use flowmonkey_core::execution::{Execution, FlowReference, JoinSpec, RecordedEve
 use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_core::time::Timestamp;
 
+use super::access::{ApiKey, AuditRow};
 use super::context::ContextPatch;
 use super::events::{Delivery, Webhook};
 use super::jobs::JobRow;
@@ -96,6 +98,10 @@ pub struct MemoryRows {
     pub webhooks: BTreeMap<String, Webhook>,
     /// Deliveries by webhook and event.
     pub deliveries: BTreeMap<(String, String), Delivery>,
+    /// Keys for the HTTP API.
+    pub api_keys: BTreeMap<String, ApiKey>,
+    /// The audit, oldest first.
+    pub audit: Vec<AuditRow>,
 }
 
 /// What an idempotency key stands for.
