@@ -4,20 +4,24 @@
 //! every error goes out through [`problem`].
 
 mod access;
+mod audit;
 mod cloud_events;
 mod events;
 mod executions;
 mod explain;
 mod fields;
 mod flows;
+mod gate;
 mod guard;
 mod jobs;
+mod keys;
 mod metrics;
 mod openapi;
 mod operations;
 mod plumbing;
 mod problem;
 mod progress;
+mod rate;
 mod request;
 mod start;
 mod tables;
@@ -40,6 +44,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::engine::Engine;
 
+pub use gate::AccessOptions;
 pub use openapi::openapi;
 pub use problem::ErrorClass;
 use problem::Problem;
@@ -65,6 +70,8 @@ pub struct ApiOptions {
     pub shutdown: CancellationToken,
     /// Runs what changes something, so that it goes on when its client hangs up. Wait for it before the engine is closed.
     pub work: TaskTracker,
+    /// Who may ask. Default: everybody.
+    pub access: AccessOptions,
 }
 
 /// What the routes share.
@@ -86,7 +93,8 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         shutdown: options.shutdown,
         work: options.work,
     };
-    let guard = guard::Guard::new(&options.allowed_hosts, api.engine.clone());
+    let gate = gate::Gate::new(api.engine.clone(), options.access, api.work.clone());
+    let guard = guard::Guard::new(&options.allowed_hosts, api.engine.clone(), gate, api.work.clone());
     let flows = Router::new()
         .route("/v1/flows", get(flows::list).post(flows::publish))
         .route("/v1/flows:validate", post(flows::validate))
@@ -112,6 +120,9 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         )
         .route("/v1/webhooks/{id}/deliveries", get(webhooks::deliveries))
         .route("/v1/webhooks/{id}/deliveries/{target}", post(webhooks::redeliver))
+        .route("/v1/keys", get(keys::list).post(keys::create))
+        .route("/v1/keys/{target}", post(keys::verb))
+        .route("/v1/audit", get(audit::list))
         .route("/v1/queues", get(operations::queues))
         .route("/v1/workers", get(operations::workers))
         .route("/v1/failed-tasks", get(operations::failed_tasks))

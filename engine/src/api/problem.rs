@@ -176,6 +176,11 @@ pub(super) struct Problem {
 }
 
 impl Problem {
+    /// What kind of error it is.
+    pub(super) const fn class(&self) -> ErrorClass {
+        self.class
+    }
+
     pub(super) fn new(class: ErrorClass, code: &'static str, detail: impl Into<String>) -> Self {
         Self { class, code, detail: detail.into(), errors: Vec::new(), cause: None }
     }
