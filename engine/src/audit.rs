@@ -4,8 +4,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use flowmonkey_core::time::Timestamp;
 use ring::digest;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use crate::keys::hex;
@@ -86,6 +87,47 @@ pub(crate) fn hash_of(head: Option<&(i64, String)>) -> (i64, &str) {
     head.map_or((0, NOTHING_BEFORE), |(place, hash)| (*place, hash))
 }
 
+/// A row as the API shows it.
+#[must_use]
+pub fn shown(row: &AuditRow) -> Value {
+    let entry = &row.entry;
+    json!({
+        "sequence": row.sequence,
+        "id": entry.id,
+        "at": entry.at.to_rfc3339(),
+        "actor": entry.actor,
+        "tenant": entry.tenant,
+        "method": entry.method,
+        "route": entry.route,
+        "target": entry.target,
+        "status": entry.status,
+        "requestId": entry.request_id,
+        "place": row.seal.as_ref().map(|(place, _)| place),
+        "hash": row.seal.as_ref().map(|(_, hash)| hash),
+    })
+}
+
+/// Reads what [`shown`] gives; none when it is something else.
+#[must_use]
+pub fn read(shown: &Value) -> Option<AuditRow> {
+    let text = |field: &str| shown[field].as_str().map(str::to_owned);
+    Some(AuditRow {
+        sequence: shown["sequence"].as_i64()?,
+        entry: AuditEntry {
+            id: text("id")?,
+            at: Timestamp::parse_rfc3339(shown["at"].as_str()?)?,
+            actor: text("actor")?,
+            tenant: text("tenant"),
+            method: text("method")?,
+            route: text("route")?,
+            target: text("target")?,
+            status: u16::try_from(shown["status"].as_u64()?).ok()?,
+            request_id: text("requestId")?,
+        },
+        seal: shown["place"].as_i64().zip(text("hash")),
+    })
+}
+
 /// The first place at which the chain is not whole.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the audit is broken at place {place} (sequence {sequence}): {reason}")]
@@ -145,8 +187,6 @@ impl ChainCheck {
 
 #[cfg(test)]
 mod tests {
-    use flowmonkey_core::time::Timestamp;
-
     use super::*;
 
     fn chain(count: i64) -> Vec<AuditRow> {
@@ -183,6 +223,8 @@ mod tests {
     fn the_first_row_that_was_touched_is_named() {
         let whole = chain(5);
         assert_eq!(check(&whole), Ok(5));
+        let carried: Vec<AuditRow> = whole.iter().map(|row| read(&shown(row)).unwrap()).collect();
+        assert_eq!(carried, whole);
         assert_eq!(check(&whole[2..]), Ok(5), "older rows may be deleted");
         assert_eq!(check(&[]), Ok(0));
         let touched = |touch: fn(&mut Vec<AuditRow>)| {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_plumbing::ids::Entropy;
 use ring::digest;
+use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 
 use crate::access::Scope;
@@ -91,6 +92,28 @@ impl NewKey {
         };
         (row, text)
     }
+}
+
+/// A key as people see it: without its hash.
+#[must_use]
+pub fn shown(key: &ApiKey, now: Timestamp) -> Value {
+    let instant = |at: Option<Timestamp>| at.map(Timestamp::to_rfc3339);
+    let state = match (key.revoked_at, key.expires_at) {
+        (Some(_), _) => "revoked",
+        (None, Some(end)) if now >= end => "expired",
+        (None, _) => "active",
+    };
+    json!({
+        "id": key.id,
+        "name": key.name,
+        "scopes": key.scopes,
+        "tenant": key.tenant,
+        "state": state,
+        "createdAt": key.created_at.to_rfc3339(),
+        "expiresAt": instant(key.expires_at),
+        "revokedAt": instant(key.revoked_at),
+        "lastUsedAt": instant(key.last_used_at),
+    })
 }
 
 /// Why a key does not count.

@@ -9,6 +9,7 @@ use super::access::{Access, Admin};
 use super::problem::{ErrorClass, Problem};
 use super::request::Parameters;
 use crate::access::Visibility;
+use crate::audit::shown;
 use crate::store::{AuditFilter, AuditRow};
 
 /// `GET /v1/audit`: newest first. With `order=chain`: sealed entries in the order of the chain, for those who check it.
@@ -54,22 +55,4 @@ pub(super) async fn list(
     let next = next.map(|last| if in_chain { place(last) } else { last.sequence }.to_string());
     let items: Vec<Value> = found.iter().map(shown).collect();
     Ok(Json(json!({ "items": items, "nextCursor": next })))
-}
-
-fn shown(row: &AuditRow) -> Value {
-    let entry = &row.entry;
-    json!({
-        "sequence": row.sequence,
-        "id": entry.id,
-        "at": entry.at.to_rfc3339(),
-        "actor": entry.actor,
-        "tenant": entry.tenant,
-        "method": entry.method,
-        "route": entry.route,
-        "target": entry.target,
-        "status": entry.status,
-        "requestId": entry.request_id,
-        "place": row.seal.as_ref().map(|(place, _)| place),
-        "hash": row.seal.as_ref().map(|(_, hash)| hash),
-    })
 }

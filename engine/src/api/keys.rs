@@ -15,7 +15,7 @@ use super::fields::Fields;
 use super::problem::{ErrorClass, Problem};
 use super::request::{JsonBody, Parameters, Segment};
 use crate::access::{Scope, Visibility};
-use crate::keys::NewKey;
+use crate::keys::{NewKey, shown};
 use crate::store::{ApiKey, ApiKeyFilter};
 
 /// `POST /v1/keys`: `{name, scopes, tenant?, expiresInSeconds?}`. The answer has the key; no other one does.
@@ -158,24 +158,4 @@ fn read(fields: &mut Fields, visibility: &Visibility) -> NewKey {
         }
     }
     new
-}
-
-fn shown(key: &ApiKey, now: Timestamp) -> Value {
-    let instant = |at: Option<Timestamp>| at.map(Timestamp::to_rfc3339);
-    let state = match (key.revoked_at, key.expires_at) {
-        (Some(_), _) => "revoked",
-        (None, Some(end)) if now >= end => "expired",
-        (None, _) => "active",
-    };
-    json!({
-        "id": key.id,
-        "name": key.name,
-        "scopes": key.scopes,
-        "tenant": key.tenant,
-        "state": state,
-        "createdAt": key.created_at.to_rfc3339(),
-        "expiresAt": instant(key.expires_at),
-        "revokedAt": instant(key.revoked_at),
-        "lastUsedAt": instant(key.last_used_at),
-    })
 }

@@ -23,13 +23,13 @@ mod problem;
 mod progress;
 mod rate;
 mod request;
+mod serve;
 mod start;
 mod tables;
 mod verbs;
 mod wait;
 mod webhooks;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +37,6 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
 use axum::routing::{get, post};
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -48,6 +47,7 @@ pub use gate::AccessOptions;
 pub use openapi::openapi;
 pub use problem::ErrorClass;
 use problem::Problem;
+pub use serve::{CONNECTIONS_MAX, DRAIN_MAX, HEAD_TIME_MAX, serve};
 
 /// Bytes of a request's body: starts, signals, answers.
 pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -57,8 +57,8 @@ pub const FLOW_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Requests that may wait for the end of an execution at the same time.
 pub const WAITS_MAX: usize = 1024;
-/// How long open requests may take to end after the shutdown began.
-pub const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// How long the body of a request may take to arrive.
+pub const BODY_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Settings of the API.
 #[derive(Clone, Debug, Default)]
@@ -158,27 +158,5 @@ impl Api {
             // Only the end of the whole runtime ends it early.
             Err(_cancelled) => Problem::new(ErrorClass::Unavailable, "ENGINE_ENDING", "the engine is ending"),
         })
-    }
-}
-
-/// Serves `router` on `listener` until `shutdown`; open requests get [`DRAIN_MAX`] to end.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) -> io::Result<()> {
-    let drained = {
-        let shutdown = shutdown.clone();
-        async move {
-            shutdown.cancelled().await;
-            tokio::time::sleep(DRAIN_MAX).await;
-        }
-    };
-    let serving = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
-    tokio::select! {
-        result = serving.into_future() => result,
-        () = drained => {
-            tracing::warn!("requests were still open when the time to end them was over");
-            Ok(())
-        }
     }
 }

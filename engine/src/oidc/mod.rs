@@ -2,6 +2,8 @@
 //! again when a token names one that is not known.
 
 mod provider;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

@@ -27,6 +27,7 @@ pub(crate) struct Away {
     inner: MemoryStore,
     away: AtomicBool,
     held: AtomicBool,
+    audit_fails: AtomicBool,
     /// Rung when a commit is held.
     pub(crate) holds: Notify,
     /// Rung when held commits may be answered.
@@ -37,6 +38,11 @@ impl Away {
     /// Makes the record unavailable, or available again.
     pub(crate) fn set_away(&self, away: bool) {
         self.away.store(away, Ordering::SeqCst);
+    }
+
+    /// Lets the audit fail, and nothing else, or not.
+    pub(crate) fn fail_audit(&self, fails: bool) {
+        self.audit_fails.store(fails, Ordering::SeqCst);
     }
 
     /// Keeps back the answer of the next commit.
@@ -531,6 +537,9 @@ impl AccessStore for Away {
 
     async fn append_audit(&self, entries: &[AuditEntry]) -> Result<(), StoreError> {
         self.there()?;
+        if self.audit_fails.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable { reason: "no audit".into(), source: None });
+        }
         self.inner.append_audit(entries).await
     }
 

@@ -7,6 +7,7 @@ mod flows;
 mod operations;
 mod plumbing;
 mod progress;
+mod security;
 mod starts;
 mod webhooks;
 
