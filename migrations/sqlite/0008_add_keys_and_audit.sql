@@ -17,7 +17,7 @@ CREATE INDEX fm_api_keys_at ON fm_api_keys (created_at, id);
 
 -- Rows are appended, and changed once: when they are sealed.
 CREATE TABLE fm_audit (
-    sequence   INTEGER PRIMARY KEY AUTOINCREMENT,
+    sequence   INTEGER PRIMARY KEY,
     id         TEXT NOT NULL UNIQUE,
     at         INTEGER NOT NULL,
     actor      TEXT NOT NULL,
