@@ -74,7 +74,12 @@ async fn options_that_cannot_be_meant_are_refused_at_once() {
             with(&["--lease-ms", "2000", "--heartbeat-ms", "1000"]),
             &["--lease-ms 2000", "three heartbeats"],
         ),
-        (&engine, with(&["--listen", "0.0.0.0:0"]), &["other machines", "--insecure"]),
+        (&engine, with(&["--oidc-issuer", "https://id.example"]), &["--oidc-audience"]),
+        (
+            &engine,
+            with(&["--oidc-issuer", "http://id.example", "--oidc-audience", "flowmonkey"]),
+            &["http://id.example", "https"],
+        ),
         (&engine, with(&["--queue-percent", "transform"]), &["HANDLER=PERCENT"]),
         (&engine, with(&["--queue-percent", "transform=101"]), &["0 to 100"]),
         (&engine, with(&["--fall-back", "nobody"]), &["`nobody`", "--handlers"]),

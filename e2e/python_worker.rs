@@ -87,6 +87,7 @@ impl World {
         let mut command = Command::new(env!("CARGO_BIN_EXE_flowmonkey"));
         command.args([
             "engine",
+            "--insecure-no-auth",
             "--listen",
             "127.0.0.1:0",
             "--heartbeat-ms",

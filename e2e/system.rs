@@ -289,7 +289,7 @@ impl System {
         let arguments = self.options.engine_args.clone();
         self.spawn("engine", |command| {
             command
-                .args(["--database", &database, "--redis", &redis])
+                .args(["--database", &database, "--redis", &redis, "--insecure-no-auth"])
                 .args(["--heartbeat-ms", &HEARTBEAT_MS.to_string(), "--lease-ms", &LEASE_MS.to_string()])
                 .args(arguments)
                 .env("FLOWMONKEY_LISTEN", listen)

@@ -1,5 +1,6 @@
 //! The command line: what can be asked, and the help that teaches it.
 
+mod access;
 mod ask;
 mod checkpoints;
 mod run;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use access::{AccessArgs, AccessPlace, AuditCommand, KeyCommand};
 pub(crate) use ask::{ExecutionCommand, FlowCommand, Place, TableCommand};
 pub(crate) use checkpoints::CheckpointArgs;
 pub(crate) use run::{DemoArgs, DevArgs, Fallback, RunArgs};
@@ -68,6 +70,9 @@ pub(crate) struct Global {
     /// Talk to the server at this URL instead of working in this process: run, execution, table
     #[arg(long, global = true, value_name = "URL", env = "FLOWMONKEY_SERVER")]
     pub(crate) server: Option<String>,
+    /// File with the key or token that is shown to the server [default: what FLOWMONKEY_TOKEN holds, if anything]
+    #[arg(long, global = true, value_name = "FILE", env = "FLOWMONKEY_TOKEN_FILE")]
+    pub(crate) token_file: Option<PathBuf>,
     /// Log more: -v information, -vv debugging, -vvv everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
@@ -103,6 +108,12 @@ pub(crate) enum Command {
     /// Look at tables that flows write to
     #[command(subcommand, visible_alias = "tables")]
     Table(TableCommand),
+    /// Make, list and take back keys for the HTTP API
+    #[command(subcommand, visible_alias = "keys")]
+    Key(KeyCommand),
+    /// Check the audit of what was changed through the HTTP API
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Check a data directory, or Postgres, Redis and engines, and explain what is found
     Doctor(DoctorArgs),
     /// Print what a user of Redis must be allowed, for workers of a pool, engines or KEDA

@@ -1,7 +1,10 @@
 //! A client of the HTTP API.
 
+use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Method, Url};
 use serde_json::Value;
 
@@ -16,6 +19,44 @@ const PROBLEMS_MAX: usize = 20;
 
 /// Statuses of a server, or of a proxy before it, that do not say whether the request was carried out.
 const NOT_CERTAIN: [u16; 3] = [502, 503, 504];
+
+/// Holds the key or token for servers; no argument does, as other users of the machine can see those.
+const TOKEN: &str = "FLOWMONKEY_TOKEN";
+
+/// What is shown to servers, for the life of the process.
+static SHOWN: OnceLock<HeaderValue> = OnceLock::new();
+
+/// Takes the key or token for servers out of `file`, else out of the environment. Without any, none is shown.
+///
+/// # Errors
+/// When the file cannot be read, or what is found is no key or token.
+pub(crate) fn take_token(file: Option<&Path>) -> Result<(), CliError> {
+    let (text, place) = match file {
+        Some(file) => {
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| CliError::Usage(format!("{} cannot be read: {error}", file.display())))?;
+            (text, file.display().to_string())
+        }
+        None => match std::env::var(TOKEN) {
+            Ok(text) => (text, TOKEN.to_owned()),
+            Err(_) => return Ok(()),
+        },
+    };
+    let text = text.trim();
+    if text.is_empty() && file.is_none() {
+        return Ok(());
+    }
+    let wrong =
+        || CliError::Usage(format!("what {place} holds is no key or token: it is one line, without spaces"));
+    if text.is_empty() || text.contains(char::is_whitespace) {
+        return Err(wrong());
+    }
+    let mut shown = HeaderValue::try_from(format!("Bearer {text}")).map_err(|_| wrong())?;
+    shown.set_sensitive(true);
+    // It is taken once, when the process starts.
+    SHOWN.set(shown).ok();
+    Ok(())
+}
 
 /// Whether a request that failed was carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +98,10 @@ impl Client {
         }
         url.set_query(None);
         url.set_fragment(None);
+        let headers: HeaderMap =
+            SHOWN.get().map(|shown| (AUTHORIZATION, shown.clone())).into_iter().collect();
         let http = reqwest::Client::builder()
+            .default_headers(headers)
             .connect_timeout(CONNECT_MAX)
             .timeout(ANSWER_MAX)
             // A server on this machine is never behind a proxy.

@@ -13,9 +13,9 @@ pub(crate) struct ApiArgs {
     /// Address of the HTTP API; port 0 chooses a free one
     #[arg(long, value_name = "ADDRESS", default_value = DEV_LISTEN, env = "FLOWMONKEY_LISTEN")]
     pub(crate) listen: SocketAddr,
-    /// Listen on an address that other machines can reach, though the API asks nobody who they are
-    #[arg(long)]
-    pub(crate) insecure: bool,
+    /// Ask nobody who they are, whatever address is listened on: everybody who reaches it may do everything
+    #[arg(long, alias = "insecure")]
+    pub(crate) insecure_no_auth: bool,
     /// Where workers and people reach the HTTP API; resume URLs begin with it [default: the address it listens on]
     #[arg(long, value_name = "URL", env = "FLOWMONKEY_PUBLIC_URL")]
     pub(crate) public_url: Option<String>,
@@ -29,17 +29,17 @@ pub(crate) struct ApiArgs {
 }
 
 impl ApiArgs {
-    /// Refuses to listen where other machines get in, unless that was asked for; tells when resume URLs would name an
-    /// address that nobody can call.
+    /// Refuses to listen where other machines get in when nobody is asked for a key, unless that was asked for; tells when
+    /// resume URLs would name an address that nobody can call.
     ///
     /// # Errors
-    /// When `--insecure` is missing.
-    pub(crate) fn check(&self) -> Result<(), CliError> {
-        let Self { listen, insecure, public_url, .. } = self;
-        if !listen.ip().is_loopback() && !insecure {
+    /// When `--insecure-no-auth` is missing.
+    pub(crate) fn check(&self, keys_required: bool) -> Result<(), CliError> {
+        let Self { listen, insecure_no_auth, public_url, .. } = self;
+        if !listen.ip().is_loopback() && !keys_required && !insecure_no_auth {
             return Err(CliError::Usage(format!(
                 "{listen} can be reached from other machines, and the HTTP API asks nobody who they are; listen on \
-                 127.0.0.1 behind a proxy that does, or say --insecure"
+                 127.0.0.1 behind a proxy that does, or say --insecure-no-auth"
             )));
         }
         if listen.ip().is_unspecified() && public_url.is_none() {
@@ -80,7 +80,7 @@ mod tests {
     fn args(listen: &str, insecure: bool) -> ApiArgs {
         ApiArgs {
             listen: listen.parse().unwrap(),
-            insecure,
+            insecure_no_auth: insecure,
             public_url: None,
             allowed_hosts: vec!["e1".into()],
             webhook_allow: Vec::new(),
@@ -90,12 +90,13 @@ mod tests {
     #[test]
     fn only_loopback_needs_no_word() {
         for listen in ["127.0.0.1:0", "[::1]:0"] {
-            args(listen, false).check().unwrap();
+            args(listen, false).check(false).unwrap();
         }
         for listen in ["0.0.0.0:0", "10.1.2.3:0", "[::]:0"] {
-            let error = args(listen, false).check().unwrap_err();
-            assert!(error.exit_code() == 2 && error.to_string().contains("--insecure"), "{error}");
-            args(listen, true).check().unwrap();
+            let error = args(listen, false).check(false).unwrap_err();
+            assert!(error.exit_code() == 2 && error.to_string().contains("--insecure-no-auth"), "{error}");
+            args(listen, true).check(false).unwrap();
+            args(listen, false).check(true).unwrap();
         }
     }
 

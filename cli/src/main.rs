@@ -51,6 +51,7 @@ fn main() -> ExitCode {
 
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     log_to_stderr(&cli)?;
+    client::take_token(cli.global.token_file.as_deref())?;
     flowmonkey_handlers::install_crypto();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -73,6 +74,8 @@ fn log_to_stderr(cli: &Cli) -> Result<(), CliError> {
         | Command::Flow(_)
         | Command::Execution(_)
         | Command::Table(_)
+        | Command::Key(_)
+        | Command::Audit(_)
         | Command::Doctor(_)
         | Command::RedisAcl(_)
         | Command::Backup(_)

@@ -28,6 +28,7 @@ async fn an_engine_and_a_worker_run_with_the_printed_rules() {
     let (database, redis) = (servers.database.url(), address("engine:engines"));
     let mut engine = servers.bench.start(&[
         "engine",
+        "--insecure-no-auth",
         "--listen",
         "127.0.0.1:0",
         "--database",

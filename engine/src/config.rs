@@ -144,6 +144,8 @@ pub struct EngineConfig {
     pub jobs_every: Duration,
     /// Time between deletions of what has passed its retention.
     pub prune_every: Duration,
+    /// Time between seals of new entries of the audit.
+    pub seal_audit_every: Duration,
     /// How long ended executions are kept.
     pub keep_executions: Duration,
     /// How long delivered events are kept.
@@ -200,6 +202,7 @@ impl Default for EngineConfig {
             sweep_every: Duration::from_secs(5),
             jobs_every: Duration::from_secs(5),
             prune_every: Duration::from_secs(60 * 60),
+            seal_audit_every: Duration::from_secs(10),
             keep_executions: DAY * 30,
             keep_events: DAY * 7,
             keep_checkpoints: DAY * 7,

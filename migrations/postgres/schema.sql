@@ -1,3 +1,39 @@
+TABLE fm_api_keys
+    id text NOT NULL
+    name text NOT NULL
+    hash text NOT NULL
+    scopes text NOT NULL
+    tenant_id text
+    created_at bigint NOT NULL
+    expires_at bigint
+    revoked_at bigint
+    last_used_at bigint
+    fm_api_keys_pkey PRIMARY KEY (id)
+    CREATE INDEX fm_api_keys_at ON public.fm_api_keys USING btree (created_at, id)
+    CREATE UNIQUE INDEX fm_api_keys_pkey ON public.fm_api_keys USING btree (id)
+
+TABLE fm_audit
+    sequence bigint NOT NULL ALWAYS IDENTITY
+    id text NOT NULL
+    at bigint NOT NULL
+    actor text NOT NULL
+    tenant_id text
+    method text NOT NULL
+    route text NOT NULL
+    target text NOT NULL
+    status bigint NOT NULL
+    request_id text NOT NULL
+    place bigint
+    hash text
+    fm_audit_id_key UNIQUE (id)
+    fm_audit_pkey PRIMARY KEY (sequence)
+    sealed_as_a_whole CHECK (((place IS NULL) = (hash IS NULL)))
+    CREATE INDEX fm_audit_tenant ON public.fm_audit USING btree (tenant_id, sequence) WHERE (tenant_id IS NOT NULL)
+    CREATE INDEX fm_audit_unsealed ON public.fm_audit USING btree (sequence) WHERE (place IS NULL)
+    CREATE UNIQUE INDEX fm_audit_id_key ON public.fm_audit USING btree (id)
+    CREATE UNIQUE INDEX fm_audit_pkey ON public.fm_audit USING btree (sequence)
+    CREATE UNIQUE INDEX fm_audit_place ON public.fm_audit USING btree (place) WHERE (place IS NOT NULL)
+
 TABLE fm_budgets WITH fillfactor=50 autovacuum_vacuum_scale_factor=0.02 autovacuum_vacuum_threshold=1000 autovacuum_vacuum_cost_delay=0
     root_id uuid NOT NULL
     cost_usd double precision NOT NULL
@@ -378,6 +414,8 @@ TABLE fm_webhooks
     tenant_id text NOT NULL DEFAULT ''::text
     fm_webhooks_pkey PRIMARY KEY (id)
     CREATE UNIQUE INDEX fm_webhooks_pkey ON public.fm_webhooks USING btree (id)
+
+SEQUENCE fm_audit_sequence_seq
 
 SEQUENCE fm_events_sequence_seq
 

@@ -9,7 +9,8 @@ use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::access::Visibility;
 use flowmonkey_engine::store::{
-    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, Count, Delivery,
+    AccessStore, ApiKey, ApiKeyFilter, AuditEntry, AuditFilter, AuditRow, AuditSeal, Batch, BeatOutcome,
+    CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, Count, Delivery,
     DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskRow, FlowRow, JobBeat,
     JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, LogFilter, LogRow, NewDelivery,
     ObjectTable, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, PublishedFlow, Retention, SearchStore,
@@ -465,5 +466,52 @@ impl JobStore for SimStore {
 
     async fn forget_jobs(&self, executions: &[ExecutionId]) -> Result<(), StoreError> {
         self.call(self.0.store.forget_jobs(executions)).await
+    }
+}
+
+#[async_trait]
+impl AccessStore for SimStore {
+    async fn put_key(&self, key: &ApiKey) -> Result<(), StoreError> {
+        self.call(self.0.store.put_key(key)).await
+    }
+
+    async fn api_key(&self, id: &str) -> Result<Option<ApiKey>, StoreError> {
+        self.call(self.0.store.api_key(id)).await
+    }
+
+    async fn api_keys(&self, filter: &ApiKeyFilter) -> Result<Vec<ApiKey>, StoreError> {
+        self.call(self.0.store.api_keys(filter)).await
+    }
+
+    async fn revoke_key(&self, id: &str, now: Timestamp) -> Result<bool, StoreError> {
+        self.call(self.0.store.revoke_key(id, now)).await
+    }
+
+    async fn touch_key(&self, id: &str, at: Timestamp) -> Result<(), StoreError> {
+        self.call(self.0.store.touch_key(id, at)).await
+    }
+
+    async fn append_audit(&self, entries: &[AuditEntry]) -> Result<(), StoreError> {
+        self.call(self.0.store.append_audit(entries)).await
+    }
+
+    async fn audit(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
+        self.call(self.0.store.audit(filter)).await
+    }
+
+    async fn audit_chain(&self, after: i64, max: usize) -> Result<Vec<AuditRow>, StoreError> {
+        self.call(self.0.store.audit_chain(after, max)).await
+    }
+
+    async fn audit_head(&self) -> Result<Option<(i64, String)>, StoreError> {
+        self.call(self.0.store.audit_head()).await
+    }
+
+    async fn unsealed_audit(&self, max: usize) -> Result<Vec<AuditRow>, StoreError> {
+        self.call(self.0.store.unsealed_audit(max)).await
+    }
+
+    async fn seal_audit(&self, head: i64, seals: &[AuditSeal]) -> Result<bool, StoreError> {
+        self.call(self.0.store.seal_audit(head, seals)).await
     }
 }

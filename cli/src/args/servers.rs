@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{CheckpointArgs, HandlerArgs, REDIS_PREFIX};
+use super::{AccessArgs, CheckpointArgs, HandlerArgs, REDIS_PREFIX};
 use crate::listen::ApiArgs;
 
 /// `flowmonkey migrate`.
@@ -81,7 +81,9 @@ Examples:
   flowmonkey engine --database postgres://flowmonkey@db/flowmonkey --redis redis://cache
   flowmonkey engine --queue-percent http-request=10     a tenth goes to workers, the rest runs here
   flowmonkey engine --fall-back transform               runs here while no worker is there for it
-  flowmonkey engine --listen 0.0.0.0:7420 --insecure --allow-host e1 --public-url http://e1:7420
+  flowmonkey engine --listen 0.0.0.0:7420 --allow-host e1 --public-url http://e1:7420
+
+Who asks shows a key: `flowmonkey key create --database …` makes the first.
 
 Any number of engines work on one record, none of them is special. SIGTERM and the first Ctrl-C let it finish what it \
 has begun; others go on with the rest. Secrets can come from the environment (FLOWMONKEY_DATABASE, FLOWMONKEY_REDIS).")]
@@ -92,6 +94,8 @@ pub(crate) struct EngineArgs {
     pub(crate) redis: RedisArgs,
     #[command(flatten)]
     pub(crate) api: ApiArgs,
+    #[command(flatten)]
+    pub(crate) access: AccessArgs,
     /// Names this engine among others [default: made anew at each start]
     #[arg(long, value_name = "NAME", env = "FLOWMONKEY_ENGINE_NAME")]
     pub(crate) name: Option<String>,

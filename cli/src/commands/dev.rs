@@ -25,7 +25,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(20);
 
 pub(crate) async fn dev(args: DevArgs) -> Result<Exit, CliError> {
-    args.api.check()?;
+    args.api.check(false)?;
     let mut signals = Signals::listen()?;
     let registry = handlers::registry(&args.handlers)?;
     let dir = match DataDir::take(&args.data_dir)? {

@@ -13,7 +13,8 @@ use crate::signals::Signals;
 /// Runs an engine until it is told to end.
 pub(crate) async fn engine(args: EngineArgs) -> Result<Exit, CliError> {
     let mut signals = Signals::listen()?;
-    args.api.check()?;
+    let keys_required = !args.api.insecure_no_auth;
+    args.api.check(keys_required)?;
     if args.heartbeat_ms.saturating_mul(3) > args.lease_ms {
         return Err(CliError::Usage(format!(
             "--lease-ms {} is shorter than three heartbeats of {} ms: two in a row may get lost",
@@ -38,6 +39,9 @@ pub(crate) async fn engine(args: EngineArgs) -> Result<Exit, CliError> {
         address = process.address,
         url = public.unwrap_or(&local_url(process.address)),
     ));
+    if !keys_required {
+        tracing::warn!("nobody is asked for a key: everybody who reaches the HTTP API may do everything");
+    }
     signals.next().await;
     tell("stopping: what was begun is finished; once more to leave at once");
     tokio::select! {

@@ -1,5 +1,6 @@
 //! What each command does, one file each.
 
+mod access;
 mod backup;
 mod dev;
 mod doctor;
@@ -35,6 +36,8 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Flow(command) => flow::flow(command),
         Command::Execution(command) => execution::execution(command, global.server.as_deref()).await,
         Command::Table(command) => table::table(command, global.server.as_deref()).await,
+        Command::Key(command) => access::key(command, global.server.as_deref()).await,
+        Command::Audit(command) => access::audit(command, global.server.as_deref()).await,
         Command::Doctor(args) => doctor::doctor(args).await,
         Command::RedisAcl(args) => redis_acl::redis_acl(args),
         Command::Backup(args) => backup::backup(args).await,

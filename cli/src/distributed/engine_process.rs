@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowmonkey_core::limits::Limits;
-use flowmonkey_engine::api::{self, ApiOptions};
+use flowmonkey_engine::api::{self, AccessOptions, ApiOptions};
 use flowmonkey_engine::chores;
 use flowmonkey_engine::config::UnknownHandler;
 use flowmonkey_engine::objects::Objects;
+use flowmonkey_engine::oidc::OidcOptions;
 use flowmonkey_engine::services::EnginePlumbing;
 use flowmonkey_engine::store::PostgresStore;
 use flowmonkey_engine::talk::spread;
@@ -27,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connect;
-use crate::args::EngineArgs;
+use crate::args::{AccessArgs, EngineArgs};
 use crate::embedded::handlers;
 use crate::errors::CliError;
 
@@ -63,6 +64,7 @@ impl EngineProcess {
     /// When record or queues cannot be reached or are not fit, or the address cannot be listened on.
     pub(crate) async fn start(args: &EngineArgs) -> Result<Self, CliError> {
         let (in_process, registry) = in_process(args)?;
+        let access = access(args)?;
         let listener = TcpListener::bind(args.api.listen)
             .await
             .map_err(CliError::io(format!("cannot listen on {}", args.api.listen)))?;
@@ -115,7 +117,7 @@ impl EngineProcess {
         if !process.in_process.is_empty() {
             process.start_worker(registry, args, heartbeat, &*entropy)?;
         }
-        process.serve(listener, args);
+        process.serve(listener, args, access);
         Ok(process)
     }
 
@@ -160,11 +162,12 @@ impl EngineProcess {
         Ok(())
     }
 
-    fn serve(&self, listener: TcpListener, args: &EngineArgs) {
+    fn serve(&self, listener: TcpListener, args: &EngineArgs, access: AccessOptions) {
         let options = ApiOptions {
             shutdown: self.api_end.clone(),
             work: self.api.clone(),
             allowed_hosts: args.api.hosts(),
+            access,
         };
         let router = api::router(self.engine.clone(), options);
         let end = self.api_end.clone();
@@ -221,6 +224,28 @@ fn config(
         checkpoint_bytes_max: args.checkpoints.bytes,
         webhook_policy: handlers::webhook_policy(&args.api.webhook_allow)?,
         ..EngineConfig::default()
+    })
+}
+
+/// Whom the HTTP API answers.
+fn access(args: &EngineArgs) -> Result<AccessOptions, CliError> {
+    let AccessArgs { oidc_issuer, oidc_audience, oidc_scopes_claim, oidc_tenant_claim, requests_per_second } =
+        &args.access;
+    let oidc = match (oidc_issuer, oidc_audience) {
+        (Some(issuer), Some(audience)) => {
+            let (scopes, tenant) = (oidc_scopes_claim.clone(), oidc_tenant_claim.clone());
+            let options = OidcOptions::new(issuer, audience, scopes, tenant);
+            Some(options.map_err(|error| CliError::Usage(error.to_string()))?)
+        }
+        (_, _) => None,
+    };
+    if oidc.is_some() && args.api.insecure_no_auth {
+        return Err(CliError::Usage("--oidc-issuer is of no use with --insecure-no-auth".into()));
+    }
+    Ok(AccessOptions {
+        required: !args.api.insecure_no_auth,
+        oidc,
+        requests_per_second: Some(*requests_per_second),
     })
 }
 

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowmonkey_engine::api::{self, ApiOptions};
+use flowmonkey_engine::api::{self, AccessOptions, ApiOptions};
 use flowmonkey_engine::chores::{self, reconciler, sweeper};
 use flowmonkey_engine::config::UnknownHandler;
 use flowmonkey_engine::objects::Objects;
@@ -219,6 +219,8 @@ impl Embedded {
             shutdown: self.api_end.clone(),
             work: self.api.clone(),
             allowed_hosts: self.allowed_hosts.clone(),
+            // Who may read the data directory may do everything anyway.
+            access: AccessOptions::default(),
         };
         let router = api::router(self.engine.clone(), options);
         let end = self.api_end.clone();

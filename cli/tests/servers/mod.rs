@@ -51,8 +51,13 @@ impl Servers {
         number
     }
 
-    /// Starts an engine; gives it and its URL.
+    /// Starts an engine that asks nobody for a key; gives it and its URL.
     pub fn engine(&self, more: &[&str]) -> (Running, String) {
+        self.guarded_engine(&[&["--insecure-no-auth"], more].concat())
+    }
+
+    /// Starts an engine that asks for keys; gives it and its URL.
+    pub fn guarded_engine(&self, more: &[&str]) -> (Running, String) {
         let (database, redis) = (self.database.url(), self.redis.url());
         let mut args = vec!["engine", "--listen", "127.0.0.1:0", "--database", &database, "--redis", &redis];
         args.extend(more);

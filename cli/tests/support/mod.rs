@@ -18,8 +18,16 @@ pub use flows::{FAILING, HELLO, MONTH, SIGNAL};
 pub use http::{http, try_http, wait_for};
 
 /// Settings of whoever runs the tests that the program must not see.
-const SETTINGS: [&str; 5] =
-    ["FLOWMONKEY_LOG", "FLOWMONKEY_SERVER", "FLOWMONKEY_DATA_DIR", "FLOWMONKEY_LISTEN", "FLOWMONKEY_SMTP"];
+const SETTINGS: [&str; 8] = [
+    "FLOWMONKEY_LOG",
+    "FLOWMONKEY_SERVER",
+    "FLOWMONKEY_DATA_DIR",
+    "FLOWMONKEY_DATABASE",
+    "FLOWMONKEY_LISTEN",
+    "FLOWMONKEY_SMTP",
+    "FLOWMONKEY_TOKEN",
+    "FLOWMONKEY_TOKEN_FILE",
+];
 
 /// The program, with nothing of this process's settings.
 pub fn flowmonkey(args: &[&str]) -> Command {

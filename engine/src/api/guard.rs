@@ -8,17 +8,24 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use flowmonkey_plumbing::ids::new_uuid;
+use tokio_util::task::TaskTracker;
 
+use super::gate::{self, Gate};
 use super::problem::{ErrorClass, Problem};
 use crate::access::Principal;
+use crate::audit::AuditLog;
 use crate::engine::Engine;
+use crate::store::AuditEntry;
 
 /// Bytes of a request id that a client chose.
 const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Bytes of a path in the audit.
+const TARGET_BYTES_MAX: usize = 2048;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Paths that tell nothing and change nothing: probes name the server by whatever address they have.
 const PROBES: [&str; 2] = ["/livez", "/readyz"];
@@ -27,11 +34,78 @@ const PROBES: [&str; 2] = ["/livez", "/readyz"];
 pub(super) struct Guard {
     engine: Arc<Engine>,
     allowed: Arc<[String]>,
+    gate: Arc<Gate>,
+    audit: Arc<AuditLog>,
+    work: TaskTracker,
 }
 
 impl Guard {
-    pub(super) fn new(allowed: &[String], engine: Arc<Engine>) -> Self {
-        Self { engine, allowed: allowed.iter().map(|host| host.to_ascii_lowercase()).collect() }
+    pub(super) fn new(allowed: &[String], engine: Arc<Engine>, gate: Gate, work: TaskTracker) -> Self {
+        Self {
+            engine,
+            allowed: allowed.iter().map(|host| host.to_ascii_lowercase()).collect(),
+            gate: Arc::new(gate),
+            audit: Arc::default(),
+            work,
+        }
+    }
+
+    /// Lets the caller in and the request through; what may change something goes into the audit before it is answered.
+    async fn pass(&self, request: Request, request_id: &str, next: Next) -> Response {
+        let (mut parts, body) = request.into_parts();
+        let principal = match self.gate.admit(&parts).await {
+            Ok(principal) => principal,
+            Err(problem) => return problem.into_response(),
+        };
+        let entry = self.gate.is_audited(&parts).then(|| self.entry(&parts, &principal, request_id));
+        parts.extensions.insert(principal);
+        let request = Request::from_parts(parts, body);
+        let Some(entry) = entry else { return next.run(request).await };
+        // A client that hangs up must not take the entry with it: what it set in motion goes on as well.
+        let (engine, audit) = (self.engine.clone(), self.audit.clone());
+        let done = self.work.spawn(async move {
+            let response = next.run(request).await;
+            let status = response.status();
+            let entry = AuditEntry { at: engine.now(), status: status.as_u16(), ..entry };
+            match audit.append(&**engine.store(), entry).await {
+                Ok(()) => response,
+                // Nothing was changed, and the refusal says more.
+                Err(_) if !status.is_success() => response,
+                Err(error) => Problem::hidden(
+                    ErrorClass::Unavailable,
+                    "AUDIT_UNAVAILABLE",
+                    "it may have been done, but cannot be written into the audit now; look before it is tried again",
+                    &*error,
+                )
+                .into_response(),
+            }
+        });
+        match done.await {
+            Ok(response) => response,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_cancelled) => {
+                    Problem::new(ErrorClass::Unavailable, "ENGINE_ENDING", "the engine is ending")
+                        .into_response()
+                }
+            },
+        }
+    }
+
+    fn entry(&self, parts: &Parts, principal: &Principal, request_id: &str) -> AuditEntry {
+        let mut target = gate::shown_target(parts).to_owned();
+        target.truncate(target.floor_char_boundary(TARGET_BYTES_MAX));
+        AuditEntry {
+            id: new_uuid(&*self.engine.clock, &*self.engine.entropy).simple().to_string(),
+            at: self.engine.now(),
+            actor: principal.name.as_ref().into(),
+            tenant: principal.visibility.tenant().map(Into::into),
+            method: parts.method.as_str().into(),
+            route: gate::route(parts).unwrap_or_default().into(),
+            target,
+            status: 0,
+            request_id: request_id.into(),
+        }
     }
 
     /// Who may come in.
@@ -122,16 +196,12 @@ fn without_port(host: &str) -> &str {
 }
 
 /// Gives the request an id, lets it through or not, and writes what went wrong.
-pub(super) async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     let id = guard.request_id(request.headers());
     let shown = id.to_str().unwrap_or_default().to_owned();
     let mut response = match guard.check(&request) {
         Ok(()) => {
-            // Whoever serves these routes may have found out who asks; no client can say it.
-            if request.extensions().get::<Principal>().is_none() {
-                request.extensions_mut().insert(Principal::anonymous());
-            }
-            let mut response = next.run(request).await;
+            let mut response = guard.pass(request, &shown, next).await;
             match response.extensions_mut().remove::<Problem>() {
                 Some(problem) => {
                     let allow = response.headers_mut().remove(header::ALLOW);
@@ -151,6 +221,12 @@ pub(super) async fn guard(State(guard): State<Guard>, mut request: Request, next
     // Answers are data, never pages.
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
+    );
     response
 }
 

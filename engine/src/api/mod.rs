@@ -4,29 +4,33 @@
 //! every error goes out through [`problem`].
 
 mod access;
+mod audit;
 mod cloud_events;
 mod events;
 mod executions;
 mod explain;
 mod fields;
 mod flows;
+mod gate;
 mod guard;
 mod jobs;
+mod keys;
 mod metrics;
 mod openapi;
 mod operations;
 mod plumbing;
 mod problem;
 mod progress;
+mod rate;
 mod request;
 mod search;
+mod serve;
 mod start;
 mod tables;
 mod verbs;
 mod wait;
 mod webhooks;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +40,6 @@ use axum::middleware;
 use axum::routing::{get, post};
 use flowmonkey_core::execution::Execution;
 use flowmonkey_core::ids::ExecutionId;
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -44,9 +47,11 @@ use tokio_util::task::TaskTracker;
 use crate::engine::{Engine, EngineError};
 
 use access::Access;
+pub use gate::AccessOptions;
 pub use openapi::openapi;
 pub use problem::ErrorClass;
 use problem::Problem;
+pub use serve::{CONNECTIONS_MAX, DRAIN_MAX, HEAD_TIME_MAX, serve};
 
 /// Bytes of a request's body: starts, signals, answers.
 pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -56,8 +61,8 @@ pub const FLOW_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Requests that may wait for the end of an execution at the same time.
 pub const WAITS_MAX: usize = 1024;
-/// How long open requests may take to end after the shutdown began.
-pub const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// How long the body of a request may take to arrive.
+pub const BODY_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Settings of the API.
 #[derive(Clone, Debug, Default)]
@@ -69,6 +74,8 @@ pub struct ApiOptions {
     pub shutdown: CancellationToken,
     /// Runs what changes something, so that it goes on when its client hangs up. Wait for it before the engine is closed.
     pub work: TaskTracker,
+    /// Who may ask. Default: everybody.
+    pub access: AccessOptions,
 }
 
 /// What the routes share.
@@ -90,7 +97,8 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         shutdown: options.shutdown,
         work: options.work,
     };
-    let guard = guard::Guard::new(&options.allowed_hosts, api.engine.clone());
+    let gate = gate::Gate::new(api.engine.clone(), options.access, api.work.clone());
+    let guard = guard::Guard::new(&options.allowed_hosts, api.engine.clone(), gate, api.work.clone());
     let flows = Router::new()
         .route("/v1/flows", get(flows::list).post(flows::publish))
         .route("/v1/flows:validate", post(flows::validate))
@@ -117,6 +125,9 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         )
         .route("/v1/webhooks/{id}/deliveries", get(webhooks::deliveries))
         .route("/v1/webhooks/{id}/deliveries/{target}", post(webhooks::redeliver))
+        .route("/v1/keys", get(keys::list).post(keys::create))
+        .route("/v1/keys/{target}", post(keys::verb))
+        .route("/v1/audit", get(audit::list))
         .route("/v1/queues", get(operations::queues))
         .route("/v1/workers", get(operations::workers))
         .route("/v1/failed-tasks", get(operations::failed_tasks))
@@ -170,27 +181,5 @@ impl Api {
             // Only the end of the whole runtime ends it early.
             Err(_cancelled) => Problem::new(ErrorClass::Unavailable, "ENGINE_ENDING", "the engine is ending"),
         })
-    }
-}
-
-/// Serves `router` on `listener` until `shutdown`; open requests get [`DRAIN_MAX`] to end.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) -> io::Result<()> {
-    let drained = {
-        let shutdown = shutdown.clone();
-        async move {
-            shutdown.cancelled().await;
-            tokio::time::sleep(DRAIN_MAX).await;
-        }
-    };
-    let serving = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
-    tokio::select! {
-        result = serving.into_future() => result,
-        () = drained => {
-            tracing::warn!("requests were still open when the time to end them was over");
-            Ok(())
-        }
     }
 }

@@ -31,6 +31,8 @@ pub enum ErrorClass {
     NoSuchMethod,
     /// The state of things does not allow it.
     Conflict,
+    /// The body does not arrive in time.
+    TooSlow,
     /// The body is larger than the limit.
     TooLarge,
     /// The body is of a type that the route does not read.
@@ -56,6 +58,7 @@ impl ErrorClass {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::NoSuchMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict => StatusCode::CONFLICT,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unsupported => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
@@ -73,6 +76,7 @@ impl ErrorClass {
             Self::NotFound => "There is no such thing",
             Self::NoSuchMethod => "The path does not know this method",
             Self::Conflict => "The state does not allow it",
+            Self::TooSlow => "The body is too slow",
             Self::TooLarge => "The body is too large",
             Self::Unsupported => "The body has the wrong type",
             Self::Invalid => "The request is not valid",
@@ -91,6 +95,7 @@ impl ErrorClass {
             | Self::NotFound
             | Self::NoSuchMethod
             | Self::Conflict
+            | Self::TooSlow
             | Self::TooLarge
             | Self::Unsupported
             | Self::Invalid
@@ -176,6 +181,11 @@ pub(super) struct Problem {
 }
 
 impl Problem {
+    /// What kind of error it is.
+    pub(super) const fn class(&self) -> ErrorClass {
+        self.class
+    }
+
     pub(super) fn new(class: ErrorClass, code: &'static str, detail: impl Into<String>) -> Self {
         Self { class, code, detail: detail.into(), errors: Vec::new(), cause: None }
     }

@@ -9,6 +9,7 @@ use flowmonkey_core::flow::parse::Format;
 use flowmonkey_core::ids::ExecutionId;
 use serde_json::Value;
 
+use super::BODY_TIME_MAX;
 use super::problem::{Detail, ErrorClass, Problem};
 
 /// Items of a page when the request does not say.
@@ -185,7 +186,11 @@ pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {
 
 /// The whole body, up to the route's limit.
 pub(super) async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
-    Bytes::from_request(request, state).await.map_err(|rejection: BytesRejection| {
+    let Ok(read) = tokio::time::timeout(BODY_TIME_MAX, Bytes::from_request(request, state)).await else {
+        let detail = format!("the body did not arrive within {} seconds", BODY_TIME_MAX.as_secs());
+        return Err(Problem::new(ErrorClass::TooSlow, "BODY_TIMEOUT", detail));
+    };
+    read.map_err(|rejection: BytesRejection| {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             Problem::new(ErrorClass::TooLarge, "BODY_TOO_LARGE", "the body is larger than this path takes")
         } else {

@@ -1,6 +1,7 @@
 //! The chores of the engine, one file each. A chore is a `tick` that does its work once and says what it did, and a loop
 //! round it. Any number of engines may run them at once: each is idempotent, and none needs a leader for correctness.
 
+pub mod audit;
 pub mod collector;
 pub mod events;
 pub mod fall_back;
@@ -60,6 +61,7 @@ pub fn spawn_all(engine: &Arc<Engine>, tracker: &TaskTracker, shutdown: &Cancell
     tracker.spawn(chore("sweeper").in_turn().every(config.sweep_every, sweeper::tick));
     tracker.spawn(chore("jobs").in_turn().every(config.jobs_every, jobs::tick));
     tracker.spawn(chore("pruner").in_turn().every(config.prune_every, pruner::tick));
+    tracker.spawn(chore("audit").in_turn().every(config.seal_audit_every, audit::tick));
     if config.objects.is_some() {
         tracker.spawn(chore("objects").in_turn().every(config.collect_objects_every, objects::tick));
     }

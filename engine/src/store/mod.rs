@@ -3,6 +3,7 @@
 //! Architecture invariant: one commit per batch of decisions. Each update is guarded by the execution's version; a
 //! conflict drops that execution's changes only, never the batch. Repeating a batch whose answer was lost changes nothing.
 
+pub(crate) mod access;
 mod child;
 mod compatibility;
 #[doc(hidden)]
@@ -36,6 +37,7 @@ use flowmonkey_core::time::Timestamp;
 
 use crate::access::Visibility;
 
+pub use access::{AccessStore, ApiKey, ApiKeyFilter, AuditEntry, AuditFilter, AuditRow, AuditSeal};
 pub use context::{ContextPatch, ContextStore, Staged};
 pub use error::StoreError;
 pub use events::{
@@ -64,7 +66,16 @@ pub use transfer::{TransferError, TransferProgress, TransferredTable, transfer};
 /// The record. All instants are arguments; nothing here reads a clock.
 #[async_trait]
 pub trait Store:
-    ContextStore + EventStore + JobStore + ObjectTable + ProgressStore + SearchStore + Send + Sync + 'static
+    AccessStore
+    + ContextStore
+    + EventStore
+    + JobStore
+    + ObjectTable
+    + ProgressStore
+    + SearchStore
+    + Send
+    + Sync
+    + 'static
 {
     // Flows.
 

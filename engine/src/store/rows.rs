@@ -14,6 +14,7 @@ use sqlx::{Decode, Postgres, Row, Sqlite, Type};
 use uuid::Uuid;
 
 use super::StoreError;
+use super::access::{ApiKey, AuditEntry, AuditRow, scopes_of};
 use super::events::{Delivery, DeliveryStatus, DeliveryTry, Webhook};
 use super::jobs::{JobRow, status_of};
 use super::model::{ExecutionSummary, FlowRow, JoinState, PublishedEvent, PublishedFlow, TableDefinition};
@@ -270,6 +271,47 @@ pub(super) fn webhook(row: &impl RecordRow) -> Result<Webhook, StoreError> {
         failing_since: optional_instant(row, 7, &what)?,
         created_at: instant(row, 8, &what)?,
         tenant: owner(column(row, 9, &what)?),
+    })
+}
+
+/// A key, in the order of the columns of `api_keys_*`.
+pub(super) fn api_key(row: &impl RecordRow) -> Result<ApiKey, StoreError> {
+    let id: String = column(row, 0, &"a row of fm_api_keys")?;
+    let what = format!("fm_api_keys {id}");
+    let scopes: &str = column(row, 3, &what)?;
+    Ok(ApiKey {
+        scopes: scopes_of(scopes)?,
+        id,
+        name: column(row, 1, &what)?,
+        hash: column(row, 2, &what)?,
+        tenant: column(row, 4, &what)?,
+        created_at: instant(row, 5, &what)?,
+        expires_at: optional_instant(row, 6, &what)?,
+        revoked_at: optional_instant(row, 7, &what)?,
+        last_used_at: optional_instant(row, 8, &what)?,
+    })
+}
+
+/// An entry of the audit, in the order of the columns of `audit_*`.
+pub(super) fn audit(row: &impl RecordRow) -> Result<AuditRow, StoreError> {
+    let sequence: i64 = column(row, 0, &"a row of fm_audit")?;
+    let what = format!("fm_audit {sequence}");
+    let place: Option<i64> = column(row, 10, &what)?;
+    let hash: Option<String> = column(row, 11, &what)?;
+    Ok(AuditRow {
+        sequence,
+        entry: AuditEntry {
+            id: column(row, 1, &what)?,
+            at: instant(row, 2, &what)?,
+            actor: column(row, 3, &what)?,
+            tenant: column(row, 4, &what)?,
+            method: column(row, 5, &what)?,
+            route: column(row, 6, &what)?,
+            target: column(row, 7, &what)?,
+            status: count(row, 8, &what)?,
+            request_id: column(row, 9, &what)?,
+        },
+        seal: place.zip(hash),
     })
 }
 

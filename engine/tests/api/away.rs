@@ -10,7 +10,8 @@ use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::access::Visibility;
 use flowmonkey_engine::store::{
-    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, Count, Delivery,
+    AccessStore, ApiKey, ApiKeyFilter, AuditEntry, AuditFilter, AuditRow, AuditSeal, Batch, BeatOutcome,
+    CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, Count, Delivery,
     DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskRow, FlowRow, JobBeat,
     JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, LogFilter, LogRow, MemoryStore,
     NewDelivery, ObjectTable, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, PublishedFlow, Retention, SearchStore, SettledDelivery, Staged, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Webhook, WebhookNote,
@@ -23,6 +24,7 @@ pub(crate) struct Away {
     inner: MemoryStore,
     away: AtomicBool,
     held: AtomicBool,
+    audit_fails: AtomicBool,
     /// Rung when a commit is held.
     pub(crate) holds: Notify,
     /// Rung when held commits may be answered.
@@ -33,6 +35,11 @@ impl Away {
     /// Makes the record unavailable, or available again.
     pub(crate) fn set_away(&self, away: bool) {
         self.away.store(away, Ordering::SeqCst);
+    }
+
+    /// Lets the audit fail, and nothing else, or not.
+    pub(crate) fn fail_audit(&self, fails: bool) {
+        self.audit_fails.store(fails, Ordering::SeqCst);
     }
 
     /// Keeps back the answer of the next commit.
@@ -524,5 +531,66 @@ impl JobStore for Away {
     async fn forget_jobs(&self, executions: &[ExecutionId]) -> Result<(), StoreError> {
         self.there()?;
         self.inner.forget_jobs(executions).await
+    }
+}
+
+#[async_trait]
+impl AccessStore for Away {
+    async fn put_key(&self, key: &ApiKey) -> Result<(), StoreError> {
+        self.there()?;
+        self.inner.put_key(key).await
+    }
+
+    async fn api_key(&self, id: &str) -> Result<Option<ApiKey>, StoreError> {
+        self.there()?;
+        self.inner.api_key(id).await
+    }
+
+    async fn api_keys(&self, filter: &ApiKeyFilter) -> Result<Vec<ApiKey>, StoreError> {
+        self.there()?;
+        self.inner.api_keys(filter).await
+    }
+
+    async fn revoke_key(&self, id: &str, now: Timestamp) -> Result<bool, StoreError> {
+        self.there()?;
+        self.inner.revoke_key(id, now).await
+    }
+
+    async fn touch_key(&self, id: &str, at: Timestamp) -> Result<(), StoreError> {
+        self.there()?;
+        self.inner.touch_key(id, at).await
+    }
+
+    async fn append_audit(&self, entries: &[AuditEntry]) -> Result<(), StoreError> {
+        self.there()?;
+        if self.audit_fails.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable { reason: "no audit".into(), source: None });
+        }
+        self.inner.append_audit(entries).await
+    }
+
+    async fn audit(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
+        self.there()?;
+        self.inner.audit(filter).await
+    }
+
+    async fn audit_chain(&self, after: i64, max: usize) -> Result<Vec<AuditRow>, StoreError> {
+        self.there()?;
+        self.inner.audit_chain(after, max).await
+    }
+
+    async fn audit_head(&self) -> Result<Option<(i64, String)>, StoreError> {
+        self.there()?;
+        self.inner.audit_head().await
+    }
+
+    async fn unsealed_audit(&self, max: usize) -> Result<Vec<AuditRow>, StoreError> {
+        self.there()?;
+        self.inner.unsealed_audit(max).await
+    }
+
+    async fn seal_audit(&self, head: i64, seals: &[AuditSeal]) -> Result<bool, StoreError> {
+        self.there()?;
+        self.inner.seal_audit(head, seals).await
     }
 }

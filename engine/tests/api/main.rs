@@ -8,6 +8,7 @@ mod operations;
 mod plumbing;
 mod progress;
 mod search;
+mod security;
 mod starts;
 mod tenants;
 mod webhooks;

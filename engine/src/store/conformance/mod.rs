@@ -12,6 +12,7 @@
 )]
 #![expect(clippy::unwrap_used, reason = "a suite of tests")]
 
+mod access;
 mod commits;
 mod context;
 mod differential;
@@ -57,6 +58,11 @@ macro_rules! rules {
 }
 
 rules! {
+    access:
+        keys_are_kept_without_secrets_and_taken_back_once,
+        keys_are_listed_newest_first,
+        the_audit_keeps_its_order_and_counts_once,
+        the_chain_of_the_audit_grows_at_its_end_only;
     commits:
         an_execution_reads_back_as_it_was_written,
         a_stale_update_changes_nothing_and_others_in_the_batch_go_on,

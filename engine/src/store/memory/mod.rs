@@ -2,6 +2,7 @@
 //!
 //! Nothing survives the process. All answers come in a fixed order, so that the same calls always give the same answers.
 
+mod access;
 mod commit;
 mod context;
 mod events;
@@ -19,6 +20,7 @@ use flowmonkey_core::execution::{Execution, FlowReference, JoinSpec, RecordedEve
 use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_core::time::Timestamp;
 
+use super::access::{ApiKey, AuditRow};
 use super::context::ContextPatch;
 use super::events::{Delivery, Webhook};
 use super::jobs::JobRow;
@@ -97,6 +99,10 @@ pub struct MemoryRows {
     pub webhooks: BTreeMap<String, Webhook>,
     /// Deliveries by webhook and event.
     pub deliveries: BTreeMap<(String, String), Delivery>,
+    /// Keys for the HTTP API.
+    pub api_keys: BTreeMap<String, ApiKey>,
+    /// The audit, oldest first.
+    pub audit: Vec<AuditRow>,
 }
 
 /// Names a table.

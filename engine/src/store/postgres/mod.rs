@@ -4,6 +4,7 @@
 //! one transaction whose locks are taken in one order (see `migrations/postgres/0001_create_record.sql`), so that engines
 //! never wait for each other in a circle. Nothing is kept in a session, so that a pooler may stand between.
 
+mod access;
 mod apart;
 mod chores;
 mod clock;

@@ -21,6 +21,7 @@ pub(super) const MIGRATIONS: &[(&str, &str)] = &[
     ("say who may run", include_str!("../../../../migrations/postgres/0009_say_who_may_run.sql")),
     ("find executions", include_str!("../../../../migrations/postgres/0010_find_executions.sql")),
     ("separate tenants", include_str!("../../../../migrations/postgres/0011_separate_tenants.sql")),
+    ("add keys and audit", include_str!("../../../../migrations/postgres/0012_add_keys_and_audit.sql")),
 ];
 
 /// The schema version that this program needs.

@@ -3,6 +3,7 @@
 //! One connection writes, a few read. The write-ahead log lets readers go on while a batch is written, and a commit is on
 //! the disk when it returns ([`Durability::Full`]).
 
+mod access;
 mod apart;
 mod backup;
 mod commit;

@@ -20,6 +20,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../../../migrations/sqlite/0008_say_who_may_run.sql"),
     include_str!("../../../../migrations/sqlite/0009_find_executions.sql"),
     include_str!("../../../../migrations/sqlite/0010_separate_tenants.sql"),
+    include_str!("../../../../migrations/sqlite/0011_add_keys_and_audit.sql"),
 ];
 
 /// The schema version that this program needs.

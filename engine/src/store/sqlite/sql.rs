@@ -11,6 +11,17 @@ macro_rules! queries {
 }
 
 queries! {
+    API_KEYS_GET = "api_keys_get",
+    API_KEYS_LIST = "api_keys_list",
+    API_KEYS_PUT = "api_keys_put",
+    API_KEYS_REVOKE = "api_keys_revoke",
+    API_KEYS_TOUCH = "api_keys_touch",
+    AUDIT_APPEND = "audit_append",
+    AUDIT_CHAIN = "audit_chain",
+    AUDIT_HEAD = "audit_head",
+    AUDIT_LIST = "audit_list",
+    AUDIT_SEAL = "audit_seal",
+    AUDIT_UNSEALED = "audit_unsealed",
     BUDGETS_LOAD = "budgets_load",
     BUDGETS_SET = "budgets_set",
     CHECKPOINTS_CLEAR = "checkpoints_clear",

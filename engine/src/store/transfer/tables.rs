@@ -64,7 +64,7 @@ const fn numbered(name: &'static str, sequence: &'static str, columns: &'static 
 }
 
 /// All tables that are carried over, in an order that keeps references whole.
-pub(in crate::store) const TABLES: [Table; 23] = [
+pub(in crate::store) const TABLES: [Table; 25] = [
     table(
         "fm_definitions",
         &[text("hash"), text("flow_id"), text("version"), text("status"), text("definition")],
@@ -296,6 +296,38 @@ pub(in crate::store) const TABLES: [Table; 23] = [
             integer("last_status"),
             text("last_error"),
             integer("duration_ms"),
+        ],
+    ),
+    table(
+        "fm_api_keys",
+        &[
+            text("id"),
+            text("name"),
+            text("hash"),
+            text("scopes"),
+            text("tenant_id"),
+            integer("created_at"),
+            integer("expires_at"),
+            integer("revoked_at"),
+            integer("last_used_at"),
+        ],
+    ),
+    numbered(
+        "fm_audit",
+        "fm_audit_sequence_seq",
+        &[
+            integer("sequence"),
+            text("id"),
+            integer("at"),
+            text("actor"),
+            text("tenant_id"),
+            text("method"),
+            text("route"),
+            text("target"),
+            integer("status"),
+            text("request_id"),
+            integer("place"),
+            text("hash"),
         ],
     ),
     table("fm_keys", &[text("name"), Column { name: "key", kind: Kind::Bytes }]),
