@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowmonkey_engine::api::{self, ApiOptions};
+use flowmonkey_engine::api::{self, ApiOptions, LiveOptions};
 use flowmonkey_engine::chores::{self, reconciler, sweeper};
 use flowmonkey_engine::config::UnknownHandler;
 use flowmonkey_engine::objects::Objects;
@@ -211,6 +211,7 @@ impl Embedded {
             shutdown: self.api_end.clone(),
             work: self.api.clone(),
             allowed_hosts: self.allowed_hosts.clone(),
+            live: LiveOptions::default(),
         };
         let router = api::router(self.engine.clone(), options);
         let end = self.api_end.clone();

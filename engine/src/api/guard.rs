@@ -13,6 +13,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use flowmonkey_plumbing::ids::new_uuid;
 
+use super::live;
 use super::problem::{ErrorClass, Problem};
 use crate::access::Principal;
 use crate::engine::Engine;
@@ -125,6 +126,7 @@ fn without_port(host: &str) -> &str {
 pub(super) async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     let id = guard.request_id(request.headers());
     let shown = id.to_str().unwrap_or_default().to_owned();
+    live::show_offered_key(request.headers_mut());
     let mut response = match guard.check(&request) {
         Ok(()) => {
             request.extensions_mut().insert(Principal::anonymous());

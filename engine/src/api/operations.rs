@@ -74,7 +74,7 @@ pub(super) fn ready(depth: &Depth) -> Value {
 }
 
 /// Region and handler of a pool: `[tenant@][region/]handler`.
-fn parts(pool: &str) -> (Option<&str>, &str) {
+pub(super) fn parts(pool: &str) -> (Option<&str>, &str) {
     let pool = pool.split_once('@').map_or(pool, |(_, rest)| rest);
     match pool.split_once('/') {
         Some((region, handler)) => (Some(region), handler),
