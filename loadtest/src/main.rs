@@ -4,6 +4,7 @@
 
 mod harness;
 mod plumbing;
+mod watchers;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -80,6 +81,8 @@ enum Scenario {
         #[arg(long, default_value_t = 100_000)]
         executions: usize,
     },
+    /// Connections that watch one engine, some of which never read: how late events come, and what it takes.
+    Watchers(watchers::Watchers),
 }
 
 const ONE_STEP: &str = "
@@ -149,6 +152,7 @@ async fn run(scenario: Scenario, durability: Durability) -> Result<()> {
         Scenario::FanOut { items } => fan_out(durability, items).await,
         Scenario::Plumbing { calls } => plumbing::plumbing(durability, calls.into()).await,
         Scenario::Waiting { executions } => waiting(durability, executions).await,
+        Scenario::Watchers(wanted) => watchers::watchers(durability, wanted).await,
     }
 }
 

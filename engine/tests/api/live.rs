@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowmonkey_core::execution::{Command, Event, RecordedEvent};
+use flowmonkey_core::execution::command::Command;
+use flowmonkey_core::execution::{Event, RecordedEvent};
 use flowmonkey_core::ids::ExecutionId;
 use flowmonkey_engine::api::{ApiOptions, LiveOptions, router, serve};
 use flowmonkey_engine::services::EnginePlumbing;

@@ -357,4 +357,12 @@ mod tests {
         assert_eq!(shown.get("omitted"), None);
         assert!(shown["event"]["output"].is_string());
     }
+
+    #[test]
+    fn the_document_names_all_types() {
+        let document = include_str!("../../../../docs/asyncapi.yaml");
+        for kind in EXECUTION_KINDS.iter().chain(BOARD_KINDS) {
+            assert!(document.contains(kind), "{kind}");
+        }
+    }
 }
