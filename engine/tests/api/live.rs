@@ -261,7 +261,9 @@ async fn what_was_not_heard_is_read() {
     };
     let now = one.history(&id).await.last().unwrap().sequence;
     assert_eq!((&snapshot["type"], &snapshot["executionId"]), (&json!("snapshot"), &json!(id)));
-    assert_eq!((&snapshot["flowId"], &snapshot["status"]), (&json!("ask"), &json!("paused")));
+    assert_eq!(snapshot["flowId"], "ask");
+    // After the first of the two commits, or after both.
+    assert!(["paused", "waiting"].contains(&snapshot["status"].as_str().unwrap()), "{snapshot}");
     assert!((told..=now).contains(&snapshot["seq"].as_u64().unwrap()), "{snapshot}");
     assert_whole(&exact.events_until(now).await, &one.history(&id).await, told);
     told = now;
@@ -592,22 +594,6 @@ async fn server_sent_events_are_the_same_and_resume() {
     let mut all = Events::open(&served, "/v1/stream?flowId=greet&types=execution.completed", "").await;
     assert_eq!(all.next().await.unwrap().1, json!({ "type": "subscribed", "id": "stream" }));
     let other = served.server.start("greet", json!({ "name": "n" })).await;
-    let task_done = async {
-        let claim = Claim { pool: "echo".into(), worker: "w".into(), max: 1, low_first: false };
-        let task = served.queue.claim(claim).await.unwrap().remove(0).task;
-        let result = flowmonkey_plumbing::wire::ResultMessage {
-            execution_id: task.execution_id.clone(),
-            step_id: task.step_id.clone(),
-            ..flowmonkey_plumbing::wire::ResultMessage::new(
-                task.task_id.clone(),
-                task.attempt,
-                flowmonkey_plumbing::wire::Outcome::Success,
-            )
-        };
-        served.queue.finish("echo", "w", vec![result]).await.unwrap();
-        flowmonkey_engine::chores::collector::tick(&served.server.engine).await.unwrap();
-    };
-    task_done.await;
     let (place, completed) = all.next().await.unwrap();
     assert_eq!(
         (place, &completed["executionId"]),
