@@ -7,6 +7,7 @@ mod configuration;
 mod crash_points;
 mod faults;
 mod in_process;
+mod live;
 mod pooler;
 mod rebuild;
 mod redelivery;

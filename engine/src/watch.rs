@@ -148,9 +148,15 @@ impl Watchers {
         receiver
     }
 
+    /// How many follow.
+    #[must_use]
+    pub fn followers(&self) -> usize {
+        self.updates.receiver_count()
+    }
+
     /// Whether anybody follows: nobody costs nothing.
     pub(crate) fn is_followed(&self) -> bool {
-        self.updates.receiver_count() > 0
+        self.followers() > 0
     }
 
     /// Whether anybody follows, or waits for an end.

@@ -5,6 +5,7 @@
 mod harness;
 mod plumbing;
 mod plumbing_load;
+mod watchers;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -97,6 +98,8 @@ enum Scenario {
         #[arg(long, default_value_t = 100_000)]
         executions: usize,
     },
+    /// Connections that watch one engine, some of which never read: how late events come, and what it takes.
+    Watchers(watchers::Watchers),
 }
 
 const ONE_STEP: &str = "
@@ -169,6 +172,7 @@ async fn run(scenario: Scenario, durability: Durability) -> Result<()> {
             plumbing_load(durability, Load { tasks, progress, events, seconds }).await
         }
         Scenario::Waiting { executions } => waiting(durability, executions).await,
+        Scenario::Watchers(wanted) => watchers::watchers(durability, wanted).await,
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowmonkey_core::limits::Limits;
-use flowmonkey_engine::api::{self, AccessOptions, ApiOptions};
+use flowmonkey_engine::api::{self, AccessOptions, ApiOptions, LiveOptions};
 use flowmonkey_engine::chores;
 use flowmonkey_engine::config::UnknownHandler;
 use flowmonkey_engine::objects::Objects;
@@ -168,6 +168,7 @@ impl EngineProcess {
             work: self.api.clone(),
             allowed_hosts: args.api.hosts(),
             access,
+            live: LiveOptions::default(),
         };
         let router = api::router(self.engine.clone(), options);
         let end = self.api_end.clone();

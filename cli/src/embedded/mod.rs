@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowmonkey_engine::api::{self, AccessOptions, ApiOptions};
+use flowmonkey_engine::api::{self, AccessOptions, ApiOptions, LiveOptions};
 use flowmonkey_engine::chores::{self, reconciler, sweeper};
 use flowmonkey_engine::config::UnknownHandler;
 use flowmonkey_engine::objects::Objects;
@@ -221,6 +221,7 @@ impl Embedded {
             allowed_hosts: self.allowed_hosts.clone(),
             // Who may read the data directory may do everything anyway.
             access: AccessOptions::default(),
+            live: LiveOptions::default(),
         };
         let router = api::router(self.engine.clone(), options);
         let end = self.api_end.clone();

@@ -1,5 +1,6 @@
 //! Executions: get, history, children, context.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::Json;
@@ -92,7 +93,7 @@ pub(super) async fn history(
     let items: Vec<Value> = events
         .into_iter()
         .map(|RecordedEvent { sequence, at, event }| {
-            json!({ "sequence": sequence, "at": at.to_rfc3339(), "event": without_tokens(event) })
+            json!({ "sequence": sequence, "at": at.to_rfc3339(), "event": without_tokens(&event) })
         })
         .collect();
     Ok(Json(json!({ "items": items, "nextAfter": next })))
@@ -110,7 +111,15 @@ pub(super) async fn context(
 }
 
 /// Whoever has a token can resume: those who look on do not get to see it.
-fn without_tokens(mut event: Event) -> Event {
+pub(super) fn without_tokens(event: &Event) -> Cow<'_, Event> {
+    let waits = |on: &WaitOn| matches!(on, WaitOn::Handler { token: Some(_), .. });
+    let reports = |outcome: &ReportedOutcome| matches!(outcome, ReportedOutcome::Wait { token: Some(_), .. });
+    let shows_one = matches!(event, Event::WaitBegan(wait) if waits(&wait.on))
+        || matches!(event, Event::ReportHeld(report) if reports(&report.outcome));
+    if !shows_one {
+        return Cow::Borrowed(event);
+    }
+    let mut event = event.clone();
     if let Event::WaitBegan(wait) = &mut event
         && let WaitOn::Handler { token, .. } = &mut wait.on
     {
@@ -121,5 +130,5 @@ fn without_tokens(mut event: Event) -> Event {
     {
         *token = None;
     }
-    event
+    Cow::Owned(event)
 }

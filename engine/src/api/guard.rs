@@ -16,6 +16,7 @@ use flowmonkey_plumbing::ids::new_uuid;
 use tokio_util::task::TaskTracker;
 
 use super::gate::{self, Gate};
+use super::live;
 use super::problem::{ErrorClass, Problem};
 use crate::access::Principal;
 use crate::audit::AuditLog;
@@ -199,6 +200,7 @@ fn without_port(host: &str) -> &str {
 pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     let id = guard.request_id(request.headers());
     let shown = id.to_str().unwrap_or_default().to_owned();
+    live::show_offered_key(request.headers_mut());
     let mut response = match guard.check(&request) {
         Ok(()) => {
             let mut response = guard.pass(request, &shown, next).await;

@@ -15,6 +15,7 @@ mod gate;
 mod guard;
 mod jobs;
 mod keys;
+mod live;
 mod metrics;
 mod openapi;
 mod operations;
@@ -48,6 +49,7 @@ use crate::engine::{Engine, EngineError};
 
 use access::Access;
 pub use gate::AccessOptions;
+pub use live::{LIVE_CONNECTIONS_MAX, LiveOptions, PING_EVERY};
 pub use openapi::openapi;
 pub use problem::ErrorClass;
 use problem::Problem;
@@ -76,6 +78,8 @@ pub struct ApiOptions {
     pub work: TaskTracker,
     /// Who may ask. Default: everybody.
     pub access: AccessOptions,
+    /// Connections that are told what happens.
+    pub live: LiveOptions,
 }
 
 /// What the routes share.
@@ -84,14 +88,17 @@ struct Api {
     engine: Arc<Engine>,
     waits: Arc<Semaphore>,
     large_answers: Arc<Semaphore>,
+    live: Arc<live::Live>,
     shutdown: CancellationToken,
     work: TaskTracker,
 }
 
 /// All routes over `engine`.
 pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
+    let live = live::Live::new(engine.clone(), &options.live, options.shutdown.clone(), options.work.clone());
     let api = Api {
         engine,
+        live: Arc::new(live),
         waits: Arc::new(Semaphore::new(WAITS_MAX)),
         large_answers: Arc::new(Semaphore::new(plumbing::large::LARGE_ANSWERS_MAX)),
         shutdown: options.shutdown,
@@ -114,6 +121,9 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         .route("/v1/executions/{id}/context", get(executions::context))
         .route("/v1/executions/{id}/progress", get(progress::history))
         .route("/v1/executions/{id}/logs", get(progress::logs))
+        .route("/v1/executions/{id}/stream", get(live::of_execution))
+        .route("/v1/stream", get(live::of_all))
+        .route("/v1/ws", get(live::upgrade))
         .route("/v1/resume/{token}", post(verbs::resume))
         .route("/v1/jobs", get(jobs::list))
         .route("/v1/events", get(events::list).post(events::publish))

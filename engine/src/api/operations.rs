@@ -87,7 +87,7 @@ pub(super) fn pool_is_seen(seen: &Visibility, pool: &str) -> bool {
 }
 
 /// Region and handler of a pool: `[tenant@][region/]handler`.
-fn parts(pool: &str) -> (Option<&str>, &str) {
+pub(super) fn parts(pool: &str) -> (Option<&str>, &str) {
     let pool = pool.split_once('@').map_or(pool, |(_, rest)| rest);
     match pool.split_once('/') {
         Some((region, handler)) => (Some(region), handler),

@@ -95,6 +95,7 @@ async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, shutdown
             .max_headers(HEADERS_MAX)
             .max_buf_size(HEAD_BYTES_MAX)
             .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
     );
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -4,6 +4,7 @@
 mod away;
 mod executions;
 mod flows;
+mod live;
 mod operations;
 mod plumbing;
 mod progress;
