@@ -7,6 +7,7 @@ mod child;
 #[doc(hidden)]
 pub mod conformance;
 mod context;
+mod control;
 mod creates;
 mod encode;
 mod error;
@@ -32,6 +33,10 @@ use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 
 pub use context::{ContextPatch, ContextStore, Staged};
+pub use control::{
+    ControlStore, FailedTaskEntry, FailedTaskFilter, Operation, OperationItem, Pause, PauseKind, SettledAs,
+    Settlement,
+};
 pub use error::StoreError;
 pub use events::{
     Delivery, DeliveryStatus, DeliveryTry, EventAttributes, EventFilter, EventPlace, EventStore, NewDelivery,
@@ -58,7 +63,7 @@ pub use transfer::{TransferError, TransferProgress, TransferredTable, transfer};
 /// The record. All instants are arguments; nothing here reads a clock.
 #[async_trait]
 pub trait Store:
-    ContextStore + EventStore + JobStore + ObjectTable + ProgressStore + Send + Sync + 'static
+    ContextStore + ControlStore + EventStore + JobStore + ObjectTable + ProgressStore + Send + Sync + 'static
 {
     // Flows.
 
@@ -114,9 +119,6 @@ pub trait Store:
         until: Timestamp,
         max: usize,
     ) -> Result<Vec<TaskOut>, StoreError>;
-
-    /// Parked tasks, newest first.
-    async fn failed_tasks(&self, max: usize) -> Result<Vec<FailedTaskRow>, StoreError>;
 
     // Joins.
 

@@ -10,7 +10,7 @@ use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
     Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, Delivery,
-    DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskRow, FlowRow, JobBeat,
+    DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, ControlStore, FailedTaskEntry, FailedTaskFilter, Operation, OperationItem, Pause, PauseKind, Settlement, FlowRow, JobBeat,
     JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, LogFilter, LogRow, MemoryStore,
     NewDelivery, ObjectTable, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, Retention,
     SettledDelivery, Staged, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
@@ -294,11 +294,6 @@ impl Store for Away {
         self.inner.tasks_out(after, until, max).await
     }
 
-    async fn failed_tasks(&self, max: usize) -> Result<Vec<FailedTaskRow>, StoreError> {
-        self.there()?;
-        self.inner.failed_tasks(max).await
-    }
-
     async fn join(&self, parent: ExecutionId, join: u32) -> Result<Option<Join>, StoreError> {
         self.there()?;
         self.inner.join(parent, join).await
@@ -496,5 +491,99 @@ impl JobStore for Away {
     async fn forget_jobs(&self, executions: &[ExecutionId]) -> Result<(), StoreError> {
         self.there()?;
         self.inner.forget_jobs(executions).await
+    }
+}
+
+#[async_trait]
+impl ControlStore for Away {
+    async fn failed_tasks(&self, filter: &FailedTaskFilter) -> Result<Vec<FailedTaskEntry>, StoreError> {
+        self.there()?;
+        self.inner.failed_tasks(filter).await
+    }
+
+    async fn failed_task(&self, task: TaskId) -> Result<Option<FailedTaskEntry>, StoreError> {
+        self.there()?;
+        self.inner.failed_task(task).await
+    }
+
+    async fn settle_failed_task(&self, sequence: i64, settlement: &Settlement) -> Result<bool, StoreError> {
+        self.there()?;
+        self.inner.settle_failed_task(sequence, settlement).await
+    }
+
+    async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {
+        self.there()?;
+        self.inner.pauses().await
+    }
+
+    async fn set_pause(&self, pause: &Pause) -> Result<bool, StoreError> {
+        self.there()?;
+        self.inner.set_pause(pause).await
+    }
+
+    async fn lift_pause(&self, kind: PauseKind, name: &str) -> Result<bool, StoreError> {
+        self.there()?;
+        self.inner.lift_pause(kind, name).await
+    }
+
+    async fn flow_versions(&self, id: &str) -> Result<Vec<(FlowReference, String)>, StoreError> {
+        self.there()?;
+        self.inner.flow_versions(id).await
+    }
+
+    async fn archive_flow(&self, id: &str, version: Option<&str>, archived: bool)
+    -> Result<usize, StoreError> {
+        self.there()?;
+        self.inner.archive_flow(id, version, archived).await
+    }
+
+    async fn archived_flows(&self) -> Result<Vec<(String, String)>, StoreError> {
+        self.there()?;
+        self.inner.archived_flows().await
+    }
+
+    async fn live_in_tree(&self, root: ExecutionId, max: usize) -> Result<Vec<ExecutionId>, StoreError> {
+        self.there()?;
+        self.inner.live_in_tree(root, max).await
+    }
+
+    async fn delete_tree(&self, root: &Execution, max: usize) -> Result<usize, StoreError> {
+        self.there()?;
+        self.inner.delete_tree(root, max).await
+    }
+
+    async fn save_operation(&self, operation: &Operation) -> Result<(), StoreError> {
+        self.there()?;
+        self.inner.save_operation(operation).await
+    }
+
+    async fn operation(&self, id: &str) -> Result<Option<Operation>, StoreError> {
+        self.there()?;
+        self.inner.operation(id).await
+    }
+
+    async fn open_operations(&self, max: usize) -> Result<Vec<Operation>, StoreError> {
+        self.there()?;
+        self.inner.open_operations(max).await
+    }
+
+    async fn note_operation(&self, id: &str, items: &[OperationItem]) -> Result<(), StoreError> {
+        self.there()?;
+        self.inner.note_operation(id, items).await
+    }
+
+    async fn operation_items(
+        &self,
+        id: &str,
+        before: Option<ExecutionId>,
+        max: usize,
+    ) -> Result<Vec<OperationItem>, StoreError> {
+        self.there()?;
+        self.inner.operation_items(id, before, max).await
+    }
+
+    async fn forget_operations(&self, before: Timestamp, max: usize) -> Result<usize, StoreError> {
+        self.there()?;
+        self.inner.forget_operations(before, max).await
     }
 }

@@ -19,6 +19,7 @@ use super::fixture::{
     work,
 };
 use crate::store::Store;
+use crate::store::control::FailedTaskFilter;
 use crate::store::model::{
     Batch, CheckpointContent, ExecutionFilter, JoinState, PublishedEvent, Retention, StoredCheckpoint, Update,
 };
@@ -335,7 +336,7 @@ async fn compare_reads(
     same!(due(now, 3));
     same!(next_due());
     same!(tasks_out(None, now, ALL));
-    same!(failed_tasks(ALL));
+    same!(failed_tasks(&FailedTaskFilter { max: ALL, ..FailedTaskFilter::default() }));
     same!(undelivered_events(ALL));
     same!(events_since("parcel", at(0), ALL));
     same!(events_since("said", at(0), 7));

@@ -9,6 +9,7 @@ use super::fixture::{
     task, update, updates, work,
 };
 use crate::store::Store;
+use crate::store::control::FailedTaskFilter;
 use crate::store::model::{ExecutionFilter, FailedTaskRow, TaskOut};
 
 pub(super) async fn due_timers_come_earliest_first(store: &dyn Store) {
@@ -219,8 +220,9 @@ pub(super) async fn failed_tasks_come_newest_first(store: &dyn Store) {
         };
         change.records.push(flowmonkey_core::execution::Record::FailedTask(Box::new(parked.clone())));
         store_all(store, updates(at(1), vec![change])).await;
-        let newest = store.failed_tasks(1).await.unwrap();
+        let newest = store.failed_tasks(&FailedTaskFilter { max: 1, ..FailedTaskFilter::default() }).await.unwrap();
+        let newest: Vec<FailedTaskRow> = newest.into_iter().map(|entry| entry.row).collect();
         assert_eq!(newest, [FailedTaskRow { execution: id(number), at: at(1), task: parked }]);
     }
-    assert_eq!(store.failed_tasks(9).await.unwrap().len(), 2);
+    assert_eq!(store.failed_tasks(&FailedTaskFilter { max: 9, ..FailedTaskFilter::default() }).await.unwrap().len(), 2);
 }

@@ -4,6 +4,7 @@
 
 mod commit;
 mod context;
+mod control;
 mod events;
 mod jobs;
 mod objects;
@@ -19,6 +20,7 @@ use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_core::time::Timestamp;
 
 use super::context::ContextPatch;
+use super::control::{Operation, OperationItem, Pause, PauseKind, Settlement};
 use super::events::{Delivery, Webhook};
 use super::jobs::JobRow;
 use super::model::{
@@ -80,8 +82,14 @@ pub struct MemoryRows {
     pub progress: BTreeMap<(TaskId, Timestamp), ProgressRow>,
     /// Log lines in their order.
     pub log_lines: MemoryLogLines,
-    /// Parked tasks, oldest first.
-    pub failed_tasks: Vec<FailedTaskRow>,
+    /// Parked tasks by their sequences, and what became of them.
+    pub failed_tasks: BTreeMap<i64, (FailedTaskRow, Option<Settlement>)>,
+    /// What people have paused.
+    pub pauses: BTreeMap<(PauseKind, String), Pause>,
+    /// Operations on many executions.
+    pub operations: BTreeMap<String, Operation>,
+    /// What came of them, by operation and execution.
+    pub operation_items: BTreeMap<(String, ExecutionId), OperationItem>,
     /// Table definitions.
     pub tables: BTreeMap<String, TableDefinition>,
     /// Rows with the tables they are in, in the order of insertion.

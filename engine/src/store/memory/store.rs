@@ -13,7 +13,7 @@ use flowmonkey_core::time::Timestamp;
 use super::{MemoryRows, MemoryStore};
 use crate::store::model::{
     Batch, CheckpointContent, CheckpointNote, ChildRow, Committed, ExecutionFilter, ExecutionSummary,
-    FailedTaskRow, FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, Retention,
+    FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, Retention,
     StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
 };
 use crate::store::{Store, StoreError, child, flows};
@@ -136,10 +136,6 @@ impl Store for MemoryStore {
             })
         });
         Ok(out.take(max).collect())
-    }
-
-    async fn failed_tasks(&self, max: usize) -> Result<Vec<FailedTaskRow>, StoreError> {
-        Ok(self.rows().failed_tasks.iter().rev().take(max).cloned().collect())
     }
 
     async fn join(&self, parent: ExecutionId, join: u32) -> Result<Option<Join>, StoreError> {
@@ -410,7 +406,7 @@ impl MemoryRows {
         max - left + self.prune_patches(left)
     }
 
-    fn forget(&mut self, gone: &BTreeSet<ExecutionId>) {
+    pub(super) fn forget(&mut self, gone: &BTreeSet<ExecutionId>) {
         let stays = |id: &ExecutionId| !gone.contains(id);
         self.executions.retain(|id, _| stays(id));
         self.history.retain(|id, _| stays(id));
@@ -424,7 +420,7 @@ impl MemoryRows {
         self.patches.retain(|(task, ..), _| stays(&task.execution));
         self.progress.retain(|(task, _), _| stays(&task.execution));
         self.log_lines.retain(|(id, _), _| stays(id));
-        self.failed_tasks.retain(|row| stays(&row.execution));
+        self.failed_tasks.retain(|_, (row, _)| stays(&row.execution));
     }
 }
 

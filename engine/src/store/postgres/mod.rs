@@ -11,6 +11,7 @@ mod columns;
 mod commit;
 mod connect;
 mod context;
+mod control;
 mod error;
 mod inspect;
 mod jobs;

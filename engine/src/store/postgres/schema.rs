@@ -17,6 +17,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("add webhooks", include_str!("../../../../migrations/postgres/0006_add_webhooks.sql")),
     ("add jobs", include_str!("../../../../migrations/postgres/0007_add_jobs.sql")),
     ("stage context patches", include_str!("../../../../migrations/postgres/0008_stage_context_patches.sql")),
+    ("add controls", include_str!("../../../../migrations/postgres/0009_add_controls.sql")),
 ];
 
 /// The schema version that this program needs.

@@ -16,6 +16,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../../migrations/sqlite/0005_add_webhooks.sql"),
     include_str!("../../../../migrations/sqlite/0006_add_jobs.sql"),
     include_str!("../../../../migrations/sqlite/0007_stage_context_patches.sql"),
+    include_str!("../../../../migrations/sqlite/0008_add_controls.sql"),
 ];
 
 /// The schema version that this program needs.

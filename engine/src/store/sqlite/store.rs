@@ -15,7 +15,7 @@ use super::encode::{self, blob, integer};
 use super::{SqliteStore, sql};
 use crate::store::events::EventStore;
 use crate::store::model::{
-    Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
+    Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FlowRow, Join, JoinState,
     ListPage, PublishOutcome, PublishedEvent, Retention, StoredCheckpoint, TableDefinition, TableRowRecord,
     TaskOut,
 };
@@ -138,18 +138,6 @@ impl Store for SqliteStore {
                 attempt: rows::count(row, 2, &what)?,
                 scheduled_at: rows::instant(row, 3, &what)?,
                 pool: rows::column(row, 4, &what)?,
-            })
-        }))
-    }
-
-    async fn failed_tasks(&self, max: usize) -> Result<Vec<FailedTaskRow>, StoreError> {
-        let found = self.read(query(sql::FAILED_TASKS_PAGE).bind(integer(max as u64))).await?;
-        Ok(self.sound(&found, |row| {
-            let what = format!("fm_failed_tasks {}", rows::column::<i64>(row, 0, &"fm_failed_tasks")?);
-            Ok(FailedTaskRow {
-                execution: rows::id(row, 1, &what)?,
-                at: rows::instant(row, 2, &what)?,
-                task: rows::parsed(row, 3, &what)?,
             })
         }))
     }
