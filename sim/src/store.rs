@@ -8,12 +8,12 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
-    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, Delivery,
-    DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, ControlStore, FailedTaskEntry, FailedTaskFilter, Operation, OperationItem, Pause, PauseKind, Settlement, FlowRow, JobBeat,
-    JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, LogFilter, LogRow, NewDelivery,
-    ObjectTable, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, Retention, SettledDelivery,
-    Staged, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Webhook,
-    WebhookNote,
+    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, ControlStore,
+    Delivery, DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskEntry,
+    FailedTaskFilter, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage,
+    LogFilter, LogRow, NewDelivery, ObjectTable, Operation, OperationItem, Pause, PauseKind, ProgressRow,
+    ProgressStore, PublishOutcome, PublishedEvent, Retention, SettledDelivery, Settlement, Staged, Store,
+    StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Webhook, WebhookNote,
 };
 
 use crate::boundary::Boundary;
@@ -465,8 +465,12 @@ impl ControlStore for SimStore {
         self.call(self.0.store.flow_versions(id)).await
     }
 
-    async fn archive_flow(&self, id: &str, version: Option<&str>, archived: bool)
-    -> Result<usize, StoreError> {
+    async fn archive_flow(
+        &self,
+        id: &str,
+        version: Option<&str>,
+        archived: bool,
+    ) -> Result<usize, StoreError> {
         self.call(self.0.store.archive_flow(id, version, archived)).await
     }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::operations::ready;
 use super::problem::Problem;
-use super::{Api, jobs};
+use super::{Api, jobs, pauses};
 use crate::store::JobFilter;
 use crate::wire::dispatched;
 
@@ -21,11 +21,13 @@ pub(super) async fn explain(api: &Api, id: ExecutionId) -> Result<Value, Problem
         Some(task) if execution.pause.is_none() => queue_state(api, &execution, task).await,
         Some(_) | None => Value::Null,
     };
+    let pause = pauses::of_task(api, &execution);
     Ok(json!({
         "id": id,
         "status": execution.status(),
         "currentStepId": execution.cursor,
-        "waitingReason": execution.waiting_reason(),
+        "waitingReason": pause.as_ref().map(pauses::waiting_reason).or_else(|| execution.waiting_reason()),
+        "heldBackBy": pause.as_ref().map(pauses::shown),
         "liveCause": live_cause(api, &execution).await?,
         "nextWakeAt": execution.next_wake().map(Timestamp::to_rfc3339),
         "queue": queue,

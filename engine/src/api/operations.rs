@@ -1,14 +1,14 @@
-//! Health, version, queues, parked tasks.
+//! Health, version, queues.
 
 use axum::Json;
 use axum::extract::State;
 use flowmonkey_plumbing::queue::Depth;
 use serde_json::{Value, json};
 
-use super::Api;
 use super::access::{Access, Viewer};
 use super::problem::Problem;
 use super::request::Parameters;
+use super::{Api, pauses};
 
 pub(super) async fn livez() -> Json<Value> {
     Json(json!({ "status": "alive" }))
@@ -39,12 +39,21 @@ pub(super) async fn queues(
 ) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
     let mut depths = api.engine.queue().depths().await?;
+    let held = api.engine.controls.held();
+    // A paused pool is shown though nothing is in its queue.
+    for pool in held.paused_pools() {
+        if !depths.iter().any(|(shown, _)| shown == pool) {
+            depths.push((pool.to_owned(), Depth::default()));
+        }
+    }
     depths.sort_by(|(left, _), (right, _)| left.cmp(right));
     let items: Vec<Value> = depths
         .iter()
         .map(|(pool, depth)| {
             let (region, handler) = parts(pool);
             json!({
+                "pool": pool,
+                "paused": held.of_pool(pool).map(pauses::shown),
                 "handler": handler,
                 "region": region,
                 "ready": ready(depth),
@@ -80,38 +89,6 @@ fn parts(pool: &str) -> (Option<&str>, &str) {
         Some((region, handler)) => (Some(region), handler),
         None => (None, pool),
     }
-}
-
-pub(super) async fn failed_tasks(
-    State(api): State<Api>,
-    _access: Access<Viewer>,
-    mut parameters: Parameters,
-) -> Result<Json<Value>, Problem> {
-    let limit = parameters.limit();
-    parameters.finish()?;
-    let rows = api.engine.store().failed_tasks(limit).await?;
-    let items: Vec<Value> = rows
-        .into_iter()
-        .map(|row| {
-            let run = &row.task.run;
-            json!({
-                "executionId": row.execution,
-                "taskId": flowmonkey_core::ids::TaskId { execution: row.execution, number: run.task },
-                "stepId": run.step,
-                "visit": run.visit,
-                "attempt": run.attempt,
-                "handlerType": row.task.handler_type,
-                "failedAt": row.at.to_rfc3339(),
-                "error": {
-                    "code": row.task.error.code,
-                    "message": row.task.error.message,
-                    "details": row.task.error.details,
-                },
-                "input": row.task.input,
-            })
-        })
-        .collect();
-    Ok(Json(json!({ "items": items, "nextCursor": null })))
 }
 
 #[cfg(test)]

@@ -198,8 +198,12 @@ pub trait ControlStore: Send + Sync + 'static {
 
     /// Archives a version of a flow, or gives it the status back that its definition has (`published` where that is
     /// `archived`); without `version` all of them. How many have changed.
-    async fn archive_flow(&self, id: &str, version: Option<&str>, archived: bool)
-    -> Result<usize, StoreError>;
+    async fn archive_flow(
+        &self,
+        id: &str,
+        version: Option<&str>,
+        archived: bool,
+    ) -> Result<usize, StoreError>;
 
     /// All archived versions: ids and versions.
     async fn archived_flows(&self) -> Result<Vec<(String, String)>, StoreError>;

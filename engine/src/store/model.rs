@@ -274,6 +274,8 @@ pub struct TaskOut {
     pub scheduled_at: Timestamp,
     /// The pool whose queue carries it.
     pub pool: String,
+    /// The flow of its execution.
+    pub flow_id: String,
 }
 
 /// A parked task.

@@ -9,12 +9,13 @@ use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::store::{
-    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, Delivery,
-    DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, ControlStore, FailedTaskEntry, FailedTaskFilter, Operation, OperationItem, Pause, PauseKind, Settlement, FlowRow, JobBeat,
-    JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, LogFilter, LogRow, MemoryStore,
-    NewDelivery, ObjectTable, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, Retention,
-    SettledDelivery, Staged, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
-    Webhook, WebhookNote,
+    Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, ControlStore,
+    Delivery, DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskEntry,
+    FailedTaskFilter, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage,
+    LogFilter, LogRow, MemoryStore, NewDelivery, ObjectTable, Operation, OperationItem, Pause, PauseKind,
+    ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, Retention, SettledDelivery, Settlement,
+    Staged, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Webhook,
+    WebhookNote,
 };
 use tokio::sync::Notify;
 
@@ -531,8 +532,12 @@ impl ControlStore for Away {
         self.inner.flow_versions(id).await
     }
 
-    async fn archive_flow(&self, id: &str, version: Option<&str>, archived: bool)
-    -> Result<usize, StoreError> {
+    async fn archive_flow(
+        &self,
+        id: &str,
+        version: Option<&str>,
+        archived: bool,
+    ) -> Result<usize, StoreError> {
         self.there()?;
         self.inner.archive_flow(id, version, archived).await
     }

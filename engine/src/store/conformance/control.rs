@@ -77,7 +77,8 @@ pub(super) async fn parked_tasks_are_found_and_settled_once(store: &dyn Store) {
 }
 
 pub(super) async fn a_pause_stands_until_it_is_lifted(store: &dyn Store) {
-    let pause = |kind, name: &str| Pause { kind, name: name.into(), at: at(1), by: "me".into(), reason: None };
+    let pause =
+        |kind, name: &str| Pause { kind, name: name.into(), at: at(1), by: "me".into(), reason: None };
     let (pool, flow) = (pause(PauseKind::Pool, "eu/mail"), pause(PauseKind::Flow, "eu/mail"));
     assert!(store.set_pause(&pool).await.unwrap());
     assert!(store.set_pause(&flow).await.unwrap());

@@ -32,7 +32,8 @@ impl MemoryRows {
 
     fn wants(&self, filter: &FailedTaskFilter, entry: &FailedTaskEntry) -> bool {
         let task = &entry.row.task;
-        let same = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
+        let same =
+            |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
         let Some(execution) = self.executions.get(&entry.row.execution) else { return false };
         let identity = &execution.identity;
         same(&filter.handler_type, &task.handler_type)

@@ -13,8 +13,8 @@ use flowmonkey_core::time::Timestamp;
 use super::{MemoryRows, MemoryStore};
 use crate::store::model::{
     Batch, CheckpointContent, CheckpointNote, ChildRow, Committed, ExecutionFilter, ExecutionSummary,
-    FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, Retention,
-    StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
+    FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, Retention, StoredCheckpoint,
+    TableDefinition, TableRowRecord, TaskOut,
 };
 use crate::store::{Store, StoreError, child, flows};
 
@@ -133,6 +133,7 @@ impl Store for MemoryStore {
                 attempt: task.run.attempt,
                 scheduled_at: task.scheduled_at,
                 pool: task.pool.clone(),
+                flow_id: execution.identity.flow.id.clone(),
             })
         });
         Ok(out.take(max).collect())

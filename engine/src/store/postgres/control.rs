@@ -8,7 +8,8 @@ use sqlx::query;
 
 use super::{PostgresStore, sql};
 use crate::store::control::{
-    self, ControlStore, FailedTaskEntry, FailedTaskFilter, Operation, OperationItem, Pause, PauseKind, Settlement,
+    self, ControlStore, FailedTaskEntry, FailedTaskFilter, Operation, OperationItem, Pause, PauseKind,
+    Settlement,
 };
 use crate::store::encode::{integer, json, text};
 use crate::store::{StoreError, flows, rows};
@@ -89,15 +90,11 @@ impl ControlStore for PostgresStore {
     async fn archived_flows(&self) -> Result<Vec<(String, String)>, StoreError> {
         let found = self.read(query(sql::FLOWS_ARCHIVED)).await?;
         let what = "a row of fm_flows";
-        found
-            .iter()
-            .map(|row| Ok((rows::column(row, 0, &what)?, rows::column(row, 1, &what)?)))
-            .collect()
+        found.iter().map(|row| Ok((rows::column(row, 0, &what)?, rows::column(row, 1, &what)?))).collect()
     }
 
     async fn live_in_tree(&self, root: ExecutionId, max: usize) -> Result<Vec<ExecutionId>, StoreError> {
-        let statement =
-            query(sql::EXECUTIONS_LIVE_IN_TREE).bind(root.as_uuid()).bind(integer(max as u64));
+        let statement = query(sql::EXECUTIONS_LIVE_IN_TREE).bind(root.as_uuid()).bind(integer(max as u64));
         self.read(statement).await?.iter().map(|row| rows::id(row, 0, &"fm_executions")).collect()
     }
 
@@ -108,7 +105,9 @@ impl ControlStore for PostgresStore {
         let id = root.id();
         let gone = self.delete_some(id, max).await?;
         let identity = &root.identity;
-        if gone > 0 && let Some(key) = &identity.idempotency_key {
+        if gone > 0
+            && let Some(key) = &identity.idempotency_key
+        {
             // A start under the key makes a new execution from here on.
             let forget = query(sql::IDEMPOTENCY_FORGET)
                 .bind(identity.tenant_id.as_deref().map(text).unwrap_or_default())
@@ -172,8 +171,7 @@ impl ControlStore for PostgresStore {
 
 impl PostgresStore {
     async fn delete_some(&self, root: ExecutionId, max: usize) -> Result<usize, StoreError> {
-        let statement =
-            query(sql::EXECUTIONS_DELETE_TREE).bind(root.as_uuid()).bind(integer(max as u64));
+        let statement = query(sql::EXECUTIONS_DELETE_TREE).bind(root.as_uuid()).bind(integer(max as u64));
         let row = self.read_one(statement).await?;
         let gone: i64 = row.map_or(Ok(0), |row| rows::column(&row, 0, &"fm_delete_tree"))?;
         Ok(usize::try_from(gone).unwrap_or(0))

@@ -10,7 +10,8 @@ use sqlx::query;
 use super::encode::{blob, hex};
 use super::{SqliteStore, sql};
 use crate::store::control::{
-    self, ControlStore, FailedTaskEntry, FailedTaskFilter, Operation, OperationItem, Pause, PauseKind, Settlement,
+    self, ControlStore, FailedTaskEntry, FailedTaskFilter, Operation, OperationItem, Pause, PauseKind,
+    Settlement,
 };
 use crate::store::encode::{integer, json as json_text, text};
 use crate::store::{StoreError, flows, rows};
@@ -37,8 +38,7 @@ impl ControlStore for SqliteStore {
     }
 
     async fn failed_task(&self, task: TaskId) -> Result<Option<FailedTaskEntry>, StoreError> {
-        let statement =
-            query(sql::FAILED_TASKS_GET).bind(blob(task.execution)).bind(i64::from(task.number));
+        let statement = query(sql::FAILED_TASKS_GET).bind(blob(task.execution)).bind(i64::from(task.number));
         self.read_one(statement).await?.map(|row| control::failed_task(&row)).transpose()
     }
 
@@ -100,15 +100,11 @@ impl ControlStore for SqliteStore {
     async fn archived_flows(&self) -> Result<Vec<(String, String)>, StoreError> {
         let found = self.read(query(sql::FLOWS_ARCHIVED)).await?;
         let what = "a row of fm_flows";
-        found
-            .iter()
-            .map(|row| Ok((rows::column(row, 0, &what)?, rows::column(row, 1, &what)?)))
-            .collect()
+        found.iter().map(|row| Ok((rows::column(row, 0, &what)?, rows::column(row, 1, &what)?))).collect()
     }
 
     async fn live_in_tree(&self, root: ExecutionId, max: usize) -> Result<Vec<ExecutionId>, StoreError> {
-        let statement =
-            query(sql::EXECUTIONS_LIVE_IN_TREE).bind(blob(root)).bind(integer(max as u64));
+        let statement = query(sql::EXECUTIONS_LIVE_IN_TREE).bind(blob(root)).bind(integer(max as u64));
         self.read(statement).await?.iter().map(|row| rows::id(row, 0, &"fm_executions")).collect()
     }
 
@@ -119,7 +115,9 @@ impl ControlStore for SqliteStore {
         let id = root.id();
         let gone = self.delete_some(id, max).await?;
         let identity = &root.identity;
-        if gone > 0 && let Some(key) = &identity.idempotency_key {
+        if gone > 0
+            && let Some(key) = &identity.idempotency_key
+        {
             // A start under the key makes a new execution from here on.
             let forget = query(sql::IDEMPOTENCY_FORGET)
                 .bind(identity.tenant_id.as_deref().map(text).unwrap_or_default())
@@ -189,8 +187,7 @@ impl SqliteStore {
     async fn delete_some(&self, root: ExecutionId, max: usize) -> Result<usize, StoreError> {
         // The events first: which they are shows while the executions are there.
         self.write(query(sql::EVENTS_FORGET_TREE).bind(blob(root))).await?;
-        let statement =
-            query(sql::EXECUTIONS_DELETE_TREE).bind(blob(root)).bind(integer(max as u64));
+        let statement = query(sql::EXECUTIONS_DELETE_TREE).bind(blob(root)).bind(integer(max as u64));
         let gone = self.write(statement).await?;
         Ok(usize::try_from(gone).unwrap_or(usize::MAX))
     }

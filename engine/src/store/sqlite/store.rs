@@ -15,9 +15,8 @@ use super::encode::{self, blob, integer};
 use super::{SqliteStore, sql};
 use crate::store::events::EventStore;
 use crate::store::model::{
-    Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FlowRow, Join, JoinState,
-    ListPage, PublishOutcome, PublishedEvent, Retention, StoredCheckpoint, TableDefinition, TableRowRecord,
-    TaskOut,
+    Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FlowRow, Join, JoinState, ListPage,
+    PublishOutcome, PublishedEvent, Retention, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
 };
 use crate::store::objects::ContentColumns;
 use crate::store::rows;
@@ -138,6 +137,7 @@ impl Store for SqliteStore {
                 attempt: rows::count(row, 2, &what)?,
                 scheduled_at: rows::instant(row, 3, &what)?,
                 pool: rows::column(row, 4, &what)?,
+                flow_id: rows::column(row, 5, &what)?,
             })
         }))
     }
