@@ -70,13 +70,6 @@ impl Pools {
         self.known().pools.get(pool).is_some_and(|pool| pool.compared && pool.unsettled_since.is_none())
     }
 
-    /// Whether its queue is known to have lost what it held.
-    pub(crate) fn was_emptied(&self, pool: &str) -> bool {
-        self.known().pools.get(pool).is_some_and(|pool| {
-            pool.unsettled_since.is_some() && pool.generation.is_none_or(|generation| generation > 1)
-        })
-    }
-
     /// Whether the queue had everything when it was compared last: what it should, or what a rebuild has made of it so far.
     fn is_whole(&self, pool: &str, is_rebuilt: bool) -> bool {
         self.known().pools.get(pool).is_some_and(|pool| {

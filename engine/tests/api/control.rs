@@ -3,6 +3,7 @@
 use axum::body::Body;
 use flowmonkey_core::execution::command::{Command, ReportedOutcome, TaskReport};
 use flowmonkey_core::execution::state::Cost;
+use flowmonkey_engine::chores::reconciler::{Patience, reconcile};
 use serde_json::{Value, json};
 
 use crate::{Server, flow, request};
@@ -100,6 +101,8 @@ async fn tasks_of_a_paused_pool_wait_and_none_is_lost() {
     };
     let before = server.start("work", json!({})).await;
     assert_eq!(ready().await.0, 1);
+    // From here on the queue is known to be whole.
+    reconcile(&server.engine, Patience::NONE).await.unwrap();
     let paused = server.post("/v1/queues/toil:pause", &json!({ "reason": "repairs" })).await.expect(200);
     assert_eq!((&paused["changed"], &paused["pause"]["reason"]), (&json!(true), &json!("repairs")));
     let during = server.start("work", json!({})).await;
@@ -114,7 +117,7 @@ async fn tasks_of_a_paused_pool_wait_and_none_is_lost() {
     let gone = server.start("work", json!({})).await;
     let cancelled = server.post(&format!("/v1/executions/{gone}:terminate"), &json!({})).await.expect(200);
     assert_eq!(cancelled["status"], "cancelled");
-    flowmonkey_engine::chores::reconciler::tick(&server.engine).await.unwrap();
+    reconcile(&server.engine, Patience::NONE).await.unwrap();
     assert_eq!(ready().await.0, 0, "what is held back is not missing");
     let again = server.post("/v1/queues/toil:pause", &json!({})).await.expect(200);
     assert_eq!(again["changed"], false);
