@@ -238,10 +238,8 @@ impl Engine {
         let deliveries: Vec<Dispatched> =
             tasks.iter().map(|out| dispatched(out.task, out.attempt, &out.pool)).collect();
         let present = self.queue.present(&deliveries).await?;
-        let absent = tasks
-            .iter()
-            .zip(present)
-            .filter(|(out, present)| !present && self.pools.is_settled(&out.pool));
+        let absent =
+            tasks.iter().zip(present).filter(|(out, present)| !present && self.pools.is_settled(&out.pool));
         let commands: Vec<_> = absent
             .map(|(out, _)| {
                 let attempt = TaskAttempt { task: out.task.number, attempt: out.attempt };
