@@ -46,7 +46,10 @@ const FILL: &str = r#"
     INSERT INTO fm_checkpoints (execution_id, task_number, id, saved_at, data, version, bytes, kind, content_type, object_key)
         SELECT id, 1, 'c', 2, '{}', 4, 5, 'object', 'text/plain', 'k' || hex(id) FROM fm_executions;
     INSERT INTO fm_objects VALUES ('k', 1, 3);
-    INSERT INTO fm_failed_tasks SELECT 17, id, 3, '{}' FROM fm_executions LIMIT 1;
+    INSERT INTO fm_failed_tasks SELECT 17, id, 3, '{}', 1, 'h', 'E', 'replayed', 4, 'me', 'why' FROM fm_executions LIMIT 1;
+    INSERT INTO fm_pauses VALUES ('pool', 'eu/h', 1, 'me', NULL);
+    INSERT INTO fm_operations VALUES ('op', 1, NULL, '{}');
+    INSERT INTO fm_operation_items SELECT 'op', id, NULL FROM fm_executions;
     INSERT INTO fm_tables VALUES ('t', '[]', 1);
     INSERT INTO fm_table_rows SELECT 23, 't', 'r', id, NULL, 1, '{"n":1.10}' FROM fm_executions LIMIT 1;
     INSERT INTO fm_keys VALUES ('tokens', x'00ff5c0a');
