@@ -99,10 +99,10 @@ impl SettledAs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PauseKind {
-    /// The tasks of a pool.
-    Pool,
     /// The tasks of a flow's executions.
     Flow,
+    /// The tasks of a pool.
+    Pool,
 }
 
 impl PauseKind {

@@ -10,7 +10,7 @@ use crate::{Server, flow, request};
 
 /// A step that parks its execution when it fails.
 fn fragile() -> Value {
-    json!({ "do": { "type": "toil", "retry": { "maxAttempts": 0, "onExhausted": "incident" } } })
+    json!({ "do": { "type": "toil", "onExhausted": "incident" } })
 }
 
 /// Fails the first attempt of an execution's task; its id.

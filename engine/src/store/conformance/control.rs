@@ -92,7 +92,7 @@ pub(super) async fn a_pause_stands_until_it_is_lifted(store: &dyn Store) {
 
 pub(super) async fn archived_versions_are_not_the_latest(store: &dyn Store) {
     for version in ["1.0.0", "2.0.0"] {
-        let flow = super::fixture::flow("old", version, &json!({ "a": { "type": "do" } }));
+        let flow = super::fixture::flow("old", version, &json!({ "first": { "type": "do" } }));
         store.publish(&super::fixture::row(&flow), at(1)).await.unwrap();
     }
     let latest = async || store.find_flow("old", None).await.unwrap().map(|flow| flow.version);
