@@ -111,3 +111,39 @@ impl Engine {
         }
     }
 }
+
+impl Engine {
+    /// What the worker of a task is given; none: the task is not out any more. Tokens and URLs are left out.
+    pub(crate) async fn task_payload(
+        &self,
+        execution: Execution,
+        task: u32,
+    ) -> Result<Option<Value>, StoreError> {
+        if execution.task().is_none_or(|out| out.run.task != task) {
+            return Ok(None);
+        }
+        let mut around: Loaded = self.load_around(Arc::new(execution), &mut SubFlows::default()).await?;
+        loop {
+            let draft = self.with_world(&around, |world| {
+                flowmonkey_core::execution::encode_task(&around.execution, world)
+            });
+            // What is read of datasets is known once it was tried; then it is read again.
+            if around.fetch(self).await? {
+                continue;
+            }
+            return Ok(draft.ok().map(|draft| {
+                serde_json::json!({
+                    "attempt": draft.attempt,
+                    "handler": { "type": draft.handler_type, "version": draft.handler_version },
+                    "pool": draft.pool,
+                    "input": draft.input,
+                    "context": draft.context,
+                    "contextBytes": draft.context_bytes,
+                    "config": draft.config,
+                    "idempotencyKey": draft.idempotency_key,
+                    "timeoutMs": draft.timeout_ms,
+                })
+            }));
+        }
+    }
+}

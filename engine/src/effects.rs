@@ -250,7 +250,10 @@ impl Engine {
                 cancel.iter().map(|(task, attempt, pool)| dispatched(*task, *attempt, pool)).collect();
             match self.queue.request_cancel(&deliveries).await {
                 // Nobody had started these: they do not have to be waited for.
-                Ok(unstarted) => {
+                Ok(mut unstarted) => {
+                    let asked: Vec<Dispatched> =
+                        deliveries.iter().filter(|one| !unstarted.contains(one)).cloned().collect();
+                    unstarted.extend(self.held_back(&asked).await);
                     for ((task, attempt, _), delivery) in cancel.into_iter().zip(&deliveries) {
                         if unstarted.contains(delivery) {
                             let attempt = TaskAttempt { task: task.number, attempt };
@@ -270,8 +273,14 @@ impl Engine {
 
     /// Makes tasks ready. A queue that has no room for all of them gets as many as it takes, if they are of one pool: of several,
     /// some may have become ready and been done by now, and would be done twice if they were pushed again.
-    async fn push_tasks(&self, tasks: Vec<TaskMessage>) {
+    async fn push_tasks(&self, mut tasks: Vec<TaskMessage>) {
         self.pools.note(tasks.iter().map(|task| task.pool.as_str()));
+        if self.controls.any_paused() {
+            let held = self.controls.held();
+            tasks.retain(|task| {
+                held.pause(&task.pool, task.metadata.tenant_id.as_deref(), &task.flow_id).is_none()
+            });
+        }
         let named = self.with_checkpoints(tasks).await;
         let mut parts = vec![named];
         while let Some(mut part) = parts.pop() {

@@ -27,6 +27,7 @@ use crate::config::{
     JOINS_CACHED_BYTES_MAX, JOINS_CACHED_MAX, OUR_WAKES_MAX,
 };
 use crate::contexts::Contexts;
+use crate::controls::Controls;
 use crate::evidence::Evidence;
 use crate::flows::FlowCache;
 use crate::handlers::AnnouncedHandlers;
@@ -172,6 +173,8 @@ pub struct Engine {
     worked: AtomicU64,
     /// Executions whose next wake this engine stored, where it shares the record.
     pub(crate) our_wakes: Mutex<LruCache<ExecutionId, ()>>,
+    /// What people have paused and archived.
+    pub(crate) controls: Controls,
     /// Who is told of events over HTTP.
     pub(crate) hooks: Hooks,
     hot: Mutex<LruCache<ExecutionId, Arc<Execution>>>,
@@ -259,6 +262,7 @@ impl Engine {
             our_wakes,
             hot: cache(HOT_EXECUTIONS_MAX),
             contexts: Contexts::default(),
+            controls: Controls::default(),
             datasets: cache(DATASETS_CACHED_MAX),
             joins: Mutex::new(WeighedCache::new(JOINS_CACHED_MAX, JOINS_CACHED_BYTES_MAX)),
             snapshots: Mutex::new(WeighedCache::new(JOINS_CACHED_MAX, JOINS_CACHED_BYTES_MAX)),
@@ -266,6 +270,7 @@ impl Engine {
         // What happens before the first look of the chore is told, too.
         if tracker.is_some() {
             engine.read_webhooks().await?;
+            engine.read_controls().await?;
         }
         Ok(engine)
     }

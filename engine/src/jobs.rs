@@ -288,6 +288,7 @@ mod tests {
             attempt,
             scheduled_at: Timestamp::from_millis(0),
             pool: "video".into(),
+            flow_id: "film".into(),
         }
     }
 

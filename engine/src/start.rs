@@ -153,7 +153,8 @@ impl Engine {
     /// # Errors
     /// When the flow does not exist or does not start on this input, or the record fails.
     pub async fn start(&self, start: Start) -> Result<Started, EngineError> {
-        let (flow, bundle) = self.flow_to_start(start.tenant_id.as_deref(), &start.flow).await?;
+        let (flow, bundle) =
+            self.flow_to_start(start.tenant_id.as_deref(), &start.flow, start.force).await?;
         let is_fresh = start.id.is_none();
         let id = start.id.unwrap_or_else(|| self.fresh_id());
         let request = StartRequest {
@@ -270,14 +271,17 @@ impl Engine {
         &self,
         tenant: Option<&str>,
         flow: &StartFlow,
+        force: bool,
     ) -> Result<(Arc<LoadedFlow>, Vec<FlowReference>), EngineError> {
         match flow {
             StartFlow::Published { id, version } => {
                 let found = resolve(&*self.store, tenant, &[], id, version.as_deref()).await?;
-                let found = match (found, version) {
-                    (Some(found), _) => found,
-                    (None, version) => return Err(EngineError::FlowNotFound(named(id, version.as_deref()))),
+                let Some(found) = found else {
+                    return Err(self.not_found(tenant, id, version.as_deref()).await?);
                 };
+                if !force && self.controls.is_archived(tenant, id, &found.version) {
+                    return Err(archived(id));
+                }
                 Ok((self.flows.get(&*self.store, &found.hash).await?, Vec::new()))
             }
             StartFlow::Inline { flow, bundle } => {
@@ -295,6 +299,18 @@ impl Engine {
                 Ok((self.flows.keep(flow.clone()), references))
             }
         }
+    }
+
+    /// Why no version of a flow starts by this name.
+    async fn not_found(
+        &self,
+        tenant: Option<&str>,
+        id: &str,
+        version: Option<&str>,
+    ) -> Result<EngineError, EngineError> {
+        let versions = self.store.flow_versions(tenant, id).await?;
+        let is_archived = version.is_none() && versions.iter().any(|(_, status)| status == "archived");
+        Ok(if is_archived { archived(id) } else { EngineError::FlowNotFound(named(id, version)) })
     }
 
     fn fresh_id(&self) -> ExecutionId {
@@ -320,6 +336,12 @@ impl Engine {
             history.extend(page);
         }
     }
+}
+
+fn archived(flow: &str) -> EngineError {
+    let error =
+        flowmonkey_core::execution::StartError::NotPublished { flow: flow.into(), status: "archived" };
+    EngineError::Start(error)
 }
 
 fn named(id: &str, version: Option<&str>) -> String {

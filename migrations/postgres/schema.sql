@@ -164,7 +164,16 @@ TABLE fm_failed_tasks
     execution_id uuid NOT NULL
     at bigint NOT NULL
     task text NOT NULL
+    task_number bigint
+    handler_type text
+    error_code text
+    settled_as text
+    settled_at bigint
+    settled_by text
+    reason text
     fm_failed_tasks_pkey PRIMARY KEY (sequence)
+    settled_as_known CHECK ((settled_as = ANY (ARRAY['replayed'::text, 'discarded'::text])))
+    settled_is_whole CHECK ((((settled_as IS NULL) = (settled_at IS NULL)) AND ((settled_as IS NULL) = (settled_by IS NULL))))
     CREATE INDEX fm_failed_tasks_execution ON public.fm_failed_tasks USING btree (execution_id)
     CREATE UNIQUE INDEX fm_failed_tasks_pkey ON public.fm_failed_tasks USING btree (sequence)
 
@@ -282,6 +291,34 @@ TABLE fm_objects
     at bigint NOT NULL
     fm_objects_pkey PRIMARY KEY (key)
     CREATE UNIQUE INDEX fm_objects_pkey ON public.fm_objects USING btree (key)
+
+TABLE fm_operation_items
+    operation_id text NOT NULL
+    execution_id uuid NOT NULL
+    code text
+    fm_operation_items_operation_id_fkey FOREIGN KEY (operation_id) REFERENCES fm_operations(id) ON DELETE CASCADE
+    fm_operation_items_pkey PRIMARY KEY (operation_id, execution_id)
+    CREATE UNIQUE INDEX fm_operation_items_pkey ON public.fm_operation_items USING btree (operation_id, execution_id)
+
+TABLE fm_operations WITH fillfactor=50
+    id text NOT NULL
+    created_at bigint NOT NULL
+    ended_at bigint
+    operation text NOT NULL
+    fm_operations_pkey PRIMARY KEY (id)
+    CREATE INDEX fm_operations_ended ON public.fm_operations USING btree (ended_at) WHERE (ended_at IS NOT NULL)
+    CREATE INDEX fm_operations_open ON public.fm_operations USING btree (created_at, id) WHERE (ended_at IS NULL)
+    CREATE UNIQUE INDEX fm_operations_pkey ON public.fm_operations USING btree (id)
+
+TABLE fm_pauses
+    kind text NOT NULL
+    name text NOT NULL
+    at bigint NOT NULL
+    by text NOT NULL
+    reason text
+    fm_pauses_pkey PRIMARY KEY (kind, name)
+    kind_known CHECK ((kind = ANY (ARRAY['pool'::text, 'flow'::text])))
+    CREATE UNIQUE INDEX fm_pauses_pkey ON public.fm_pauses USING btree (kind, name)
 
 TABLE fm_pools WITH fillfactor=50
     pool text NOT NULL
@@ -431,6 +468,34 @@ VIEW fm_history_weeks AS
      JOIN pg_class child ON ((child.oid = pg_inherits.inhrelid)))
      CROSS JOIN LATERAL regexp_match(pg_get_expr(child.relpartbound, child.oid), 'FROM \(''(.*)''\) TO \(''(.*)''\)'::text) bound(match))
   WHERE ((pg_inherits.inhparent = ('fm_history'::regclass)::oid) AND (bound.match IS NOT NULL));
+
+CREATE OR REPLACE FUNCTION public.fm_delete_tree(the_root uuid, most bigint)
+ RETURNS bigint
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    gone uuid[];
+BEGIN
+    PERFORM 1 FROM fm_executions
+        WHERE id = the_root AND parent_id IS NULL AND ended_at IS NOT NULL FOR UPDATE;
+    IF NOT FOUND OR EXISTS (SELECT 1 FROM fm_executions
+        WHERE root_id = the_root AND parent_id IS NOT NULL AND ended_at IS NULL) THEN
+        RETURN 0;
+    END IF;
+    SELECT coalesce(array_agg(id), '{}') INTO gone FROM (
+        SELECT id FROM fm_executions WHERE root_id = the_root AND parent_id IS NOT NULL LIMIT most FOR UPDATE) AS found;
+    IF cardinality(gone) = 0 THEN
+        gone := ARRAY[the_root];
+    END IF;
+    DELETE FROM fm_history WHERE execution_id = ANY (gone);
+    DELETE FROM fm_progress WHERE execution_id = ANY (gone);
+    DELETE FROM fm_task_logs WHERE execution_id = ANY (gone);
+    DELETE FROM fm_jobs WHERE execution_id = ANY (gone);
+    DELETE FROM fm_context_patches WHERE execution_id = ANY (gone);
+    DELETE FROM fm_events WHERE source = ANY (gone) AND delivered;
+    RETURN fm_forget(gone);
+END $function$
+
 
 CREATE OR REPLACE FUNCTION public.fm_first_id(millis bigint)
  RETURNS uuid

@@ -169,7 +169,7 @@ CREATE TABLE fm_failed_tasks (
     execution_id BLOB NOT NULL REFERENCES fm_executions (id) ON DELETE CASCADE,
     at           INTEGER NOT NULL,
     task         TEXT NOT NULL
-) STRICT;
+, task_number INTEGER, handler_type TEXT, error_code TEXT, settled_as TEXT, settled_at INTEGER, settled_by TEXT, reason TEXT) STRICT;
 
 CREATE INDEX fm_failed_tasks_execution ON fm_failed_tasks (execution_id);
 
@@ -268,6 +268,34 @@ CREATE TABLE fm_objects (
     key  TEXT NOT NULL PRIMARY KEY,
     used INTEGER NOT NULL,
     at   INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE fm_operation_items (
+    operation_id TEXT NOT NULL REFERENCES fm_operations (id) ON DELETE CASCADE,
+    execution_id BLOB NOT NULL,
+    code         TEXT,
+    PRIMARY KEY (operation_id, execution_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE fm_operations (
+    id         TEXT NOT NULL PRIMARY KEY,
+    created_at INTEGER NOT NULL,
+    ended_at   INTEGER,
+    operation  TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX fm_operations_ended ON fm_operations (ended_at) WHERE ended_at IS NOT NULL;
+
+CREATE INDEX fm_operations_open ON fm_operations (created_at, id) WHERE ended_at IS NULL;
+
+CREATE TABLE fm_pauses (
+    kind   TEXT NOT NULL,
+    name   TEXT NOT NULL,
+    at     INTEGER NOT NULL,
+    by     TEXT NOT NULL,
+    reason TEXT,
+    PRIMARY KEY (kind, name),
+    CONSTRAINT kind_known CHECK (kind IN ('pool', 'flow'))
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE fm_pools (

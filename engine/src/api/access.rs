@@ -74,6 +74,14 @@ impl<S> Access<S> {
         }
     }
 
+    /// What a verb asks for beside that of its route.
+    ///
+    /// # Errors
+    /// When the caller may not.
+    pub(super) fn demand<T: Demand>(&self) -> Result<(), Problem> {
+        if self.principal.may(T::SCOPE) { Ok(()) } else { Err(refused(T::SCOPE)) }
+    }
+
     /// Whose rows it sees.
     pub(super) fn visibility(&self) -> &Visibility {
         &self.principal.visibility
@@ -89,9 +97,13 @@ impl<T: Send + Sync, S: Demand> FromRequestParts<T> for Access<S> {
             Problem::new(ErrorClass::Unauthenticated, "KEY_MISSING", "it is not known who asks")
         })?;
         if !principal.may(S::SCOPE) {
-            let detail = format!("this needs a key with the scope `{}`", S::SCOPE);
-            return Err(Problem::new(ErrorClass::Forbidden, "SCOPE_MISSING", detail));
+            return Err(refused(S::SCOPE));
         }
         Ok(Self { principal, scope: PhantomData })
     }
+}
+
+fn refused(scope: Scope) -> Problem {
+    let detail = format!("this needs a key with the scope `{scope}`");
+    Problem::new(ErrorClass::Forbidden, "SCOPE_MISSING", detail)
 }

@@ -15,7 +15,7 @@ use super::access::{Access, Viewer};
 use super::problem::{ErrorClass, Problem};
 use super::request::{Parameters, Segment, execution_id};
 use super::search::{id_parameter, page};
-use super::{Api, explain, wait};
+use super::{Api, explain, pauses, wait};
 use crate::store::ExecutionFilter;
 use crate::view;
 use crate::watch::shown_progress;
@@ -59,6 +59,9 @@ pub(super) async fn get(
             let execution = api.wait_for_end(&access, id, wait.unwrap_or_default()).await?;
             let history = api.engine.whole_history(id).await?;
             let mut shown = view::execution(&execution, Some(&history));
+            if let Some(pause) = pauses::of_task(&api, &execution) {
+                shown["waitingReason"] = pauses::waiting_reason(&pause).into();
+            }
             if let Some(progress) = api.engine.progress_of(&execution).await? {
                 shown["progress"] = shown_progress(&progress.progress, progress.at);
             }

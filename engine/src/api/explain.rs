@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::access::Access;
 use super::operations::{pool_is_seen, ready};
 use super::problem::Problem;
-use super::{Api, jobs};
+use super::{Api, jobs, pauses};
 use crate::access::Visibility;
 use crate::store::JobFilter;
 use crate::wire::dispatched;
@@ -25,11 +25,13 @@ pub(super) async fn explain<S>(api: &Api, access: &Access<S>, id: ExecutionId) -
         }
         Some(_) | None => Value::Null,
     };
+    let pause = pauses::of_task(api, &execution);
     Ok(json!({
         "id": id,
         "status": execution.status(),
         "currentStepId": execution.cursor,
-        "waitingReason": execution.waiting_reason(),
+        "waitingReason": pause.as_ref().map(pauses::waiting_reason).or_else(|| execution.waiting_reason()),
+        "heldBackBy": pause.as_ref().map(pauses::shown),
         "liveCause": live_cause(api, &execution).await?,
         "nextWakeAt": execution.next_wake().map(Timestamp::to_rfc3339),
         "queue": queue,

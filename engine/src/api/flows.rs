@@ -4,14 +4,13 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use flowmonkey_core::flow::definition::FlowStatus;
 use flowmonkey_core::flow::parse::{Document, Issue, parse_document};
 use serde_json::{Value, json};
 
-use super::Api;
 use super::access::{Access, Deployer, Viewer};
 use super::problem::{Detail, ErrorClass, Problem};
 use super::request::{FlowBody, Parameters, Segment, path_segment};
+use super::{Api, pauses, versions};
 use crate::store::PublishOutcome;
 
 /// Bytes of a flow above which it is read beside the tasks that serve requests.
@@ -88,24 +87,28 @@ pub(super) async fn get(
     Segment(id): Segment,
     mut parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
+    if let Some((id, "diff")) = id.rsplit_once(':') {
+        return versions::diff(&api, &access, id, parameters).await;
+    }
     let version = parameters.one("version");
     let tenant = access.tenant_of(&mut parameters);
     parameters.finish()?;
+    let versions = api.engine.store().flow_versions(tenant.as_deref(), &id).await?;
+    // Where nothing starts any more, the latest version is still shown.
+    let latest = || versions.iter().find(|(_, status)| status == "published").or_else(|| versions.first());
+    let version = version.or_else(|| latest().map(|(flow, _)| flow.version.clone()));
     let flow = api.engine.flow(tenant.as_deref(), &id, version.as_deref()).await?;
-    let versions = api.engine.store().list_flows(access.visibility(), Some(&id)).await?;
-    let versions = versions.iter().filter(|version| version.tenant_id == tenant);
-    let status = match flow.status {
-        FlowStatus::Draft => "draft",
-        FlowStatus::Published => "published",
-        FlowStatus::Archived => "archived",
-    };
+    let status = versions.iter().find(|(known, _)| Some(&known.version) == version.as_ref());
+    let status = status.map(|(_, status)| status);
+    let held = api.engine.controls.held();
     Ok(Json(json!({
         "id": flow.id,
         "version": flow.version.to_string(),
         "hash": flow.hash,
         "status": status,
+        "paused": held.of_flow(tenant.as_deref(), &id).map(pauses::shown),
         "definition": flow.source,
-        "versions": versions.map(|version| &version.flow.version).collect::<Vec<_>>(),
+        "versions": versions.iter().map(|(flow, _)| &flow.version).collect::<Vec<_>>(),
     })))
 }
 

@@ -6,9 +6,11 @@
 mod access;
 mod audit;
 mod cloud_events;
+mod deletion;
 mod events;
 mod executions;
 mod explain;
+mod failed_tasks;
 mod fields;
 mod flows;
 mod gate;
@@ -19,6 +21,7 @@ mod live;
 mod metrics;
 mod openapi;
 mod operations;
+mod pauses;
 mod plumbing;
 mod problem;
 mod progress;
@@ -28,7 +31,9 @@ mod search;
 mod serve;
 mod start;
 mod tables;
+mod tasks;
 mod verbs;
+mod versions;
 mod wait;
 mod webhooks;
 
@@ -111,11 +116,14 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         .route("/v1/flows:validate", post(flows::validate))
         .layer(DefaultBodyLimit::max(FLOW_BODY_BYTES_MAX));
     Router::new()
-        .route("/v1/flows/{id}", get(flows::get))
+        .route("/v1/flows/{id}", get(flows::get).post(versions::verb))
+        .route("/v1/flows/{id}/versions", get(versions::versions))
         .route("/v1/flows/{id}/executions", post(start::of_flow))
         .route("/v1/executions", get(search::list).post(start::start))
         .route("/v1/executions:count", get(search::count))
-        .route("/v1/executions/{target}", get(executions::get).post(verbs::verb))
+        .route("/v1/executions/{target}", get(executions::get).post(verbs::verb).delete(deletion::delete))
+        .route("/v1/executions/{id}/tasks", get(tasks::of_execution))
+        .route("/v1/tasks/{id}", get(tasks::get))
         .route("/v1/executions/{id}/history", get(executions::history))
         .route("/v1/executions/{id}/children", get(executions::children))
         .route("/v1/executions/{id}/context", get(executions::context))
@@ -139,8 +147,10 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         .route("/v1/keys/{target}", post(keys::verb))
         .route("/v1/audit", get(audit::list))
         .route("/v1/queues", get(operations::queues))
+        .route("/v1/queues/{target}", post(pauses::pool_verb))
         .route("/v1/workers", get(operations::workers))
-        .route("/v1/failed-tasks", get(operations::failed_tasks))
+        .route("/v1/failed-tasks", get(failed_tasks::list))
+        .route("/v1/failed-tasks/{target}", get(failed_tasks::get).post(failed_tasks::verb))
         .route("/v1/tables", get(tables::list))
         .route("/v1/tables/{id}", axum::routing::put(tables::define))
         .route("/v1/tables/{id}/rows", get(tables::rows))

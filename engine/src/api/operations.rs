@@ -1,14 +1,14 @@
-//! Health, version, queues, parked tasks.
+//! Health, version, queues.
 
 use axum::Json;
 use axum::extract::State;
 use flowmonkey_plumbing::queue::Depth;
 use serde_json::{Value, json};
 
-use super::Api;
 use super::access::{Access, Viewer};
 use super::problem::Problem;
 use super::request::Parameters;
+use super::{Api, pauses};
 use crate::access::Visibility;
 
 pub(super) async fn livez() -> Json<Value> {
@@ -40,6 +40,13 @@ pub(super) async fn queues(
 ) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
     let mut depths = api.engine.queue().depths().await?;
+    let held = api.engine.controls.held();
+    // A paused pool is shown though nothing is in its queue.
+    for pool in held.paused_pools() {
+        if !depths.iter().any(|(shown, _)| shown == pool) {
+            depths.push((pool.to_owned(), Depth::default()));
+        }
+    }
     depths.retain(|(pool, _)| pool_is_seen(access.visibility(), pool));
     depths.sort_by(|(left, _), (right, _)| left.cmp(right));
     let items: Vec<Value> = depths
@@ -47,6 +54,8 @@ pub(super) async fn queues(
         .map(|(pool, depth)| {
             let (region, handler) = parts(pool);
             json!({
+                "pool": pool,
+                "paused": held.of_pool(pool).map(pauses::shown),
                 "handler": handler,
                 "region": region,
                 "ready": ready(depth),
@@ -93,38 +102,6 @@ pub(super) fn parts(pool: &str) -> (Option<&str>, &str) {
         Some((region, handler)) => (Some(region), handler),
         None => (None, pool),
     }
-}
-
-pub(super) async fn failed_tasks(
-    State(api): State<Api>,
-    access: Access<Viewer>,
-    mut parameters: Parameters,
-) -> Result<Json<Value>, Problem> {
-    let limit = parameters.limit();
-    parameters.finish()?;
-    let rows = api.engine.store().failed_tasks(access.visibility(), limit).await?;
-    let items: Vec<Value> = rows
-        .into_iter()
-        .map(|row| {
-            let run = &row.task.run;
-            json!({
-                "executionId": row.execution,
-                "taskId": flowmonkey_core::ids::TaskId { execution: row.execution, number: run.task },
-                "stepId": run.step,
-                "visit": run.visit,
-                "attempt": run.attempt,
-                "handlerType": row.task.handler_type,
-                "failedAt": row.at.to_rfc3339(),
-                "error": {
-                    "code": row.task.error.code,
-                    "message": row.task.error.message,
-                    "details": row.task.error.details,
-                },
-                "input": row.task.input,
-            })
-        })
-        .collect();
-    Ok(Json(json!({ "items": items, "nextCursor": null })))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 pub mod audit;
 pub mod collector;
+pub mod controls;
 pub mod events;
 pub mod fall_back;
 pub mod jobs;
@@ -34,6 +35,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// Time between looks at what could not be done: connections to the record are made anew within that time.
 const LEFTOVERS_EVERY: Duration = Duration::from_millis(250);
 
+/// Time between looks at what people have paused and archived.
+const CONTROLS_EVERY: Duration = Duration::from_secs(1);
+
 /// A turn outlives so many pauses of its holder.
 const TURN_PAUSES: u32 = 2;
 
@@ -57,6 +61,7 @@ pub fn spawn_all(engine: &Arc<Engine>, tracker: &TaskTracker, shutdown: &Cancell
     tracker.spawn(reconciler::run(chore("reconciler")));
     tracker.spawn(chore("presence").every(config.presence_every, presence::tick));
     tracker.spawn(chore("leftovers").every(LEFTOVERS_EVERY, leftovers::tick));
+    tracker.spawn(chore("controls").every(CONTROLS_EVERY, controls::tick));
     tracker.spawn(chore("fall-back").every(config.presence_every, fall_back::tick));
     tracker.spawn(chore("sweeper").in_turn().every(config.sweep_every, sweeper::tick));
     tracker.spawn(chore("jobs").in_turn().every(config.jobs_every, jobs::tick));

@@ -153,6 +153,8 @@ impl<'a> Walk<'a> {
         let was_emptied = |pool: &str| self.grace_ms > 0 && self.rebuilt.contains(pool);
         let spared = engine.jobs_to_spare(&absent, was_emptied).await?;
         absent.retain(|out| !spared.contains(&(out.task, out.attempt)));
+        // What a pause holds back is not missing.
+        absent.retain(|out| !engine.controls.holds(out));
         absent.sort_by(|one, other| one.pool.cmp(&other.pool));
         Ok(absent)
     }

@@ -16,6 +16,12 @@ pub(super) fn latest(versions: Vec<(FlowReference, String)>) -> Option<FlowRefer
     published.map(|(reference, _)| reference).max_by(|left, right| by_version(&left.version, &right.version))
 }
 
+/// Versions of one flow with their statuses, latest first.
+pub(super) fn versions(mut versions: Vec<(FlowReference, String)>) -> Vec<(FlowReference, String)> {
+    versions.sort_by(|(left, _), (right, _)| by_version(&right.version, &left.version));
+    versions
+}
+
 /// By tenant and id, and within an id the latest version first.
 pub(super) fn latest_first(mut flows: Vec<PublishedFlow>) -> Vec<PublishedFlow> {
     flows.sort_by(|left, right| {

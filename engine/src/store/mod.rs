@@ -9,6 +9,7 @@ mod compatibility;
 #[doc(hidden)]
 pub mod conformance;
 mod context;
+mod control;
 mod creates;
 mod encode;
 mod error;
@@ -39,6 +40,10 @@ use crate::access::Visibility;
 
 pub use access::{AccessStore, ApiKey, ApiKeyFilter, AuditEntry, AuditFilter, AuditRow, AuditSeal};
 pub use context::{ContextPatch, ContextStore, Staged};
+pub use control::{
+    ArchivedFlow, ControlStore, FailedTaskEntry, FailedTaskFilter, Operation, OperationItem, Pause, PauseKind, SettledAs,
+    Settlement,
+};
 pub use error::StoreError;
 pub use events::{
     Delivery, DeliveryStatus, DeliveryTry, EventAttributes, EventFilter, EventPlace, EventStore, NewDelivery,
@@ -68,6 +73,7 @@ pub use transfer::{TransferError, TransferProgress, TransferredTable, transfer};
 pub trait Store:
     AccessStore
     + ContextStore
+    + ControlStore
     + EventStore
     + JobStore
     + ObjectTable
@@ -144,9 +150,6 @@ pub trait Store:
         until: Timestamp,
         max: usize,
     ) -> Result<Vec<TaskOut>, StoreError>;
-
-    /// Parked tasks of executions that are seen, newest first.
-    async fn failed_tasks(&self, seen: &Visibility, max: usize) -> Result<Vec<FailedTaskRow>, StoreError>;
 
     // Joins.
 

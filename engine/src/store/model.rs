@@ -287,6 +287,10 @@ pub struct TaskOut {
     pub scheduled_at: Timestamp,
     /// The pool whose queue carries it.
     pub pool: String,
+    /// The flow of its execution.
+    pub flow_id: String,
+    /// The tenant of its execution.
+    pub tenant: Option<String>,
 }
 
 /// A parked task.

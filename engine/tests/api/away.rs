@@ -10,11 +10,7 @@ use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::access::Visibility;
 use flowmonkey_engine::store::{
-    AccessStore, ApiKey, ApiKeyFilter, AuditEntry, AuditFilter, AuditRow, AuditSeal, Batch, BeatOutcome,
-    CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, Count, Delivery,
-    DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskRow, FlowRow, JobBeat,
-    JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, LogFilter, LogRow, MemoryStore,
-    NewDelivery, ObjectTable, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, PublishedFlow, Retention, SearchStore, SettledDelivery, Staged, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Webhook, WebhookNote,
+    AccessStore, ApiKey, ApiKeyFilter, ArchivedFlow, AuditEntry, AuditFilter, AuditRow, AuditSeal, Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, ControlStore, Count, Delivery, DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskEntry, FailedTaskFilter, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, LogFilter, LogRow, MemoryStore, NewDelivery, ObjectTable, Operation, OperationItem, Pause, PauseKind, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, PublishedFlow, Retention, SearchStore, SettledDelivery, Settlement, Staged, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Webhook, WebhookNote,
 };
 use tokio::sync::Notify;
 
@@ -318,11 +314,6 @@ impl Store for Away {
         self.inner.tasks_out(after, until, max).await
     }
 
-    async fn failed_tasks(&self, seen: &Visibility, max: usize) -> Result<Vec<FailedTaskRow>, StoreError> {
-        self.there()?;
-        self.inner.failed_tasks(seen, max).await
-    }
-
     async fn join(&self, parent: ExecutionId, join: u32) -> Result<Option<Join>, StoreError> {
         self.there()?;
         self.inner.join(parent, join).await
@@ -592,5 +583,109 @@ impl AccessStore for Away {
     async fn seal_audit(&self, head: i64, seals: &[AuditSeal]) -> Result<bool, StoreError> {
         self.there()?;
         self.inner.seal_audit(head, seals).await
+    }
+}
+
+#[async_trait]
+impl ControlStore for Away {
+    async fn failed_tasks(&self, filter: &FailedTaskFilter) -> Result<Vec<FailedTaskEntry>, StoreError> {
+        self.there()?;
+        self.inner.failed_tasks(filter).await
+    }
+
+    async fn failed_task(&self, task: TaskId) -> Result<Option<FailedTaskEntry>, StoreError> {
+        self.there()?;
+        self.inner.failed_task(task).await
+    }
+
+    async fn settle_failed_task(&self, sequence: i64, settlement: &Settlement) -> Result<bool, StoreError> {
+        self.there()?;
+        self.inner.settle_failed_task(sequence, settlement).await
+    }
+
+    async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {
+        self.there()?;
+        self.inner.pauses().await
+    }
+
+    async fn set_pause(&self, pause: &Pause) -> Result<bool, StoreError> {
+        self.there()?;
+        self.inner.set_pause(pause).await
+    }
+
+    async fn lift_pause(
+        &self,
+        kind: PauseKind,
+        tenant: Option<&str>,
+        name: &str,
+    ) -> Result<bool, StoreError> {
+        self.there()?;
+        self.inner.lift_pause(kind, tenant, name).await
+    }
+
+    async fn flow_versions(&self, tenant: Option<&str>, id: &str) -> Result<Vec<(FlowReference, String)>, StoreError> {
+        self.there()?;
+        self.inner.flow_versions(tenant, id).await
+    }
+
+    async fn archive_flow(
+        &self,
+        tenant: Option<&str>,
+        id: &str,
+        version: Option<&str>,
+        archived: bool,
+    ) -> Result<usize, StoreError> {
+        self.there()?;
+        self.inner.archive_flow(tenant, id, version, archived).await
+    }
+
+    async fn archived_flows(&self) -> Result<Vec<ArchivedFlow>, StoreError> {
+        self.there()?;
+        self.inner.archived_flows().await
+    }
+
+    async fn live_in_tree(&self, root: ExecutionId, max: usize) -> Result<Vec<ExecutionId>, StoreError> {
+        self.there()?;
+        self.inner.live_in_tree(root, max).await
+    }
+
+    async fn delete_tree(&self, root: &Execution, max: usize) -> Result<usize, StoreError> {
+        self.there()?;
+        self.inner.delete_tree(root, max).await
+    }
+
+    async fn save_operation(&self, operation: &Operation) -> Result<(), StoreError> {
+        self.there()?;
+        self.inner.save_operation(operation).await
+    }
+
+    async fn operation(&self, id: &str) -> Result<Option<Operation>, StoreError> {
+        self.there()?;
+        self.inner.operation(id).await
+    }
+
+    async fn open_operations(&self, max: usize) -> Result<Vec<Operation>, StoreError> {
+        self.there()?;
+        self.inner.open_operations(max).await
+    }
+
+    async fn note_operation(&self, id: &str, items: &[OperationItem]) -> Result<(), StoreError> {
+        self.there()?;
+        self.inner.note_operation(id, items).await
+    }
+
+    async fn operation_items(
+        &self,
+        id: &str,
+        before: Option<ExecutionId>,
+        max: usize,
+    ) -> Result<Vec<OperationItem>, StoreError> {
+        self.there()?;
+        self.inner.operation_items(id, before, max).await
+    }
+
+    async fn forget_operations(&self, before: Timestamp, max: usize) -> Result<usize, StoreError> {
+        self.there()?;
+        self.inner.forget_operations(before, max).await
     }
 }

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 mod away;
+mod control;
 mod executions;
 mod flows;
 mod live;

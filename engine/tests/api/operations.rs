@@ -37,7 +37,7 @@ async fn queues_and_failed_tasks_and_the_version_are_shown() {
     assert!(queues["items"][0]["oldestAgeMs"].take().is_u64());
     assert_eq!(
         queues["items"],
-        json!([{ "handler": "toil", "region": null, "ready": { "high": 0, "normal": 1, "low": 0 },
+        json!([{ "pool": "toil", "paused": null, "handler": "toil", "region": null, "ready": { "high": 0, "normal": 1, "low": 0 },
             "inFlight": 0, "results": 0, "oldestAgeMs": null }])
     );
     let failed = server.get("/v1/failed-tasks").await.expect(200);

@@ -20,6 +20,7 @@ use super::fixture::{
 };
 use crate::access::Visibility;
 use crate::store::Store;
+use crate::store::control::FailedTaskFilter;
 use crate::store::model::{
     Batch, CheckpointContent, ExecutionFilter, JoinState, PublishedEvent, Retention, StoredCheckpoint, Update,
 };
@@ -409,8 +410,12 @@ async fn compare_reads(
     same!(due(now, 3));
     same!(next_due());
     same!(tasks_out(None, now, ALL));
-    same!(failed_tasks(&Visibility::All, ALL));
-    same!(failed_tasks(&Visibility::Tenant(TENANT.into()), ALL));
+    same!(failed_tasks(&FailedTaskFilter { max: ALL, ..FailedTaskFilter::default() }));
+    same!(failed_tasks(&FailedTaskFilter {
+        max: ALL,
+        tenant: Some(TENANT.into()),
+        ..FailedTaskFilter::default()
+    }));
     same!(undelivered_events(ALL));
     for tenant in [None, Some(TENANT)] {
         same!(events_since(tenant, "parcel", at(0), ALL));

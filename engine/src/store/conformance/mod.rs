@@ -15,6 +15,7 @@
 mod access;
 mod commits;
 mod context;
+mod control;
 mod differential;
 mod events;
 pub mod fixture;
@@ -79,6 +80,12 @@ rules! {
         patches_are_fenced_and_repeatable,
         patches_of_an_attempt_have_a_limit,
         patches_end_with_their_attempt;
+    control:
+        parked_tasks_are_found_and_settled_once,
+        a_pause_stands_until_it_is_lifted,
+        archived_versions_are_not_the_latest,
+        trees_are_deleted_when_all_has_ended,
+        operations_go_on_where_they_were;
     idempotency:
         the_same_key_gives_the_same_execution,
         an_expired_key_is_taken_over,

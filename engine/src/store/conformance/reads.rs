@@ -10,6 +10,7 @@ use super::fixture::{
 };
 use crate::access::Visibility;
 use crate::store::Store;
+use crate::store::control::FailedTaskFilter;
 use crate::store::model::{ExecutionFilter, FailedTaskRow, TaskOut};
 
 pub(super) async fn due_timers_come_earliest_first(store: &dyn Store) {
@@ -47,6 +48,7 @@ pub(super) async fn tasks_out_come_in_order_and_by_page(store: &dyn Store) {
         attempt: 1,
         scheduled_at: at(when),
         pool: execution.task().unwrap().pool.clone(),
+        flow_id: flow.id.clone(),
     };
     let all = store.tasks_out(None, at(100), 9).await.unwrap();
     assert_eq!(all.iter().map(|out| out.task.execution).collect::<Vec<_>>(), [id(1), id(2), id(3)]);
@@ -220,8 +222,13 @@ pub(super) async fn failed_tasks_come_newest_first(store: &dyn Store) {
         };
         change.records.push(flowmonkey_core::execution::Record::FailedTask(Box::new(parked.clone())));
         store_all(store, updates(at(1), vec![change])).await;
-        let newest = store.failed_tasks(&Visibility::All, 1).await.unwrap();
+        let newest =
+            store.failed_tasks(&FailedTaskFilter { max: 1, ..FailedTaskFilter::default() }).await.unwrap();
+        let newest: Vec<FailedTaskRow> = newest.into_iter().map(|entry| entry.row).collect();
         assert_eq!(newest, [FailedTaskRow { execution: id(number), at: at(1), task: parked }]);
     }
-    assert_eq!(store.failed_tasks(&Visibility::All, 9).await.unwrap().len(), 2);
+    assert_eq!(
+        store.failed_tasks(&FailedTaskFilter { max: 9, ..FailedTaskFilter::default() }).await.unwrap().len(),
+        2
+    );
 }

@@ -170,7 +170,9 @@ impl MemoryRows {
                     self.publish(event);
                 }
                 Record::FailedTask(task) => {
-                    self.failed_tasks.push(FailedTaskRow { execution: id, at: now, task: *task });
+                    let sequence = self.failed_tasks.last_key_value().map_or(1, |(last, _)| last + 1);
+                    let row = FailedTaskRow { execution: id, at: now, task: *task };
+                    self.failed_tasks.insert(sequence, (row, None));
                 }
                 // The tally counts these.
                 Record::CloseJoin { .. }

@@ -5,6 +5,7 @@
 mod access;
 mod commit;
 mod context;
+mod control;
 mod events;
 mod jobs;
 mod objects;
@@ -22,6 +23,7 @@ use flowmonkey_core::time::Timestamp;
 
 use super::access::{ApiKey, AuditRow};
 use super::context::ContextPatch;
+use super::control::{Operation, OperationItem, Pause, PauseKind, Settlement};
 use super::events::{Delivery, Webhook};
 use super::jobs::JobRow;
 use super::model::{
@@ -83,8 +85,14 @@ pub struct MemoryRows {
     pub progress: BTreeMap<(TaskId, Timestamp), ProgressRow>,
     /// Log lines in their order.
     pub log_lines: MemoryLogLines,
-    /// Parked tasks, oldest first.
-    pub failed_tasks: Vec<FailedTaskRow>,
+    /// Parked tasks by their sequences, and what became of them.
+    pub failed_tasks: BTreeMap<i64, (FailedTaskRow, Option<Settlement>)>,
+    /// What people have paused.
+    pub pauses: BTreeMap<(PauseKind, Option<String>, String), Pause>,
+    /// Operations on many executions.
+    pub operations: BTreeMap<String, Operation>,
+    /// What came of them, by operation and execution.
+    pub operation_items: BTreeMap<(String, ExecutionId), OperationItem>,
     /// Table definitions, by id and tenant.
     pub tables: BTreeMap<(String, Option<String>), TableDefinition>,
     /// Rows with the tables they are in, in the order of insertion.

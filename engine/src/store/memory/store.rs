@@ -14,8 +14,8 @@ use super::{MemoryRows, MemoryStore, MemoryTable, search};
 use crate::access::Visibility;
 use crate::store::model::{
     Batch, CheckpointContent, CheckpointNote, ChildRow, Committed, ExecutionFilter, ExecutionSummary,
-    FailedTaskRow, FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, PublishedFlow,
-    Retention, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
+    FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, PublishedFlow, Retention,
+    StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
 };
 use crate::store::{Store, StoreError, child, flows};
 
@@ -155,15 +155,11 @@ impl Store for MemoryStore {
                 attempt: task.run.attempt,
                 scheduled_at: task.scheduled_at,
                 pool: task.pool.clone(),
+                flow_id: execution.identity.flow.id.clone(),
+                tenant: execution.identity.tenant_id.clone(),
             })
         });
         Ok(out.take(max).collect())
-    }
-
-    async fn failed_tasks(&self, seen: &Visibility, max: usize) -> Result<Vec<FailedTaskRow>, StoreError> {
-        let rows = self.rows();
-        let seen = rows.failed_tasks.iter().rev().filter(|row| rows.sees(seen, row.execution));
-        Ok(seen.take(max).cloned().collect())
     }
 
     async fn join(&self, parent: ExecutionId, join: u32) -> Result<Option<Join>, StoreError> {
@@ -458,7 +454,7 @@ impl MemoryRows {
         max - left + self.prune_patches(left)
     }
 
-    fn forget(&mut self, gone: &BTreeSet<ExecutionId>) {
+    pub(super) fn forget(&mut self, gone: &BTreeSet<ExecutionId>) {
         let stays = |id: &ExecutionId| !gone.contains(id);
         self.executions.retain(|id, _| stays(id));
         self.history.retain(|id, _| stays(id));
@@ -472,7 +468,7 @@ impl MemoryRows {
         self.patches.retain(|(task, ..), _| stays(&task.execution));
         self.progress.retain(|(task, _), _| stays(&task.execution));
         self.log_lines.retain(|(id, _), _| stays(id));
-        self.failed_tasks.retain(|row| stays(&row.execution));
+        self.failed_tasks.retain(|_, (row, _)| stays(&row.execution));
     }
 }
 

@@ -89,6 +89,9 @@ pub(super) struct FailedTaskRow {
     pub(super) execution: Uuid,
     pub(super) at: i64,
     pub(super) task: String,
+    pub(super) number: i64,
+    pub(super) handler: String,
+    pub(super) code: String,
 }
 
 /// An update with the version that the record must have.
@@ -280,7 +283,14 @@ fn record_rows(
                 tenant: text(tenant),
             }),
             Record::FailedTask(task) => {
-                rows.failed_tasks.push(FailedTaskRow { execution: id, at, task: json(task)? });
+                rows.failed_tasks.push(FailedTaskRow {
+                    execution: id,
+                    at,
+                    task: json(task)?,
+                    number: i64::from(task.run.task),
+                    handler: text(&task.handler_type),
+                    code: text(&task.error.code),
+                });
             }
             // The tally counts these.
             Record::CloseJoin { .. }

@@ -12,6 +12,7 @@ mod columns;
 mod commit;
 mod connect;
 mod context;
+mod control;
 mod error;
 mod inspect;
 mod jobs;

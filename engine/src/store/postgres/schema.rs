@@ -22,6 +22,7 @@ pub(super) const MIGRATIONS: &[(&str, &str)] = &[
     ("find executions", include_str!("../../../../migrations/postgres/0010_find_executions.sql")),
     ("separate tenants", include_str!("../../../../migrations/postgres/0011_separate_tenants.sql")),
     ("add keys and audit", include_str!("../../../../migrations/postgres/0012_add_keys_and_audit.sql")),
+    ("add controls", include_str!("../../../../migrations/postgres/0013_add_controls.sql")),
 ];
 
 /// The schema version that this program needs.

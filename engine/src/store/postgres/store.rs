@@ -17,9 +17,9 @@ use crate::access::Visibility;
 use crate::store::encode::{integer, json, text};
 use crate::store::events::EventStore;
 use crate::store::model::{
-    Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FailedTaskRow, FlowRow, Join, JoinState,
-    ListPage, PublishOutcome, PublishedEvent, PublishedFlow, Retention, StoredCheckpoint, TableDefinition,
-    TableRowRecord, TaskOut,
+    Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter,
+    FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, PublishedFlow, Retention,
+    StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
 };
 use crate::store::objects::ContentColumns;
 use crate::store::rows;
@@ -172,19 +172,8 @@ impl Store for PostgresStore {
                 attempt: rows::count(row, 2, &what)?,
                 scheduled_at: rows::instant(row, 3, &what)?,
                 pool: rows::column(row, 4, &what)?,
-            })
-        }))
-    }
-
-    async fn failed_tasks(&self, seen: &Visibility, max: usize) -> Result<Vec<FailedTaskRow>, StoreError> {
-        let statement = query(sql::FAILED_TASKS_PAGE).bind(integer(max as u64)).bind(seen.tenant().map(text));
-        let found = self.read(statement).await?;
-        Ok(self.sound(&found, |row| {
-            let what = format!("fm_failed_tasks {}", rows::column::<i64>(row, 0, &"fm_failed_tasks")?);
-            Ok(FailedTaskRow {
-                execution: rows::id(row, 1, &what)?,
-                at: rows::instant(row, 2, &what)?,
-                task: rows::parsed(row, 3, &what)?,
+                flow_id: rows::column(row, 5, &what)?,
+                tenant: rows::column(row, 6, &what)?,
             })
         }))
     }

@@ -266,7 +266,10 @@ impl Writer<'_, '_> {
         if !all.is_empty() {
             let insert = column(query(sql::FAILED_TASKS_INSERT), &all, |row| row.execution);
             let insert = column(insert, &all, |row| row.at);
-            self.execute(column(insert, &all, |row| row.task.as_str())).await?;
+            let insert = column(insert, &all, |row| row.task.as_str());
+            let insert = column(insert, &all, |row| row.number);
+            let insert = column(insert, &all, |row| row.handler.as_str());
+            self.execute(column(insert, &all, |row| row.code.as_str())).await?;
         }
         Ok(())
     }

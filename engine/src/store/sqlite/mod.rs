@@ -9,6 +9,7 @@ mod backup;
 mod commit;
 mod connections;
 mod context;
+mod control;
 mod encode;
 mod error;
 mod events;

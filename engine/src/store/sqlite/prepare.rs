@@ -160,6 +160,9 @@ fn record_rows(
                 "id": hex(id),
                 "at": now,
                 "task": encode::json(task)?,
+                "number": task.run.task,
+                "handler": text(&task.handler_type),
+                "code": text(&task.error.code),
             }))?),
             // The tally counts these.
             Record::CloseJoin { .. }

@@ -24,7 +24,10 @@ const MAY_SCAN: &[(&str, &str)] = &[
     ("webhooks_list", "fm_webhooks"),
     ("webhooks_due", "fm_webhooks"),
     ("joins_page", "fm_joins"),
+    // Flows, pauses and their like are few.
+    ("flows_archived", "fm_flows"),
     ("failed_tasks_page", "fm_failed_tasks"),
+    ("pauses_list", "fm_pauses"),
     // Those of attempts that are over are most of them: results take their own away.
     ("context_patches_prune", "fm_context_patches"),
     // A row for each large checkpoint.

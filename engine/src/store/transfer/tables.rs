@@ -64,7 +64,7 @@ const fn numbered(name: &'static str, sequence: &'static str, columns: &'static 
 }
 
 /// All tables that are carried over, in an order that keeps references whole.
-pub(in crate::store) const TABLES: [Table; 25] = [
+pub(in crate::store) const TABLES: [Table; 28] = [
     table(
         "fm_definitions",
         &[text("hash"), text("flow_id"), text("version"), text("status"), text("definition")],
@@ -250,7 +250,19 @@ pub(in crate::store) const TABLES: [Table; 25] = [
     numbered(
         "fm_failed_tasks",
         "fm_failed_tasks_sequence_seq",
-        &[integer("sequence"), id("execution_id"), integer("at"), text("task")],
+        &[
+            integer("sequence"),
+            id("execution_id"),
+            integer("at"),
+            text("task"),
+            integer("task_number"),
+            text("handler_type"),
+            text("error_code"),
+            text("settled_as"),
+            integer("settled_at"),
+            text("settled_by"),
+            text("reason"),
+        ],
     ),
     table("fm_tables", &[text("id"), text("columns"), integer("defined_at"), text("tenant_id")]),
     numbered(
@@ -330,6 +342,9 @@ pub(in crate::store) const TABLES: [Table; 25] = [
             text("hash"),
         ],
     ),
+    table("fm_pauses", &[text("kind"), text("tenant_id"), text("name"), integer("at"), text("by"), text("reason")]),
+    table("fm_operations", &[text("id"), integer("created_at"), integer("ended_at"), text("operation")]),
+    table("fm_operation_items", &[text("operation_id"), id("execution_id"), text("code")]),
     table("fm_keys", &[text("name"), Column { name: "key", kind: Kind::Bytes }]),
 ];
 

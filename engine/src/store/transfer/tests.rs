@@ -46,9 +46,15 @@ const FILL: &str = r#"
     INSERT INTO fm_checkpoints (execution_id, task_number, id, saved_at, data, version, bytes, kind, content_type, object_key)
         SELECT id, 1, 'c', 2, '{}', 4, 5, 'object', 'text/plain', 'k' || hex(id) FROM fm_executions;
     INSERT INTO fm_objects VALUES ('k', 1, 3);
-    INSERT INTO fm_failed_tasks SELECT 17, id, 3, '{}' FROM fm_executions LIMIT 1;
+    INSERT INTO fm_failed_tasks SELECT 17, id, 3, '{}', 1, 'h', 'E', 'replayed', 4, 'me', 'why' FROM fm_executions LIMIT 1;
+    INSERT INTO fm_pauses VALUES ('pool', '', 'eu/h', 1, 'me', NULL);
+    INSERT INTO fm_operations VALUES ('op', 1, NULL, '{}');
+    INSERT INTO fm_operation_items SELECT 'op', id, NULL FROM fm_executions;
     INSERT INTO fm_tables VALUES ('t', '[]', 1, ''), ('t', '[]', 1, 't');
     INSERT INTO fm_table_rows SELECT 23, 't', 'r', id, NULL, 1, '{"n":1.10}', 't' FROM fm_executions LIMIT 1;
+    INSERT INTO fm_api_keys VALUES ('k', 'ci', 'h', '["viewer"]', NULL, 1, 2, NULL, 3), ('l', 'l', 'i', '[]', 't', 1, NULL, 2, NULL);
+    INSERT INTO fm_audit VALUES (51, 'a', 1, 'key:k', NULL, 'POST', '/v1/keys', '/v1/keys', 201, 'r', 1, 'h'),
+        (52, 'b', 2, 'key:l', 't', 'POST', '/v1/keys', '/v1/keys', 201, 'r', NULL, NULL);
     INSERT INTO fm_keys VALUES ('tokens', x'00ff5c0a');
 "#;
 

@@ -181,6 +181,7 @@ impl Inspection {
                 attempt: rows::count(row, 2, &what)?,
                 scheduled_at: rows::instant(row, 3, &what)?,
                 pool: rows::column(row, 4, &what)?,
+                flow_id: rows::column(row, 5, &what)?,
             })
         });
         tasks.collect()

@@ -1,2 +1,3 @@
-INSERT INTO fm_failed_tasks (execution_id, at, task)
-SELECT unhex(value ->> 'id'), value ->> 'at', value ->> 'task' FROM json_each(?1)
+INSERT INTO fm_failed_tasks (execution_id, at, task, task_number, handler_type, error_code)
+SELECT unhex(value ->> 'id'), value ->> 'at', value ->> 'task', value ->> 'number', value ->> 'handler', value ->> 'code'
+FROM json_each(?1)

@@ -1,0 +1,1 @@
+SELECT fm_delete_tree($1, $2)

@@ -1,0 +1,1 @@
+SELECT operation FROM fm_operations WHERE id = $1
