@@ -13,7 +13,9 @@ use flowmonkey_engine::store::{
     Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, Count, Delivery,
     DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskRow, FlowRow, JobBeat,
     JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, LogFilter, LogRow, MemoryStore,
-    NewDelivery, ObjectTable, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, PublishedFlow, Retention, SearchStore, SettledDelivery, Staged, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Webhook, WebhookNote,
+    NewDelivery, ObjectTable, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, PublishedFlow,
+    Retention, SearchStore, SettledDelivery, Staged, Store, StoreError, StoredCheckpoint, TableDefinition,
+    TableRowRecord, TaskOut, Webhook, WebhookNote,
 };
 use tokio::sync::Notify;
 

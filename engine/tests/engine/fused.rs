@@ -14,9 +14,9 @@ use flowmonkey_engine::store::{
     Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, Count, Delivery,
     DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskRow, FlowRow, JobBeat,
     JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, LogFilter, LogRow, NewDelivery,
-    ObjectTable, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, PublishedFlow, Retention, SearchStore,
-    SettledDelivery, Staged, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
-    Webhook, WebhookNote,
+    ObjectTable, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, PublishedFlow, Retention,
+    SearchStore, SettledDelivery, Staged, Store, StoreError, StoredCheckpoint, TableDefinition,
+    TableRowRecord, TaskOut, Webhook, WebhookNote,
 };
 
 /// How much was asked of a record at a time.

@@ -19,7 +19,6 @@ use super::fixture::{
     work,
 };
 use crate::access::Visibility;
-use crate::store::Store;
 use crate::store::model::{
     Batch, CheckpointContent, ExecutionFilter, JoinState, PublishedEvent, Retention, StoredCheckpoint, Update,
 };

@@ -140,7 +140,7 @@ async fn tell(store: &dyn Store, execution: &Execution, now: Timestamp) {
     let mut change = update(&work(), execution, success(execution, json!(1)), now);
     let row: Map<String, _> = [("of".to_owned(), json!(execution.id()))].into_iter().collect();
     change.records.push(Record::InsertRow(TableRow { table: "t".into(), id: "r".into(), row, pipe: None }));
-    change.records.push(Record::Publish(EmittedEvent { name: "told".into(), data: json!(null) }));
+    change.records.push(Record::Publish(EmittedEvent { id: None, name: "told".into(), data: json!(null) }));
     change.records.push(Record::FailedTask(Box::new(FailedTask {
         run: execution.task().unwrap().run.clone(),
         handler_type: "do".into(),
