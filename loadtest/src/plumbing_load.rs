@@ -179,7 +179,7 @@ async fn missing_progress(engine: &Engine, said: &[Said]) -> Result<usize> {
 async fn missing_events(engine: &Engine, said: &[Said]) -> Result<usize> {
     let mut missing = 0;
     for page in said.iter().flat_map(|one| one.acknowledged.chunks(PAGE)) {
-        missing += page.len() - engine.store().events_by_id(page).await?.len();
+        missing += page.len() - engine.store().events_by_id(None, page).await?.len();
     }
     Ok(missing)
 }

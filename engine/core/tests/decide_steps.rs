@@ -12,8 +12,8 @@ use flowmonkey_core::execution::event::{AttemptOutcome, Event};
 use flowmonkey_core::execution::rerun::context_at;
 use flowmonkey_core::execution::state::{Activity, Lineage};
 use flowmonkey_core::execution::{Origin, Rejection, StartError, StartRequest, Status, create};
-use flowmonkey_core::time::Timestamp;
 use flowmonkey_core::limits::{LABEL_NAME_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX};
+use flowmonkey_core::time::Timestamp;
 use serde_json::{Value, json};
 use support::{Bench, failure, report, success};
 

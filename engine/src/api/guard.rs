@@ -197,7 +197,7 @@ fn without_port(host: &str) -> &str {
 }
 
 /// Gives the request an id, lets it through or not, and writes what went wrong.
-pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+pub(super) async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     let id = guard.request_id(request.headers());
     let shown = id.to_str().unwrap_or_default().to_owned();
     live::show_offered_key(request.headers_mut());

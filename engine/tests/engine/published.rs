@@ -71,6 +71,7 @@ async fn a_wait_that_begins_is_offered_a_bounded_number_of_earlier_events() {
     let began = Timestamp::from_millis(bench.clock.now_ms());
     let rain: Vec<PublishedEvent> = (0..BEYOND)
         .map(|number| PublishedEvent {
+            tenant: None,
             id: format!("{number} drops"),
             name: "rain".into(),
             data: json!({ "n": number }),

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::token::TaskToken;
 use super::is_false;
+use crate::token::TaskToken;
 
 /// What a worker reports of one attempt. Counts only while the record has that attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::fixture::{at, id, start, store_all, task, update, updates, work};
 use crate::store::Store;
 use crate::store::control::{
-    FailedTaskFilter, Operation, OperationItem, Pause, PauseKind, SettledAs, Settlement,
+    ArchivedFlow,     FailedTaskFilter, Operation, OperationItem, Pause, PauseKind, SettledAs, Settlement,
 };
 
 fn all() -> FailedTaskFilter {

@@ -18,8 +18,6 @@ use super::fixture::{
     as_update, at, commit, each, fan, id, listen, nap, report, shout, spawning, started, task, try_decide,
     work,
 };
-use crate::access::Visibility;
-use crate::store::Store;
 use crate::store::control::FailedTaskFilter;
 use crate::store::model::{
     Batch, CheckpointContent, ExecutionFilter, JoinState, PublishedEvent, Retention, StoredCheckpoint, Update,

@@ -8,7 +8,6 @@ use super::fixture::{
     at, creates, failure, flow, id, listen, nap, opened, root, spawning, start, started, store_all, success,
     task, update, updates, work,
 };
-use crate::access::Visibility;
 use crate::store::Store;
 use crate::store::control::FailedTaskFilter;
 use crate::store::model::{ExecutionFilter, FailedTaskRow, TaskOut};
@@ -49,6 +48,7 @@ pub(super) async fn tasks_out_come_in_order_and_by_page(store: &dyn Store) {
         scheduled_at: at(when),
         pool: execution.task().unwrap().pool.clone(),
         flow_id: flow.id.clone(),
+        tenant: None,
     };
     let all = store.tasks_out(None, at(100), 9).await.unwrap();
     assert_eq!(all.iter().map(|out| out.task.execution).collect::<Vec<_>>(), [id(1), id(2), id(3)]);

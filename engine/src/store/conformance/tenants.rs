@@ -14,6 +14,7 @@ use serde_json::{Map, json};
 use super::fixture::{at, creates, id, listen, started, store_all, success, task, update, updates, work};
 use crate::access::Visibility;
 use crate::store::Store;
+use crate::store::control::FailedTaskFilter;
 use crate::store::events::{EventFilter, Webhook};
 use crate::store::jobs::{JobChange, JobFilter};
 use crate::store::model::{FlowRow, PublishOutcome, PublishedEvent, TableDefinition};
@@ -140,7 +141,7 @@ async fn tell(store: &dyn Store, execution: &Execution, now: Timestamp) {
     let mut change = update(&work(), execution, success(execution, json!(1)), now);
     let row: Map<String, _> = [("of".to_owned(), json!(execution.id()))].into_iter().collect();
     change.records.push(Record::InsertRow(TableRow { table: "t".into(), id: "r".into(), row, pipe: None }));
-    change.records.push(Record::Publish(EmittedEvent { name: "told".into(), data: json!(null) }));
+    change.records.push(Record::Publish(EmittedEvent { id: None, name: "told".into(), data: json!(null) }));
     change.records.push(Record::FailedTask(Box::new(FailedTask {
         run: execution.task().unwrap().run.clone(),
         handler_type: "do".into(),
@@ -195,14 +196,19 @@ pub(super) async fn lists_of_what_belongs_to_executions_show_a_tenant_its_own(st
         let said = store.events_since(tenant, "told", at(0), 9).await.unwrap();
         assert_eq!(said.iter().map(|event| event.source).collect::<Vec<_>>(), [Some(one.id())]);
     }
+    let of = |tenant: Option<&str>| FailedTaskFilter {
+        tenant: tenant.map(Into::into),
+        max: 9,
+        ..FailedTaskFilter::default()
+    };
     for (number, tenant) in (1..).zip(ALL) {
         let Some(tenant) = tenant else { continue };
-        let failed = store.failed_tasks(&only(tenant), 9).await.unwrap();
-        assert_eq!(failed.iter().map(|row| row.execution).collect::<Vec<_>>(), [id(number)]);
+        let failed = store.failed_tasks(&of(Some(tenant))).await.unwrap();
+        assert_eq!(failed.iter().map(|row| row.row.execution).collect::<Vec<_>>(), [id(number)]);
         let filter = JobFilter { tenant: Some(tenant.into()), max: 9, ..JobFilter::default() };
         let jobs = store.jobs(&filter).await.unwrap();
         assert_eq!(jobs.iter().map(|row| row.task.execution).collect::<Vec<_>>(), [id(number)]);
     }
-    assert_eq!(store.failed_tasks(&Visibility::All, 9).await.unwrap().len(), 3);
-    assert_eq!(store.failed_tasks(&only("nobody"), 9).await.unwrap(), []);
+    assert_eq!(store.failed_tasks(&of(None)).await.unwrap().len(), 3);
+    assert_eq!(store.failed_tasks(&of(Some("nobody"))).await.unwrap(), []);
 }

@@ -10,9 +10,9 @@ use sqlx::{Connection, Row, SqliteConnection};
 
 use super::prepare::PreparedBatch;
 use super::{SqliteOptions, SqliteStore, error, schema, sql};
+use crate::access::Visibility;
 use crate::store::compatibility::takes_away;
 use crate::store::conformance::RULES;
-use crate::access::Visibility;
 use crate::store::conformance::fixture::{at, creates, id, root, started, success, update, updates, work};
 use crate::store::{Batch, Committed, CreateOutcome, Store, StoreError};
 

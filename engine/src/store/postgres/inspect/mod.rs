@@ -182,6 +182,7 @@ impl Inspection {
                 scheduled_at: rows::instant(row, 3, &what)?,
                 pool: rows::column(row, 4, &what)?,
                 flow_id: rows::column(row, 5, &what)?,
+                tenant: rows::column(row, 6, &what)?,
             })
         });
         tasks.collect()
