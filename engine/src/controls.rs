@@ -233,10 +233,8 @@ impl Engine {
             let page = self.store.tasks_out(last, until, RECONCILE_BATCH_MAX).await?;
             let Some(end) = page.last() else { return Ok(delivered) };
             last = Some(end.task.execution);
-            let free: Vec<&TaskOut> = page
-                .iter()
-                .filter(|out| lifted.of(out).is_some() && held.of(out).is_none())
-                .collect();
+            let free: Vec<&TaskOut> =
+                page.iter().filter(|out| lifted.of(out).is_some() && held.of(out).is_none()).collect();
             if !free.is_empty() {
                 delivered += self.deliver_absent(&free).await?;
             }

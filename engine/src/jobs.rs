@@ -289,6 +289,7 @@ mod tests {
             scheduled_at: Timestamp::from_millis(0),
             pool: "video".into(),
             flow_id: "film".into(),
+            tenant: None,
         }
     }
 

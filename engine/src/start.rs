@@ -153,8 +153,7 @@ impl Engine {
     /// # Errors
     /// When the flow does not exist or does not start on this input, or the record fails.
     pub async fn start(&self, start: Start) -> Result<Started, EngineError> {
-        let (flow, bundle) =
-            self.flow_to_start(start.tenant_id.as_deref(), &start.flow, start.force).await?;
+        let (flow, bundle) = self.flow_to_start(start.tenant_id.as_deref(), &start.flow, start.force).await?;
         let is_fresh = start.id.is_none();
         let id = start.id.unwrap_or_else(|| self.fresh_id());
         let request = StartRequest {

@@ -4,12 +4,12 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::{Map, Value, json};
 
+use super::Api;
 use super::access::{Access, Deployer, Operator, Viewer};
 use super::fields::Fields;
+use super::pauses::{self, Paused};
 use super::problem::{ErrorClass, Problem};
 use super::request::{JsonBody, Parameters, Segment};
-use super::pauses::{self, Paused};
-use super::Api;
 use crate::engine::EngineError;
 use crate::store::PauseKind;
 
@@ -121,10 +121,8 @@ pub(super) async fn verb(
     let (owner, owned) = (tenant.clone(), id.to_owned());
     let changed = api
         .to_the_end(async move {
-            let changed = engine
-                .store()
-                .archive_flow(owner.as_deref(), &owned, version.as_deref(), archived)
-                .await?;
+            let changed =
+                engine.store().archive_flow(owner.as_deref(), &owned, version.as_deref(), archived).await?;
             // This engine knows at once, others when they look.
             if let Err(error) = engine.look_at_controls().await {
                 tracing::warn!(%error, "an archived version is known with the next look");

@@ -205,12 +205,8 @@ pub trait ControlStore: Send + Sync + 'static {
     async fn set_pause(&self, pause: &Pause) -> Result<bool, StoreError>;
 
     /// Lifts a pause; false when there was none.
-    async fn lift_pause(
-        &self,
-        kind: PauseKind,
-        tenant: Option<&str>,
-        name: &str,
-    ) -> Result<bool, StoreError>;
+    async fn lift_pause(&self, kind: PauseKind, tenant: Option<&str>, name: &str)
+    -> Result<bool, StoreError>;
 
     /// All versions of a tenant's flow, or of one of nobody's, with their statuses, latest first.
     async fn flow_versions(

@@ -10,7 +10,14 @@ use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
 use flowmonkey_engine::access::Visibility;
 use flowmonkey_engine::store::{
-    AccessStore, ApiKey, ApiKeyFilter, ArchivedFlow, AuditEntry, AuditFilter, AuditRow, AuditSeal, Batch, BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, ControlStore, Count, Delivery, DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskEntry, FailedTaskFilter, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage, LogFilter, LogRow, MemoryStore, NewDelivery, ObjectTable, Operation, OperationItem, Pause, PauseKind, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, PublishedFlow, Retention, SearchStore, SettledDelivery, Settlement, Staged, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Webhook, WebhookNote,
+    AccessStore, ApiKey, ApiKeyFilter, ArchivedFlow, AuditEntry, AuditFilter, AuditRow, AuditSeal, Batch,
+    BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, ControlStore, Count,
+    Delivery, DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskEntry,
+    FailedTaskFilter, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage,
+    LogFilter, LogRow, MemoryStore, NewDelivery, ObjectTable, Operation, OperationItem, Pause, PauseKind,
+    ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, PublishedFlow, Retention, SearchStore,
+    SettledDelivery, Settlement, Staged, Store, StoreError, StoredCheckpoint, TableDefinition,
+    TableRowRecord, TaskOut, Webhook, WebhookNote,
 };
 use tokio::sync::Notify;
 
@@ -623,7 +630,11 @@ impl ControlStore for Away {
         self.inner.lift_pause(kind, tenant, name).await
     }
 
-    async fn flow_versions(&self, tenant: Option<&str>, id: &str) -> Result<Vec<(FlowReference, String)>, StoreError> {
+    async fn flow_versions(
+        &self,
+        tenant: Option<&str>,
+        id: &str,
+    ) -> Result<Vec<(FlowReference, String)>, StoreError> {
         self.there()?;
         self.inner.flow_versions(tenant, id).await
     }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::fixture::{at, id, start, store_all, task, update, updates, work};
 use crate::store::Store;
 use crate::store::control::{
-    ArchivedFlow,     FailedTaskFilter, Operation, OperationItem, Pause, PauseKind, SettledAs, Settlement,
+    ArchivedFlow, FailedTaskFilter, Operation, OperationItem, Pause, PauseKind, SettledAs, Settlement,
 };
 
 fn all() -> FailedTaskFilter {
@@ -77,15 +77,14 @@ pub(super) async fn parked_tasks_are_found_and_settled_once(store: &dyn Store) {
 }
 
 pub(super) async fn a_pause_stands_until_it_is_lifted(store: &dyn Store) {
-    let pause =
-        |kind, tenant: Option<&str>| Pause {
-            kind,
-            tenant: tenant.map(Into::into),
-            name: "eu/mail".into(),
-            at: at(1),
-            by: "me".into(),
-            reason: None,
-        };
+    let pause = |kind, tenant: Option<&str>| Pause {
+        kind,
+        tenant: tenant.map(Into::into),
+        name: "eu/mail".into(),
+        at: at(1),
+        by: "me".into(),
+        reason: None,
+    };
     let (pool, flow) = (pause(PauseKind::Pool, None), pause(PauseKind::Flow, None));
     let foreign = pause(PauseKind::Flow, Some("acme"));
     for one in [&pool, &flow, &foreign] {

@@ -10,7 +10,8 @@ use flowmonkey_core::time::Timestamp;
 
 use super::{MemoryRows, MemoryStore};
 use crate::store::control::{
-    ArchivedFlow, ControlStore, FailedTaskEntry, FailedTaskFilter, Operation, OperationItem, Pause, PauseKind, Settlement,
+    ArchivedFlow, ControlStore, FailedTaskEntry, FailedTaskFilter, Operation, OperationItem, Pause,
+    PauseKind, Settlement,
 };
 use crate::store::{StoreError, flows};
 

@@ -393,11 +393,6 @@ impl MemoryRows {
         self.executions.get(&execution)?.identity.tenant_id.as_deref()
     }
 
-    /// Whether rows of an execution are seen.
-    fn sees(&self, seen: &Visibility, execution: ExecutionId) -> bool {
-        seen.sees(self.tenant_of(execution))
-    }
-
     fn events_where(
         &self,
         max: usize,

@@ -8,8 +8,8 @@ use sqlx::query;
 
 use super::{PostgresStore, sql};
 use crate::store::control::{
-    self, ArchivedFlow, ControlStore, FailedTaskEntry, FailedTaskFilter, Operation, OperationItem, Pause, PauseKind,
-    Settlement,
+    self, ArchivedFlow, ControlStore, FailedTaskEntry, FailedTaskFilter, Operation, OperationItem, Pause,
+    PauseKind, Settlement,
 };
 use crate::store::encode::{integer, json, text};
 use crate::store::{StoreError, flows, rows, tenants};
@@ -72,10 +72,8 @@ impl ControlStore for PostgresStore {
         tenant: Option<&str>,
         name: &str,
     ) -> Result<bool, StoreError> {
-        let statement = query(sql::PAUSES_LIFT)
-            .bind(kind.as_str())
-            .bind(text(tenants::column(tenant)))
-            .bind(text(name));
+        let statement =
+            query(sql::PAUSES_LIFT).bind(kind.as_str()).bind(text(tenants::column(tenant))).bind(text(name));
         self.write(statement).await.map(|changed| changed > 0)
     }
 

@@ -10,8 +10,8 @@ use sqlx::query;
 use super::encode::{blob, hex};
 use super::{SqliteStore, sql};
 use crate::store::control::{
-    self, ArchivedFlow, ControlStore, FailedTaskEntry, FailedTaskFilter, Operation, OperationItem, Pause, PauseKind,
-    Settlement,
+    self, ArchivedFlow, ControlStore, FailedTaskEntry, FailedTaskFilter, Operation, OperationItem, Pause,
+    PauseKind, Settlement,
 };
 use crate::store::encode::{integer, json as json_text, text};
 use crate::store::{StoreError, flows, rows, tenants};
@@ -73,10 +73,8 @@ impl ControlStore for SqliteStore {
         tenant: Option<&str>,
         name: &str,
     ) -> Result<bool, StoreError> {
-        let statement = query(sql::PAUSES_LIFT)
-            .bind(kind.as_str())
-            .bind(text(tenants::column(tenant)))
-            .bind(text(name));
+        let statement =
+            query(sql::PAUSES_LIFT).bind(kind.as_str()).bind(text(tenants::column(tenant))).bind(text(name));
         self.write(statement).await.map(|changed| changed > 0)
     }
 

@@ -16,9 +16,9 @@ use super::{SqliteStore, sql};
 use crate::access::Visibility;
 use crate::store::events::EventStore;
 use crate::store::model::{
-    Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter,
-    FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, PublishedFlow, Retention,
-    StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
+    Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FlowRow, Join, JoinState, ListPage,
+    PublishOutcome, PublishedEvent, PublishedFlow, Retention, StoredCheckpoint, TableDefinition,
+    TableRowRecord, TaskOut,
 };
 use crate::store::objects::ContentColumns;
 use crate::store::rows;
