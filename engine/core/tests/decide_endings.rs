@@ -152,6 +152,24 @@ fn undoing_goes_backwards_with_the_context_of_each_visit() {
 }
 
 #[test]
+fn what_the_clean_up_does_stays_done() {
+    let body = json!({"initialStepId": "w", "steps": {
+        "w": {"type": "work", "config": {}, "compensateWith": "u"}, "u": {"type": "undo", "config": {}}}});
+    let mut bench = extended(
+        json!({"s": {"type": "fail", "config": {"code": "BAD"}}, "undo": {"type": "undo", "config": {}},
+            "tidy": task(json!({"compensateWith": "undo", "transitions": {"onSuccess": "all"}})),
+            "all": {"type": "map", "config": {"items": {"type": "static", "value": [1, 2]}, "body": body}}}),
+        json!({"onFailure": "tidy"}),
+    );
+    bench.on("work", |_| success(json!(1)));
+    let id = bench.start(json!({}));
+    assert_eq!((bench.status(id), bench.code(id).as_str()), (Status::Failed, "BAD"));
+    assert_eq!((dispatched(&bench, "work").len(), dispatched(&bench, "undo").len()), (3, 0));
+    assert!(bench.get(id).compensations.is_empty());
+    bench.must(id, Command::Retry { by: None });
+}
+
+#[test]
 fn what_a_childs_body_did_is_undone_by_its_parent_with_all_that_it_saw() {
     let mut bench = bench(json!({
         "s": {"type": "map", "config": {"items": {"type": "static", "value": ["x", "y"]}, "body": {

@@ -413,6 +413,8 @@ impl Player {
             }
             let added = match &recorded.event {
                 Event::CompensationAdded(added) => vec![visit_of(added)],
+                // What the clean-up does stays done.
+                Event::FanEnded { .. } if state.is_cleaning_up() => Vec::new(),
                 Event::FanEnded { join, .. } => self.left_by_children(slot.execution.id(), *join),
                 Event::CompensationBegan => {
                     let undoing = state.undoing.as_ref().map(visit_of);

@@ -154,6 +154,12 @@ impl Execution {
             .filter(move |hash| *hash != own)
     }
 
+    /// Whether `onCancel` or `onFailure` runs. What can be undone is undone by then: what the clean-up does stays done.
+    #[must_use]
+    pub const fn is_cleaning_up(&self) -> bool {
+        matches!(self.phase, Phase::Ending { stage: Stage::CleaningUp, .. })
+    }
+
     /// Whether it has ended.
     #[must_use]
     pub fn is_terminal(&self) -> bool {

@@ -61,7 +61,7 @@ impl Turn<'_> {
             return Err(Rejection::Paused);
         }
         self.record(Record::EndJoin { join: fan.join });
-        if report.undoable > 0 {
+        if report.undoable > 0 && !self.execution.is_cleaning_up() {
             let stacks = ChildStacks::of(self.execution.id(), fan.join, report.undoable);
             self.emit(Event::ChildStacksAdded(stacks));
         }

@@ -76,7 +76,9 @@ impl Turn<'_> {
 
     /// Pushes the visit on the compensation stack, with what undoing it will read.
     pub(super) fn remember_compensation(&mut self, step: &Step, run: &StepRun, uncertain: bool) {
-        let Some(with) = &step.compensate_with else { return };
+        let Some(with) = step.compensate_with.as_ref().filter(|_| !self.execution.is_cleaning_up()) else {
+            return;
+        };
         let needs = self.step(with).map_or(Needs::Roots(Default::default()), |with| undo_needs(&with));
         // A body's own context is not all that it sees: what it inherits is kept too, for the undoing may run in its
         // parent, or in its parent's parent.
