@@ -156,6 +156,7 @@ async fn a_record_that_is_not_for_this_program_is_refused() {
     let newer = "INSERT INTO fm_migrations (version, description, success, checksum, execution_time) \
         VALUES (9999, 'of tomorrow', true, '', 0)";
     execute(&database.url(), newer).await;
+    execute(&database.url(), "UPDATE fm_schema SET readable_from = 9999").await;
     expect(&engine, NOT_CARRIED_OUT, &["9999", "newer"]).await;
     execute(&database.url(), "DELETE FROM fm_migrations WHERE version = 9999").await;
     let read_only = format!("ALTER DATABASE {} SET default_transaction_read_only = on", database.name());

@@ -53,7 +53,7 @@ impl NewKey {
             problems.push(("scopes", "`scopes` is empty: the key would allow nothing".to_owned()));
         }
         if self.tenant.as_ref().is_some_and(|name| name.is_empty() || name.len() > KEY_TENANT_BYTES_MAX) {
-            problems.push(("tenant", format!("`tenant` must have 1 to {KEY_TENANT_BYTES_MAX} bytes")));
+            problems.push(("tenantId", format!("`tenantId` must have 1 to {KEY_TENANT_BYTES_MAX} bytes")));
         }
         if self.life.is_some_and(|life| life.is_zero() || life > KEY_LIFE_MAX) {
             let days = KEY_LIFE_MAX.as_secs() / (24 * 60 * 60);
@@ -107,7 +107,7 @@ pub fn shown(key: &ApiKey, now: Timestamp) -> Value {
         "id": key.id,
         "name": key.name,
         "scopes": key.scopes,
-        "tenant": key.tenant,
+        "tenantId": key.tenant,
         "state": state,
         "createdAt": key.created_at.to_rfc3339(),
         "expiresAt": instant(key.expires_at),
@@ -229,7 +229,7 @@ mod tests {
             life: Some(Duration::ZERO),
         };
         let fields: Vec<_> = wrong.problems().into_iter().map(|(field, _)| field).collect();
-        assert_eq!(fields, ["name", "scopes", "tenant", "expiresInSeconds"]);
+        assert_eq!(fields, ["name", "scopes", "tenantId", "expiresInSeconds"]);
         assert_eq!(new(Some(KEY_LIFE_MAX)).problems(), []);
     }
 }

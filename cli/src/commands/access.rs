@@ -117,7 +117,7 @@ fn table(page: &Value) -> String {
             ("name", "name"),
             ("state", "state"),
             ("scopes", "scopes"),
-            ("tenant", "tenant"),
+            ("tenantId", "tenant"),
             ("expires", "expiresAt"),
             ("used", "lastUsedAt"),
         ],
@@ -164,7 +164,7 @@ impl Where {
             Self::Api(session) => {
                 let mut body = json!({ "name": name, "scopes": scopes });
                 if let Some(tenant) = tenant {
-                    body["tenant"] = json!(tenant);
+                    body["tenantId"] = json!(tenant);
                 }
                 if let Some(seconds) = expires {
                     body["expiresInSeconds"] = json!(seconds);

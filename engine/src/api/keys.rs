@@ -18,7 +18,7 @@ use crate::access::{Scope, Visibility};
 use crate::keys::{NewKey, shown};
 use crate::store::{ApiKey, ApiKeyFilter};
 
-/// `POST /v1/keys`: `{name, scopes, tenant?, expiresInSeconds?}`. The answer has the key; no other one does.
+/// `POST /v1/keys`: `{name, scopes, tenantId?, expiresInSeconds?}`. The answer has the key; no other one does.
 #[utoipa::path(
     post, path = "/v1/keys", tag = "keys",
     responses(
@@ -142,7 +142,7 @@ fn read(fields: &mut Fields, visibility: &Visibility) -> NewKey {
         }
         Some(_) => fields.error("scopes", "`scopes` must be a list of scopes"),
     }
-    let tenant = fields.text("tenant").or_else(|| visibility.tenant().map(Into::into));
+    let tenant = fields.text("tenantId").or_else(|| visibility.tenant().map(Into::into));
     let seconds = fields.value("expiresInSeconds").and_then(|value| {
         if value.as_u64().is_none() {
             fields.error("expiresInSeconds", "`expiresInSeconds` must be a whole number");

@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use crate::{Server, flow, request};
 
 /// A step that parks its execution when it fails.
-fn fragile() -> Value {
+pub(crate) fn fragile() -> Value {
     json!({ "do": { "type": "toil", "onExhausted": "incident" } })
 }
 
 /// Fails the first attempt of an execution's task; its id.
-async fn fail(server: &Server, execution: &str, attempt: u32, code: &str) -> String {
+pub(crate) async fn fail(server: &Server, execution: &str, attempt: u32, code: &str) -> String {
     let report = TaskReport {
         task: 1,
         attempt,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use flowmonkey_core::execution::command::Command;
 use flowmonkey_core::execution::{Event, RecordedEvent};
 use flowmonkey_core::ids::ExecutionId;
+use flowmonkey_engine::access::{Principal, Scope, Visibility};
 use flowmonkey_engine::api::{ApiOptions, LiveOptions, router, serve};
 use flowmonkey_engine::services::EnginePlumbing;
 use flowmonkey_engine::talk::spread;
@@ -219,6 +220,43 @@ async fn an_execution_is_told_from_where_the_client_left_it() {
     assert_eq!(client.next().await["seq"], last + 3, "without `resumeFrom`: what comes");
     client.say(json!({ "type": "ping" })).await;
     assert_eq!(client.next().await, json!({ "type": "pong" }));
+    served.close().await;
+}
+
+#[tokio::test]
+async fn a_tenant_is_told_of_its_own_executions_only() {
+    let served = Served::new().await;
+    let other = Principal {
+        name: "key:test".into(),
+        visibility: Visibility::Tenant("other".into()),
+        scopes: Scope::ALL.into(),
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = served.server.router.clone().layer(axum::Extension(other));
+    served.tracker.spawn(serve(listener, router, served.end.clone()));
+    let start = async |tenant: &str| {
+        let body = json!({ "flowId": "ask", "tenantId": tenant });
+        served.server.post("/v1/executions", &body).await.expect(202)["id"].as_str().unwrap().to_owned()
+    };
+    for tenant in ["acme", "other"] {
+        let path = format!("/v1/flows?tenantId={tenant}");
+        served.server.post(&path, &flow("ask", ask())).await.expect(201);
+    }
+    let foreign = start("acme").await;
+    let (socket, _) = connect_async(format!("ws://{address}/v1/ws")).await.unwrap();
+    let mut client = Client(socket);
+    for id in [foreign.as_str(), "ex_0192000000007000800000000000ffff"] {
+        let subscribe = json!({ "type": "subscribe", "id": "s", "filter": { "executionId": id } });
+        assert_eq!(client.refused(subscribe).await, "EXECUTION_NOT_FOUND");
+    }
+    client.subscribe("all", json!({}), None).await;
+    served.commits(&foreign, 4).await;
+    let own = start("other").await;
+    served.commits(&own, 2).await;
+    let last = served.history(&own).await.last().unwrap().sequence;
+    let events = client.events_until(last).await;
+    assert!(!events.is_empty() && events.iter().all(|event| event["executionId"] == own), "{events:?}");
     served.close().await;
 }
 

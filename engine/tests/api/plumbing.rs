@@ -440,7 +440,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn arbitrary_bytes_are_no_authorization(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let status = runtime.block_on(async {
             let bench = Bench::new().await;
             let path = format!("/v1/plumbing/tasks/{}/checkpoint", bench.task.task_id);

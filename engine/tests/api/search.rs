@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::Server;
+use crate::{Server, flow};
 
 async fn found(server: &Server, query: &str) -> BTreeSet<String> {
     let page = server.get(&format!("/v1/executions?{query}")).await.expect(200);
@@ -21,6 +21,7 @@ async fn started(server: &Server, body: Value) -> String {
 #[tokio::test]
 async fn executions_are_found_by_each_parameter() {
     let server = Server::with_flows().await;
+    server.post("/v1/flows?tenantId=acme", &flow("ask", crate::ask())).await.expect(201);
     let ask =
         started(&server, json!({ "flowId": "ask", "tenantId": "acme", "labels": { "team": "red" } })).await;
     let other =

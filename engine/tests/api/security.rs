@@ -174,7 +174,7 @@ async fn keys_are_made_listed_and_taken_back() {
         (json!({ "name": "x", "scopes": [] }), "/scopes"),
         (json!({ "name": "x", "scopes": ["root"] }), "/scopes"),
         (json!({ "name": "x", "scopes": ["viewer"], "expiresInSeconds": 0 }), "/expiresInSeconds"),
-        (json!({ "name": "x", "scopes": ["viewer"], "tenant": "" }), "/tenant"),
+        (json!({ "name": "x", "scopes": ["viewer"], "tenantId": "" }), "/tenantId"),
         (json!({ "name": "x", "scopes": ["viewer"], "hash": "y" }), "/hash"),
     ] {
         let problem = post(&server, "/v1/keys", &admin, body).await.problem(422, "INVALID_REQUEST");
@@ -190,23 +190,23 @@ async fn a_tenants_admin_has_to_do_with_its_tenant_only() {
     let new = |scopes: &[&str], tenant: Option<&str>| {
         let mut body = json!({ "name": "x", "scopes": scopes });
         if let Some(tenant) = tenant {
-            body["tenant"] = json!(tenant);
+            body["tenantId"] = json!(tenant);
         }
         body
     };
     let made = post(&server, "/v1/keys", &acme, new(&["operator"], None)).await.expect(201);
-    assert_eq!(made["tenant"], "acme");
+    assert_eq!(made["tenantId"], "acme");
     post(&server, "/v1/keys", &acme, new(&["admin"], Some("acme"))).await.expect(201);
     post(&server, "/v1/keys", &acme, new(&["viewer"], Some("other"))).await.problem(403, "KEY_SCOPE");
     post(&server, "/v1/keys", &acme, new(&["worker"], None)).await.problem(403, "KEY_SCOPE");
     let listed = get(&server, "/v1/keys", &acme).await.expect(200);
-    let tenants: Vec<_> = listed["items"].as_array().unwrap().iter().map(|key| &key["tenant"]).collect();
+    let tenants: Vec<_> = listed["items"].as_array().unwrap().iter().map(|key| &key["tenantId"]).collect();
     assert_eq!(tenants, ["acme", "acme", "acme"]);
     let revoke = format!("/v1/keys/{other_id}:revoke");
     post(&server, &revoke, &acme, json!({})).await.problem(404, "KEY_NOT_FOUND");
     assert_eq!(server.record.api_key(&other_id).await.unwrap().unwrap().revoked_at, None);
     let audit = get(&server, "/v1/audit", &acme).await.expect(200);
-    assert!(audit["items"].as_array().unwrap().iter().all(|entry| entry["tenant"] == "acme"), "{audit}");
+    assert!(audit["items"].as_array().unwrap().iter().all(|entry| entry["tenantId"] == "acme"), "{audit}");
     get(&server, "/v1/audit?order=chain", &acme).await.problem(403, "KEY_SCOPE");
 }
 
@@ -273,7 +273,7 @@ async fn changes_are_in_the_audit_before_they_are_answered() {
         .map(|entry| {
             let text = |key: &str| entry[key].as_str().unwrap_or("-").to_owned();
             let status = entry["status"].as_u64().unwrap();
-            format!("{} {} {} {} {status}", text("actor"), text("tenant"), text("method"), text("target"))
+            format!("{} {} {} {} {status}", text("actor"), text("tenantId"), text("method"), text("target"))
         })
         .collect();
     assert_eq!(

@@ -15,7 +15,7 @@ use flowmonkey_plumbing::api::JobStatus;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::{Answer, Server, ask, flow, greet, listen, request, work};
+use crate::{Answer, Server, ask, control, flow, greet, listen, request, work};
 
 /// Where the routes are.
 const ROUTES: &str = include_str!("../../src/api/mod.rs");
@@ -45,9 +45,13 @@ impl Callers {
     async fn new() -> Self {
         let callers = Self { server: Server::new().await };
         for tenant in ["acme", "other"] {
-            for flow in
-                [flow("greet", greet()), flow("ask", ask()), flow("work", work()), flow("listen", listen())]
-            {
+            for flow in [
+                flow("greet", greet()),
+                flow("ask", ask()),
+                flow("work", work()),
+                flow("listen", listen()),
+                flow("frail", control::fragile()),
+            ] {
                 callers.ask(Some(tenant), "POST", "/v1/flows", flow).await.expect(201);
             }
         }
@@ -83,6 +87,12 @@ impl Callers {
         started.expect(202)["id"].as_str().unwrap().to_owned()
     }
 
+    /// The id of a task that is parked.
+    async fn park(&self, tenant: &str) -> String {
+        let id = self.start(tenant, "frail").await;
+        control::fail(&self.server, &id, 1, "BROKEN").await
+    }
+
     async fn items(&self, tenant: &str, path: &str) -> usize {
         let listed = self.get(tenant, path).await.expect(200);
         listed["items"].as_array().unwrap().len()
@@ -102,6 +112,13 @@ async fn what_belongs_to_an_execution_is_not_found_by_another_tenant() {
     let webhook = json!({ "url": "https://receiver.example/" });
     let webhook = callers.ask(Some("acme"), "POST", "/v1/webhooks", webhook).await.expect(201);
     let hook = webhook["id"].as_str().unwrap();
+    let key = json!({ "name": "ci", "scopes": ["viewer"] });
+    let key = callers.ask(Some("acme"), "POST", "/v1/keys", key).await.expect(201);
+    let key = key["id"].as_str().unwrap();
+    let private = flow("own", greet());
+    callers.ask(Some("acme"), "POST", "/v1/flows", private).await.expect(201);
+    let task = TaskId { execution: id.parse().unwrap(), number: 1 };
+    let parked = callers.park("acme").await;
     // Path, method, what is asked for, and what its owner is answered. Those that change something come last.
     let asked = [
         ("/v1/executions/{target}", "GET", format!("/v1/executions/{id}"), json!(null), 200),
@@ -113,6 +130,17 @@ async fn what_belongs_to_an_execution_is_not_found_by_another_tenant() {
         ("/v1/executions/{id}/progress", "GET", format!("/v1/executions/{id}/progress"), json!(null), 200),
         ("/v1/executions/{id}/logs", "GET", format!("/v1/executions/{id}/logs"), json!(null), 200),
         ("/v1/executions/{id}/events", "GET", format!("/v1/executions/{id}/events"), json!(null), 200),
+        ("/v1/executions/{id}/tasks", "GET", format!("/v1/executions/{id}/tasks"), json!(null), 200),
+        ("/v1/tasks/{id}", "GET", format!("/v1/tasks/{task}"), json!(null), 200),
+        ("/v1/failed-tasks/{target}", "GET", format!("/v1/failed-tasks/{parked}"), json!(null), 200),
+        ("/v1/failed-tasks/{target}", "POST", format!("/v1/failed-tasks/{parked}:replay"), json!(null), 200),
+        ("/v1/flows/{id}", "POST", "/v1/flows/own:pause".into(), json!(null), 200),
+        ("/v1/flows/{id}", "POST", "/v1/flows/own:resume".into(), json!(null), 200),
+        ("/v1/flows/{id}", "POST", "/v1/flows/own:archive".into(), json!(null), 200),
+        ("/v1/flows/{id}/versions", "GET", "/v1/flows/own/versions".into(), json!(null), 200),
+        ("/v1/queues/{target}", "POST", "/v1/queues/acme@toil:pause".into(), json!(null), 200),
+        ("/v1/queues/{target}", "POST", "/v1/queues/acme@toil:resume".into(), json!(null), 200),
+        ("/v1/keys/{target}", "POST", format!("/v1/keys/{key}:revoke"), json!(null), 200),
         ("/v1/webhooks/{target}", "GET", format!("/v1/webhooks/{hook}"), json!(null), 200),
         ("/v1/webhooks/{target}", "PATCH", format!("/v1/webhooks/{hook}"), json!({ "active": false }), 200),
         ("/v1/webhooks/{id}/deliveries", "GET", format!("/v1/webhooks/{hook}/deliveries"), json!(null), 200),
@@ -142,6 +170,13 @@ async fn what_belongs_to_an_execution_is_not_found_by_another_tenant() {
             json!({ "fromStep": "do", "input": {} }),
             200,
         ),
+        (
+            "/v1/executions/{target}",
+            "DELETE",
+            format!("/v1/executions/{id}?terminate=true"),
+            json!(null),
+            200,
+        ),
         ("/v1/webhooks/{target}", "DELETE", format!("/v1/webhooks/{hook}"), json!(null), 204),
     ];
     for (_, method, path, body, expected) in &asked {
@@ -150,6 +185,7 @@ async fn what_belongs_to_an_execution_is_not_found_by_another_tenant() {
         assert_eq!(foreign.status, 404, "{method} {path}: {}", foreign.body);
         // As if it had never been: the same words as for an id that nobody has.
         let unknown = path.replace(&id, "ex_0192000000007000800000000000ffff").replace(hook, "wh_0");
+        let unknown = unknown.replace("/own", "/nobodys").replace("acme@toil", "other2@toil");
         let unknown = callers.ask(Some("other"), method, &unknown, body.clone()).await;
         assert_eq!(unknown.status, 404, "{method} {path}");
         assert_eq!(unknown.body["code"], code, "{method} {path}");
@@ -160,7 +196,20 @@ async fn what_belongs_to_an_execution_is_not_found_by_another_tenant() {
             assert_eq!(code, "WEBHOOK_NOT_FOUND");
         }
     }
+    // Its own would be shown until it ends.
+    let id = callers.start("acme", "work").await;
+    for path in [format!("/v1/executions/{id}/stream"), "/v1/executions/ex_7/stream".into()] {
+        callers.get("other", &path).await.problem(404, "EXECUTION_NOT_FOUND");
+    }
     let lists = [
+        "/v1/executions:count",
+        "/v1/executions/{id}/stream",
+        // Live events reach who sees their execution: `live.rs`.
+        "/v1/stream",
+        "/v1/ws",
+        // Of the caller's tenant only: `security.rs`.
+        "/v1/keys",
+        "/v1/audit",
         "/v1/flows",
         "/v1/flows/{id}",
         "/v1/flows/{id}/executions",
@@ -240,8 +289,8 @@ async fn flows_are_found_by_the_tenant_of_the_caller_only() {
     callers.ask(Some("acme"), "POST", "/v1/flows", private).await.expect(201);
     let shared = flow("shared", greet());
     callers.ask(None, "POST", "/v1/flows", shared).await.expect(201);
-    assert_eq!(callers.items("acme", "/v1/flows").await, 5);
-    assert_eq!(callers.items("other", "/v1/flows").await, 4);
+    assert_eq!(callers.items("acme", "/v1/flows").await, 6);
+    assert_eq!(callers.items("other", "/v1/flows").await, 5);
     callers.get("acme", "/v1/flows/private").await.expect(200);
     for path in ["/v1/flows/private", "/v1/flows/shared", "/v1/flows/nobody"] {
         callers.get("other", path).await.problem(404, "FLOW_NOT_FOUND");
