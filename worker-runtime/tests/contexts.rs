@@ -77,7 +77,7 @@ async fn twenty_megabytes_are_read_and_changed_and_nothing_is_lost() {
         handlers: Arc::new(AllHandlers),
         announced: None,
     };
-    let mut config = EngineConfig { require_result_mac: true, ..EngineConfig::default() };
+    let mut config = EngineConfig::default();
     config.limits.context.max_total_size = 32 << 20;
     // A lease that does not survive a runtime that hangs for long.
     config.lease = std::time::Duration::from_secs(3);

@@ -109,9 +109,8 @@ async fn a_checkpoint_outlives_its_attempt_and_a_zombie_saves_nothing() {
         handlers: Arc::new(AllHandlers),
         announced: None,
     };
-    // As where the queues are Redis: a result counts only with its proof.
     let objects = Some(Objects::new(Arc::new(InMemory::new())));
-    let config = EngineConfig { require_result_mac: true, objects, ..EngineConfig::default() };
+    let config = EngineConfig { objects, ..EngineConfig::default() };
     let engine = Engine::open(deps, config, None).await.unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
