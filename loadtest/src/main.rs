@@ -3,6 +3,7 @@
 //! `short` runs all of them in about a minute. What the figures mean and what they were is in `loadtest/README.md`.
 
 mod harness;
+mod lists;
 mod plumbing;
 
 use std::path::Path;
@@ -73,6 +74,15 @@ enum Scenario {
         /// Calls of each kind, one after the other.
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=2000))]
         calls: u16,
+    },
+    /// Lists and counts of executions in a private Postgres, by each filter.
+    Lists {
+        /// Executions.
+        #[arg(long, default_value_t = 1_000_000)]
+        executions: u32,
+        /// Where the plans are written.
+        #[arg(long, default_value = "lists-plans.txt")]
+        plans: std::path::PathBuf,
     },
     /// Executions that wait, then a restart of the engine on them.
     Waiting {
@@ -148,6 +158,7 @@ async fn run(scenario: Scenario, durability: Durability) -> Result<()> {
         Scenario::Throughput { executions, clients } => throughput(durability, executions, clients).await,
         Scenario::FanOut { items } => fan_out(durability, items).await,
         Scenario::Plumbing { calls } => plumbing::plumbing(durability, calls.into()).await,
+        Scenario::Lists { executions, plans } => lists::lists(executions, &plans).await,
         Scenario::Waiting { executions } => waiting(durability, executions).await,
     }
 }
