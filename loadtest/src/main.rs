@@ -3,6 +3,7 @@
 //! `short` runs all of them in about a minute. What the figures mean and what they were is in `loadtest/README.md`.
 
 mod harness;
+mod lists;
 mod plumbing;
 mod plumbing_load;
 mod watchers;
@@ -92,6 +93,15 @@ enum Scenario {
         #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=3600))]
         seconds: u16,
     },
+    /// Lists and counts of executions in a private Postgres, by each filter.
+    Lists {
+        /// Executions.
+        #[arg(long, default_value_t = 1_000_000)]
+        executions: u32,
+        /// Where the plans are written.
+        #[arg(long, default_value = "lists-plans.txt")]
+        plans: std::path::PathBuf,
+    },
     /// Executions that wait, then a restart of the engine on them.
     Waiting {
         /// Executions.
@@ -171,6 +181,7 @@ async fn run(scenario: Scenario, durability: Durability) -> Result<()> {
         Scenario::PlumbingLoad { tasks, progress, events, seconds } => {
             plumbing_load(durability, Load { tasks, progress, events, seconds }).await
         }
+        Scenario::Lists { executions, plans } => lists::lists(executions, &plans).await,
         Scenario::Waiting { executions } => waiting(durability, executions).await,
         Scenario::Watchers(wanted) => watchers::watchers(durability, wanted).await,
     }
