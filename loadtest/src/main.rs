@@ -181,7 +181,11 @@ async fn run(scenario: Scenario, durability: Durability) -> Result<()> {
         Scenario::PlumbingLoad { tasks, progress, events, seconds } => {
             plumbing_load(durability, Load { tasks, progress, events, seconds }).await
         }
-        Scenario::Lists { executions, plans } => lists::lists(executions, &plans).await,
+        Scenario::Lists { executions, plans } => {
+            // Its futures borrow what the compiler cannot prove to be sendable; they stay on one thread.
+            let runtime = tokio::runtime::Handle::current();
+            tokio::task::spawn_blocking(move || runtime.block_on(lists::lists(executions, &plans))).await?
+        }
         Scenario::Waiting { executions } => waiting(durability, executions).await,
         Scenario::Watchers(wanted) => watchers::watchers(durability, wanted).await,
     }
