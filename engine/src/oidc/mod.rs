@@ -138,7 +138,9 @@ impl Oidc {
         }
         let kid = header.kid.ok_or_else(|| refused("it names no key"))?;
         let key = self.key(&kid).await?;
-        let claims = decode::<Map<String, Value>>(token, &key, &self.validation);
+        // A key is of one family: the algorithms that are checked must all be of it.
+        let validation = Validation { algorithms: vec![header.alg], ..self.validation.clone() };
+        let claims = decode::<Map<String, Value>>(token, &key, &validation);
         let claims = claims.map_err(|error| match error.kind() {
             ErrorKind::ExpiredSignature => OidcError::Expired,
             _ => refused(error.to_string()),

@@ -31,7 +31,7 @@ pub const POSTGRES_SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// The oldest schema version whose programs run on a database of [`POSTGRES_SCHEMA_VERSION`]: those of the release before,
 /// as engines are replaced one by one. A migration that takes away or changes what they use raises it to its own number.
-pub(super) const READABLE_FROM: i64 = 11;
+pub(super) const READABLE_FROM: i64 = 13;
 
 /// Which migrations have run.
 const TABLE: &str = "fm_migrations";
