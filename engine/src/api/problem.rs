@@ -48,6 +48,23 @@ pub enum ErrorClass {
 }
 
 impl ErrorClass {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::Undecodable,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::NoSuchMethod,
+        Self::Conflict,
+        Self::TooSlow,
+        Self::TooLarge,
+        Self::Unsupported,
+        Self::Invalid,
+        Self::Overloaded,
+        Self::Unavailable,
+        Self::Internal,
+    ];
+
     /// The HTTP status.
     #[must_use]
     pub const fn status(self) -> StatusCode {
@@ -68,7 +85,8 @@ impl ErrorClass {
         }
     }
 
-    const fn title(self) -> &'static str {
+    /// In words.
+    pub(super) const fn title(self) -> &'static str {
         match self {
             Self::Undecodable => "The request cannot be read",
             Self::Unauthenticated => "It is not known who asks",
