@@ -18,8 +18,8 @@ use super::plumbing::{checkpoint, context, events as task_events, job, progress 
 use super::problem::{ErrorClass, Problem};
 use super::request::Parameters;
 use super::{
-    audit, deletion, events, executions, explain, failed_tasks, flows, jobs, keys, live, metrics, operations,
-    pauses, progress, search, start, tables, tasks, verbs, versions, webhooks,
+    audit, deletion, docs, events, executions, explain, failed_tasks, flows, jobs, keys, live, metrics,
+    operations, pauses, progress, search, start, tables, tasks, verbs, versions, webhooks,
 };
 
 /// Names the scheme of keys and of the tokens of an issuer.
@@ -121,6 +121,10 @@ const JSON: &str = "application/json";
         operations::readyz,
         metrics::metrics,
         show,
+        docs::async_api,
+        docs::find,
+        docs::page,
+        docs::file,
         checkpoint::load,
         checkpoint::load_data,
         checkpoint::save,
