@@ -104,7 +104,7 @@ fn unpack(bytes: &[u8]) -> Result<Vec<u8>, Problem> {
     get, path = "/v1/asyncapi.yaml", tag = "operations", operation_id = "getAsyncApi",
     summary = "What the WebSocket speaks",
     security(()),
-    responses((status = 200, description = "AsyncAPI 3", body = String, content_type = "application/yaml")),
+    responses((status = 200, description = "AsyncAPI 3", body = Object, content_type = "application/yaml")),
 )]
 pub(super) async fn async_api(
     parameters: Parameters,

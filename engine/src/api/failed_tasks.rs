@@ -111,7 +111,7 @@ pub(super) async fn verb(
 ) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
     let Some((task, verb)) = target.rsplit_once(':') else {
-        return Err(super::problem::no_such_method().await);
+        return Err(Problem::verb_missing("GET, HEAD"));
     };
     let by = access.principal().name.to_string();
     let mut fields = Fields::of(body)?;

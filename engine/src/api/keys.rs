@@ -116,7 +116,7 @@ pub(super) async fn verb(
 ) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
     let Some((id, verb)) = target.split_once(':') else {
-        return Err(super::problem::no_such_method().await);
+        return Err(Problem::verb_missing(""));
     };
     if verb != "revoke" {
         let detail = format!("keys understand revoke, not `{verb}`");

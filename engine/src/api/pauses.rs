@@ -30,7 +30,7 @@ pub(super) async fn pool_verb(
 ) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
     let Some((pool, verb)) = target.rsplit_once(':') else {
-        return Err(super::problem::no_such_method().await);
+        return Err(Problem::verb_missing(""));
     };
     let is_a_name = !pool.is_empty() && pool.len() <= POOL_BYTES_MAX && !pool.contains('\0');
     if !is_a_name || !pool_is_seen(access.visibility(), pool) {

@@ -37,7 +37,7 @@ pub(super) async fn verb(
 ) -> Result<Response, Problem> {
     parameters.finish()?;
     let Some((id, verb)) = target.split_once(':') else {
-        return Err(super::problem::no_such_method().await);
+        return Err(Problem::verb_missing("GET, HEAD, DELETE"));
     };
     let id = execution_id(id);
     if let Ok(id) = &id

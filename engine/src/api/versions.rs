@@ -101,7 +101,7 @@ pub(super) async fn verb(
     let tenant = access.tenant_of(&mut parameters);
     parameters.finish()?;
     let Some((id, verb)) = target.rsplit_once(':') else {
-        return Err(super::problem::no_such_method().await);
+        return Err(Problem::verb_missing("GET, HEAD"));
     };
     let told = Told { api, access, tenant, id: id.to_owned(), body };
     match verb {

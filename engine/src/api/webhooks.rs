@@ -191,7 +191,7 @@ pub(super) async fn verb(
 ) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
     let Some((id, verb)) = target.split_once(':') else {
-        return Err(super::problem::no_such_method().await);
+        return Err(Problem::verb_missing("GET, HEAD, PATCH, DELETE"));
     };
     if verb != "test" {
         return Err(no_such_verb("webhooks understand test", verb));
@@ -284,7 +284,7 @@ pub(super) async fn redeliver(
     };
     // Ids of events have colons of their own.
     let Some((event, verb)) = target.rsplit_once(':') else {
-        return Err(super::problem::no_such_method().await);
+        return Err(Problem::verb_missing(""));
     };
     if verb != "redeliver" {
         return Err(no_such_verb("deliveries understand redeliver", verb));

@@ -48,10 +48,9 @@ pub(in crate::api) struct ExecutionQuery {
     /// How the reason begins for which it waits.
     waiting_reason: Option<String>,
     /// How its id begins.
-    #[param(pattern = "^ex_[0-9a-f]{0,32}$")]
+    #[param(pattern = "^(ex_)?[0-9a-fA-F]{1,32}$")]
     id: Option<String>,
     /// Only children of this execution.
-    #[param(pattern = "^ex_[0-9a-f]{32}$")]
     parent: Option<String>,
     /// Children of all, too.
     children: Option<bool>,
