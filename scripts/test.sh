@@ -20,7 +20,7 @@ install() { RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y --no-in
 
 need "command -v cc" gcc "SQLite is compiled from its sources"
 need "command -v python3" python3 "handlers in Python are part of the tests"
-need "python3 -c 'import ensurepip'" python3-venv "the S3 server of the tests is a Python program"
+need "python3 -c 'import ensurepip'" python3-venv "the S3 server and the HTTP tester of the tests are Python programs"
 need "command -v redis-server" redis-server "the tests start private servers"
 need "command -v redis-sentinel" redis-sentinel "the tests start private servers"
 # Debian keeps the programs of the server out of the PATH.
@@ -36,6 +36,7 @@ cargo clippy --version >/dev/null 2>&1 || { echo "missing: clippy. Install it: r
 cargo fmt --version >/dev/null 2>&1 || { echo "missing: rustfmt. Install it: rustup component add rustfmt" >&2; exit 1; }
 
 sh scripts/s3-server.sh
+sh scripts/schemathesis.sh
 
 cargo fetch --locked --quiet
 cargo fmt --check

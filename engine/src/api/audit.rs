@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 use super::Api;
 use super::access::{Access, Admin};
+use super::openapi::answers::AuditPage;
+use super::openapi::queries::PageQuery;
 use super::problem::{ErrorClass, Problem};
 use super::request::Parameters;
 use crate::access::Visibility;
@@ -14,13 +16,17 @@ use crate::store::{AuditFilter, AuditRow};
 
 /// `GET /v1/audit`: newest first. With `order=chain`: sealed entries in the order of the chain, for those who check it.
 #[utoipa::path(
-    get, path = "/v1/audit", tag = "audit",
+    get, path = "/v1/audit", tag = "audit", operation_id = "listAudit",
+    summary = "Who changed what, newest first",
+    security(("apiKey" = ["admin"])),
     params(
-        ("limit" = Option<u32>, Query),
-        ("cursor" = Option<String>, Query),
-        ("order" = Option<String>, Query, description = "`newest` (default) or `chain`"),
+        ("order" = Option<String>, Query, description = "`newest` (default), or `chain`: sealed entries in the order of the chain", pattern = "^(newest|chain)$"),
+        PageQuery,
     ),
-    responses((status = 200, description = "A page of entries"), (status = 403, description = "`SCOPE_MISSING`")),
+    responses(
+        (status = 200, description = "a page", body = AuditPage),
+        (status = 403, description = "`SCOPE_MISSING`, `KEY_SCOPE`"),
+    ),
 )]
 pub(super) async fn list(
     State(api): State<Api>,

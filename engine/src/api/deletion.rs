@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::Api;
 use super::access::{Access, Admin};
+use super::openapi::answers::ExecutionsDeleted;
 use super::problem::{ErrorClass, Problem};
 use super::request::{Parameters, Segment, execution_id};
 use crate::deletion::DeleteError;
@@ -24,12 +25,17 @@ impl From<DeleteError> for Problem {
 
 /// `DELETE /v1/executions/{id}`: with its children and all that belongs to them. `terminate=true` ends it first.
 #[utoipa::path(
-    delete, path = "/v1/executions/{id}", tag = "executions",
+    delete, path = "/v1/executions/{id}", tag = "executions", operation_id = "deleteExecution",
+    summary = "Delete an execution with all that belongs to it",
+    security(("apiKey" = ["admin"])),
     params(
         ("id" = String, Path, description = "the id of the execution"),
         ("terminate" = Option<bool>, Query, description = "end it first, if it has not"),
     ),
-    responses((status = 200, description = "how many executions went, children included", body = Value)),
+    responses(
+        (status = 200, description = "how many executions went", body = ExecutionsDeleted),
+        (status = 409, description = "`EXECUTION_NOT_ENDED`, `EXECUTION_IS_CHILD`"),
+    ),
 )]
 pub(super) async fn delete(
     State(api): State<Api>,

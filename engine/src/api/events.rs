@@ -12,12 +12,27 @@ use super::Api;
 use super::access::{Access, Operator, Viewer};
 use super::cloud_events::{BATCH_MAX, binary, is_binary_mode, small_enough, structured};
 use super::fields::Fields;
+use super::openapi::answers::{EventAccepted, EventPage};
+use super::openapi::bodies::{CloudEvent, EventBody};
+use super::openapi::queries::{EventQuery, PageQuery, TenantQuery};
 use super::problem::{Detail, Problem};
 use super::request::{JsonBody, Parameters, Segment, execution_id, media_type, read};
 use crate::store::{EventFilter, EventPlace, PublishedEvent};
 use crate::webhooks::cloud_event::{BATCH_MEDIA_TYPE, MEDIA_TYPE, cloud_event};
 
 /// `POST /v1/events`: `{name, data?, id?}`, or CloudEvents 1.0 (structured, a batch, or in binary mode).
+#[utoipa::path(
+    post, path = "/v1/events", tag = "events", operation_id = "publishEvent",
+    summary = "Publish an event, or a batch",
+    security(("apiKey" = ["operator"])),
+    params(TenantQuery),
+    request_body(content(
+        (EventBody = "application/json"),
+        (CloudEvent = "application/cloudevents+json"),
+        (Vec<CloudEvent> = "application/cloudevents-batch+json"),
+    ), description = "an event; with `ce-…` headers the body is the data of a CloudEvent"),
+    responses((status = 202, description = "it is published, or was before", body = EventAccepted)),
+)]
 pub(super) async fn publish(
     State(api): State<Api>,
     access: Access<Operator>,
@@ -109,6 +124,17 @@ async fn batch(
 }
 
 /// `GET /v1/events`: newest first, as CloudEvents.
+#[utoipa::path(
+    get, path = "/v1/events", tag = "events", operation_id = "listEvents",
+    summary = "Events, newest first",
+    security(("apiKey" = ["viewer"])),
+    params(
+        EventQuery,
+        ("source" = Option<String>, Query, description = "only those that this execution published"),
+        PageQuery,
+    ),
+    responses((status = 200, description = "a page of CloudEvents", body = EventPage)),
+)]
 pub(super) async fn list(
     State(api): State<Api>,
     access: Access<Viewer>,
@@ -119,6 +145,13 @@ pub(super) async fn list(
 }
 
 /// `GET /v1/executions/{id}/events`: those that an execution published.
+#[utoipa::path(
+    get, path = "/v1/executions/{id}/events", tag = "events", operation_id = "listEventsOfExecution",
+    summary = "The events that an execution published",
+    security(("apiKey" = ["viewer"])),
+    params(("id" = String, Path, description = "the id of the execution"), EventQuery, PageQuery),
+    responses((status = 200, description = "a page", body = EventPage)),
+)]
 pub(super) async fn of_execution(
     State(api): State<Api>,
     access: Access<Viewer>,

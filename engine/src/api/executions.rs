@@ -12,6 +12,8 @@ use flowmonkey_core::execution::{Event, RecordedEvent};
 use serde_json::{Value, json};
 
 use super::access::{Access, Viewer};
+use super::openapi::answers::{ExecutionPage, ExecutionShown, HistoryPage};
+use super::openapi::queries::PageQuery;
 use super::problem::{ErrorClass, Problem};
 use super::request::{Parameters, Segment, execution_id};
 use super::search::{id_parameter, page};
@@ -20,6 +22,13 @@ use crate::store::ExecutionFilter;
 use crate::view;
 use crate::watch::shown_progress;
 
+#[utoipa::path(
+    get, path = "/v1/executions/{id}/children", tag = "executions", operation_id = "listChildren",
+    summary = "The children of an execution",
+    security(("apiKey" = ["viewer"])),
+    params(("id" = String, Path, description = "the id of the execution"), PageQuery),
+    responses((status = 200, description = "a page", body = ExecutionPage)),
+)]
 pub(super) async fn children(
     State(api): State<Api>,
     access: Access<Viewer>,
@@ -43,6 +52,17 @@ pub(super) async fn children(
 }
 
 /// `GET /v1/executions/{id}` and `GET /v1/executions/{id}:explain`.
+#[utoipa::path(
+    get, path = "/v1/executions/{id}", tag = "executions", operation_id = "getExecution",
+    summary = "An execution, with the outcomes of its steps",
+    security(("apiKey" = ["viewer"])),
+    params(
+        ("id" = String, Path, description = "the id of the execution"),
+        ("wait" = Option<u64>, Query, description = "wait so many seconds for its end, at most 60"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: the same"),
+    ),
+    responses((status = 200, description = "how it stands", body = ExecutionShown)),
+)]
 pub(super) async fn get(
     State(api): State<Api>,
     access: Access<Viewer>,
@@ -80,6 +100,17 @@ pub(super) async fn get(
     }
 }
 
+#[utoipa::path(
+    get, path = "/v1/executions/{id}/history", tag = "executions", operation_id = "getHistory",
+    summary = "The events of an execution, in order",
+    security(("apiKey" = ["viewer"])),
+    params(
+        ("id" = String, Path, description = "the id of the execution"),
+        ("after" = Option<u64>, Query, description = "the sequence of the last event of the page before"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "events of the page; 50 when not given"),
+    ),
+    responses((status = 200, description = "a page", body = HistoryPage)),
+)]
 pub(super) async fn history(
     State(api): State<Api>,
     access: Access<Viewer>,
@@ -102,6 +133,13 @@ pub(super) async fn history(
     Ok(Json(json!({ "items": items, "nextAfter": next })))
 }
 
+#[utoipa::path(
+    get, path = "/v1/executions/{id}/context", tag = "executions", operation_id = "getContext",
+    summary = "The context of an execution",
+    security(("apiKey" = ["viewer"])),
+    params(("id" = String, Path, description = "the id of the execution")),
+    responses((status = 200, description = "the context", body = Object)),
+)]
 pub(super) async fn context(
     State(api): State<Api>,
     access: Access<Viewer>,

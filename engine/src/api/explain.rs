@@ -9,6 +9,7 @@ use flowmonkey_plumbing::queue::{QueueError, WorkerPresence};
 use serde_json::{Value, json};
 
 use super::access::Access;
+use super::openapi::answers::Explanation;
 use super::operations::{pool_is_seen, ready};
 use super::problem::Problem;
 use super::{Api, jobs, pauses};
@@ -17,6 +18,13 @@ use crate::store::JobFilter;
 use crate::wire::dispatched;
 
 /// The status, the one thing that can move the execution now (its live cause), and where its task is.
+#[utoipa::path(
+    get, path = "/v1/executions/{id}:explain", tag = "executions", operation_id = "explainExecution",
+    summary = "Why an execution does not move",
+    security(("apiKey" = ["viewer"])),
+    params(("id" = String, Path, description = "the id of the execution")),
+    responses((status = 200, description = "its live cause", body = Explanation)),
+)]
 pub(super) async fn explain<S>(api: &Api, access: &Access<S>, id: ExecutionId) -> Result<Value, Problem> {
     let execution = api.execution(access, id).await?;
     let queue = match execution.task() {

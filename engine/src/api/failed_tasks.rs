@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 use super::Api;
 use super::access::{Access, Operator, Viewer};
 use super::fields::Fields;
+use super::openapi::answers::{FailedTask, FailedTaskPage};
+use super::openapi::bodies::ReasonBody;
+use super::openapi::queries::PageQuery;
 use super::problem::{ErrorClass, Problem};
 use super::request::{JsonBody, Parameters, Segment};
 use crate::access::Visibility;
@@ -23,19 +26,20 @@ const VERBS: &str = "replay, discard";
 
 /// `GET /v1/failed-tasks`: the newest first; those that wait for a person, or all with `state=all`.
 #[utoipa::path(
-    get, path = "/v1/failed-tasks", tag = "failed tasks",
+    get, path = "/v1/failed-tasks", tag = "failed tasks", operation_id = "listFailedTasks",
+    summary = "Parked tasks, newest first",
+    security(("apiKey" = ["viewer"])),
     params(
-        ("state" = Option<String>, Query, description = "`open` (the default) or `all`"),
+        ("state" = Option<String>, Query, description = "`open` (the default) or `all`", pattern = "^(open|all)$"),
         ("handler" = Option<String>, Query, description = "only of this handler type"),
         ("flow" = Option<String>, Query, description = "only of executions of this flow"),
         ("code" = Option<String>, Query, description = "only with this error code"),
         ("execution" = Option<String>, Query, description = "only of this execution"),
-        ("since" = Option<String>, Query, description = "parked at or after this instant"),
-        ("until" = Option<String>, Query, description = "parked before this instant"),
-        ("limit" = Option<usize>, Query, description = "items of a page"),
-        ("cursor" = Option<String>, Query, description = "the `nextCursor` of the page before"),
+        ("since" = Option<String>, Query, format = DateTime, description = "parked at or after this instant"),
+        ("until" = Option<String>, Query, format = DateTime, description = "parked before this instant"),
+        PageQuery,
     ),
-    responses((status = 200, description = "a page of parked tasks", body = Value)),
+    responses((status = 200, description = "a page", body = FailedTaskPage)),
 )]
 pub(super) async fn list(
     State(api): State<Api>,
@@ -80,9 +84,11 @@ pub(super) async fn list(
 
 /// `GET /v1/failed-tasks/{taskId}`.
 #[utoipa::path(
-    get, path = "/v1/failed-tasks/{taskId}", tag = "failed tasks",
+    get, path = "/v1/failed-tasks/{taskId}", tag = "failed tasks", operation_id = "getFailedTask",
+    summary = "A parked task",
+    security(("apiKey" = ["viewer"])),
     params(("taskId" = String, Path, description = "the id of the task")),
-    responses((status = 200, description = "the parked task", body = Value)),
+    responses((status = 200, description = "the task", body = FailedTask)),
 )]
 pub(super) async fn get(
     State(api): State<Api>,
@@ -96,15 +102,6 @@ pub(super) async fn get(
 }
 
 /// `POST /v1/failed-tasks/{taskId}:replay|discard`: tries the task again, or gives it up, which cancels its execution.
-#[utoipa::path(
-    post, path = "/v1/failed-tasks/{taskId}:{verb}", tag = "failed tasks",
-    params(
-        ("taskId" = String, Path, description = "the id of the task"),
-        ("verb" = String, Path, description = "`replay`, or `discard` with `{reason}`"),
-    ),
-    request_body = Value,
-    responses((status = 200, description = "the parked task, and the status of its execution", body = Value)),
-)]
 pub(super) async fn verb(
     State(api): State<Api>,
     access: Access<Operator>,
@@ -114,18 +111,15 @@ pub(super) async fn verb(
 ) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
     let Some((task, verb)) = target.rsplit_once(':') else {
-        return Err(super::problem::no_such_method().await);
+        return Err(Problem::verb_missing("GET, HEAD"));
     };
     let by = access.principal().name.to_string();
     let mut fields = Fields::of(body)?;
     let reason = fields.text("reason");
     fields.finish()?;
     let (outcome, command) = match verb {
-        "replay" => (SettledAs::Replayed, Command::Retry { by: Some(by.clone()) }),
-        "discard" => {
-            let reason = reason.clone().or_else(|| Some("the parked task was discarded".to_owned()));
-            (SettledAs::Discarded, Command::Cancel { source: CancelSource::User, reason })
-        }
+        "replay" => replay(&by),
+        "discard" => discard(reason.as_deref()),
         _ => {
             let detail = format!("parked tasks understand {VERBS}, not `{verb}`");
             return Err(Problem::new(ErrorClass::NotFound, "VERB_NOT_FOUND", detail));
@@ -158,6 +152,37 @@ pub(super) async fn verb(
     let mut answer = shown(&settled);
     answer["waitingReason"] = json!(execution.waiting_reason());
     Ok(Json(answer))
+}
+
+#[utoipa::path(
+    post, path = "/v1/failed-tasks/{taskId}:replay", tag = "failed tasks", operation_id = "replayFailedTask",
+    summary = "Try a parked task again",
+    security(("apiKey" = ["operator"])),
+    params(("taskId" = String, Path, description = "the id of the task")),
+    request_body = ReasonBody,
+    responses(
+        (status = 200, description = "the task", body = FailedTask),
+        (status = 409, description = "`TASK_NOT_PARKED`, or the state does not allow it"),
+    ),
+)]
+pub(super) fn replay(by: &str) -> (SettledAs, Command) {
+    (SettledAs::Replayed, Command::Retry { by: Some(by.to_owned()) })
+}
+
+#[utoipa::path(
+    post, path = "/v1/failed-tasks/{taskId}:discard", tag = "failed tasks", operation_id = "discardFailedTask",
+    summary = "Give a parked task up, which cancels its execution",
+    security(("apiKey" = ["operator"])),
+    params(("taskId" = String, Path, description = "the id of the task")),
+    request_body = ReasonBody,
+    responses(
+        (status = 200, description = "the task", body = FailedTask),
+        (status = 409, description = "`TASK_NOT_PARKED`, or the state does not allow it"),
+    ),
+)]
+pub(super) fn discard(reason: Option<&str>) -> (SettledAs, Command) {
+    let reason = Some(reason.unwrap_or("the parked task was discarded").to_owned());
+    (SettledAs::Discarded, Command::Cancel { source: CancelSource::User, reason })
 }
 
 /// The last time that the task was parked, if the caller sees its execution.

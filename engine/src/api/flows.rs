@@ -8,6 +8,9 @@ use flowmonkey_core::flow::parse::{Document, Issue, parse_document};
 use serde_json::{Value, json};
 
 use super::access::{Access, Deployer, Viewer};
+use super::openapi::answers::{FlowPage, FlowPublished, FlowShown, Validation};
+use super::openapi::bodies::FlowDefinition;
+use super::openapi::queries::TenantQuery;
 use super::problem::{Detail, ErrorClass, Problem};
 use super::request::{FlowBody, Parameters, Segment, path_segment};
 use super::{Api, pauses, versions};
@@ -16,6 +19,21 @@ use crate::store::PublishOutcome;
 /// Bytes of a flow above which it is read beside the tasks that serve requests.
 const READ_ASIDE_BYTES: usize = 64 * 1024;
 
+#[utoipa::path(
+    post, path = "/v1/flows", tag = "flows", operation_id = "publishFlow",
+    summary = "Publish a flow",
+    security(("apiKey" = ["deployer"])),
+    params(TenantQuery),
+    request_body(
+        content((FlowDefinition = "application/json"), (String = "application/yaml"), (String = "text/plain")),
+        description = "one flow",
+    ),
+    responses(
+        (status = 201, description = "it is published", body = FlowPublished, headers(("location" = String, description = "where it is found"))),
+        (status = 200, description = "the same content was published before", body = FlowPublished, headers(("location" = String, description = "where it is found"))),
+        (status = 409, description = "`FLOW_VERSION_EXISTS`: the version has other content"),
+    ),
+)]
 pub(super) async fn publish(
     State(api): State<Api>,
     access: Access<Deployer>,
@@ -52,6 +70,16 @@ pub(super) async fn publish(
     Ok((status, [(header::LOCATION, location)], Json(shown)).into_response())
 }
 
+#[utoipa::path(
+    post, path = "/v1/flows:validate", tag = "flows", operation_id = "validateFlows",
+    summary = "Check flows without publishing them",
+    security(("apiKey" = ["viewer"])),
+    request_body(
+        content((FlowDefinition = "application/json"), (String = "application/yaml"), (String = "text/plain")),
+        description = "a flow, or a document of several",
+    ),
+    responses((status = 200, description = "what is thought of it", body = Validation)),
+)]
 pub(super) async fn validate(
     _access: Access<Viewer>,
     parameters: Parameters,
@@ -71,6 +99,12 @@ pub(super) async fn validate(
     }))
 }
 
+#[utoipa::path(
+    get, path = "/v1/flows", tag = "flows", operation_id = "listFlows",
+    summary = "All published versions",
+    security(("apiKey" = ["viewer"])),
+    responses((status = 200, description = "all of them", body = FlowPage)),
+)]
 pub(super) async fn list(
     State(api): State<Api>,
     access: Access<Viewer>,
@@ -81,6 +115,17 @@ pub(super) async fn list(
     Ok(Json(json!({ "items": items, "nextCursor": null })))
 }
 
+#[utoipa::path(
+    get, path = "/v1/flows/{id}", tag = "flows", operation_id = "getFlow",
+    summary = "A flow with its definition",
+    security(("apiKey" = ["viewer"])),
+    params(
+        ("id" = String, Path, description = "the id of the flow"),
+        ("version" = Option<String>, Query, description = "the version; without it the latest that is published"),
+        TenantQuery,
+    ),
+    responses((status = 200, description = "the flow", body = FlowShown)),
+)]
 pub(super) async fn get(
     State(api): State<Api>,
     access: Access<Viewer>,

@@ -41,7 +41,8 @@ pub(super) const RATES_MAX: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 const CREDENTIAL_BYTES_MAX: usize = 16 * 1024;
 
 /// Paths that are open to everybody: they tell nothing.
-const OPEN: [&str; 2] = ["/livez", "/readyz"];
+const OPEN: [&str; 7] =
+    ["/livez", "/readyz", "/v1/openapi.json", "/v1/asyncapi.yaml", "/docs", "/docs/", "/docs/{file}"];
 /// The path whose token says what may be done.
 const RESUME: &str = "/v1/resume/{token}";
 /// Paths of workers, which show the token of their task.

@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use flowmonkey_plumbing::ids::new_uuid;
 use tokio_util::task::TaskTracker;
 
+use super::docs;
 use super::gate::{self, Gate};
 use super::live;
 use super::problem::{ErrorClass, Problem};
@@ -28,6 +29,8 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Bytes of a path in the audit.
 const TARGET_BYTES_MAX: usize = 2048;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What a browser may do with an answer: nothing but show it.
+const DATA_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
 /// Paths that tell nothing and change nothing: probes name the server by whatever address they have.
 const PROBES: [&str; 2] = ["/livez", "/readyz"];
 
@@ -200,6 +203,7 @@ fn without_port(host: &str) -> &str {
 pub(super) async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     let id = guard.request_id(request.headers());
     let shown = id.to_str().unwrap_or_default().to_owned();
+    let is_page = request.uri().path().starts_with(docs::PAGE);
     live::show_offered_key(request.headers_mut());
     let mut response = match guard.check(&request) {
         Ok(()) => {
@@ -220,15 +224,12 @@ pub(super) async fn guard(State(guard): State<Guard>, mut request: Request, next
     };
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, id);
-    // Answers are data, never pages.
+    // Answers are data, never pages, but for one.
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert(
-        header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
-    );
+    headers.insert(header::CONTENT_SECURITY_POLICY, if is_page { docs::PAGE_POLICY } else { DATA_POLICY });
     response
 }
 

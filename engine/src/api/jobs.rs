@@ -9,11 +9,25 @@ use serde_json::{Value, json};
 
 use super::Api;
 use super::access::{Access, Viewer};
+use super::openapi::answers::JobPage;
+use super::openapi::queries::PageQuery;
 use super::problem::Problem;
 use super::request::Parameters;
 use crate::store::{JobFilter, JobRow};
 
 /// `GET /v1/jobs`: those of the newest executions first.
+#[utoipa::path(
+    get, path = "/v1/jobs", tag = "jobs", operation_id = "listJobs",
+    summary = "The tasks of stateful handlers",
+    security(("apiKey" = ["viewer"])),
+    params(
+        ("status" = inline(Option<JobStatus>), Query, description = "only in this status"),
+        ("handler" = Option<String>, Query, description = "only of this handler type"),
+        ("execution" = Option<String>, Query, description = "only of this execution"),
+        PageQuery,
+    ),
+    responses((status = 200, description = "a page", body = JobPage)),
+)]
 pub(super) async fn list(
     State(api): State<Api>,
     access: Access<Viewer>,

@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 use super::Api;
 use super::access::{Access, Admin};
 use super::fields::Fields;
+use super::openapi::answers::{Key, KeyCreated, KeyPage};
+use super::openapi::bodies::{KeyBody, NoFields};
+use super::openapi::queries::PageQuery;
 use super::problem::{ErrorClass, Problem};
 use super::request::{JsonBody, Parameters, Segment};
 use crate::access::{Scope, Visibility};
@@ -20,11 +23,13 @@ use crate::store::{ApiKey, ApiKeyFilter};
 
 /// `POST /v1/keys`: `{name, scopes, tenantId?, expiresInSeconds?}`. The answer has the key; no other one does.
 #[utoipa::path(
-    post, path = "/v1/keys", tag = "keys",
+    post, path = "/v1/keys", tag = "keys", operation_id = "createKey",
+    summary = "Make a key",
+    security(("apiKey" = ["admin"])),
+    request_body = KeyBody,
     responses(
-        (status = 201, description = "The key; its text is in no other answer"),
+        (status = 201, description = "the key; its text is in no other answer", body = KeyCreated, headers(("location" = String, description = "where it is found"))),
         (status = 403, description = "`SCOPE_MISSING`, `KEY_SCOPE`"),
-        (status = 422, description = "`INVALID_REQUEST`"),
     ),
 )]
 pub(super) async fn create(
@@ -57,9 +62,11 @@ pub(super) async fn create(
 
 /// `GET /v1/keys`: newest first, without secrets.
 #[utoipa::path(
-    get, path = "/v1/keys", tag = "keys",
-    params(("limit" = Option<u32>, Query), ("cursor" = Option<String>, Query)),
-    responses((status = 200, description = "A page of keys"), (status = 403, description = "`SCOPE_MISSING`")),
+    get, path = "/v1/keys", tag = "keys", operation_id = "listKeys",
+    summary = "Keys, newest first",
+    security(("apiKey" = ["admin"])),
+    params(PageQuery),
+    responses((status = 200, description = "a page", body = KeyPage)),
 )]
 pub(super) async fn list(
     State(api): State<Api>,
@@ -93,9 +100,12 @@ pub(super) async fn list(
 
 /// `POST /v1/keys/{id}:revoke`: it does not count any more. Repeatable.
 #[utoipa::path(
-    post, path = "/v1/keys/{id}:revoke", tag = "keys",
-    params(("id" = String, Path)),
-    responses((status = 200, description = "The key"), (status = 404, description = "`KEY_NOT_FOUND`")),
+    post, path = "/v1/keys/{id}:revoke", tag = "keys", operation_id = "revokeKey",
+    summary = "Take a key back",
+    security(("apiKey" = ["admin"])),
+    params(("id" = String, Path, description = "the id of the key")),
+    request_body = NoFields,
+    responses((status = 200, description = "the key", body = Key)),
 )]
 pub(super) async fn verb(
     State(api): State<Api>,
@@ -106,7 +116,7 @@ pub(super) async fn verb(
 ) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
     let Some((id, verb)) = target.split_once(':') else {
-        return Err(super::problem::no_such_method().await);
+        return Err(Problem::verb_missing(""));
     };
     if verb != "revoke" {
         let detail = format!("keys understand revoke, not `{verb}`");

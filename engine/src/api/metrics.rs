@@ -20,6 +20,15 @@ use crate::talk::Talk;
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const MS_PER_SECOND: f64 = 1000.0;
 
+#[utoipa::path(
+    get, path = "/metrics", tag = "operations", operation_id = "getMetrics",
+    summary = "Metrics in the text format of Prometheus",
+    security(("apiKey" = ["viewer"])),
+    responses(
+        (status = 200, description = "the metrics of this process", body = String, content_type = "text/plain"),
+        (status = 404, description = "`ROUTE_NOT_FOUND`: the caller does not see all tenants"),
+    ),
+)]
 pub(super) async fn metrics(
     State(api): State<Api>,
     access: Access<Viewer>,

@@ -7,6 +7,7 @@ mod access;
 mod audit;
 mod cloud_events;
 mod deletion;
+mod docs;
 mod events;
 mod executions;
 mod explain;
@@ -155,6 +156,10 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         .route("/v1/tables/{id}", axum::routing::put(tables::define))
         .route("/v1/tables/{id}/rows", get(tables::rows))
         .route("/v1/openapi.json", get(openapi::show))
+        .route("/v1/asyncapi.yaml", get(docs::async_api))
+        .route("/docs", get(docs::find))
+        .route("/docs/", get(docs::page))
+        .route("/docs/{file}", get(docs::file))
         .route("/v1/version", get(operations::version))
         .route("/metrics", get(metrics::metrics))
         .route("/livez", get(operations::livez))

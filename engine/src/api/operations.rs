@@ -6,20 +6,39 @@ use flowmonkey_plumbing::queue::Depth;
 use serde_json::{Value, json};
 
 use super::access::{Access, Viewer};
+use super::openapi::answers::{Health, QueuePage, Version, WorkerPage};
 use super::problem::Problem;
 use super::request::Parameters;
 use super::{Api, pauses};
 use crate::access::Visibility;
 
+#[utoipa::path(
+    get, path = "/livez", tag = "operations", operation_id = "livez",
+    summary = "Whether the process serves",
+    security(()),
+    responses((status = 200, description = "it does", body = Health)),
+)]
 pub(super) async fn livez() -> Json<Value> {
     Json(json!({ "status": "alive" }))
 }
 
+#[utoipa::path(
+    get, path = "/readyz", tag = "operations", operation_id = "readyz",
+    summary = "Whether the record can be read and written",
+    security(()),
+    responses((status = 200, description = "it can", body = Health)),
+)]
 pub(super) async fn readyz(State(api): State<Api>) -> Result<Json<Value>, Problem> {
     api.engine.store().check().await?;
     Ok(Json(json!({ "status": "ready" })))
 }
 
+#[utoipa::path(
+    get, path = "/v1/version", tag = "operations", operation_id = "getVersion",
+    summary = "Which engine answers",
+    security(("apiKey" = ["viewer"])),
+    responses((status = 200, description = "the engine", body = Version)),
+)]
 pub(super) async fn version(
     State(api): State<Api>,
     _access: Access<Viewer>,
@@ -33,6 +52,12 @@ pub(super) async fn version(
     })))
 }
 
+#[utoipa::path(
+    get, path = "/v1/queues", tag = "queues", operation_id = "listQueues",
+    summary = "Pools and what they hold",
+    security(("apiKey" = ["viewer"])),
+    responses((status = 200, description = "all pools", body = QueuePage)),
+)]
 pub(super) async fn queues(
     State(api): State<Api>,
     access: Access<Viewer>,
@@ -68,6 +93,12 @@ pub(super) async fn queues(
     Ok(Json(json!({ "items": items, "nextCursor": null })))
 }
 
+#[utoipa::path(
+    get, path = "/v1/workers", tag = "workers", operation_id = "listWorkers",
+    summary = "Workers that are there",
+    security(("apiKey" = ["viewer"])),
+    responses((status = 200, description = "all workers", body = WorkerPage)),
+)]
 pub(super) async fn workers(
     State(api): State<Api>,
     access: Access<Viewer>,

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use super::Api;
 use super::access::{Access, Operator};
 use super::fields::Fields;
+use super::openapi::answers::PoolPaused;
+use super::openapi::bodies::{NoFields, ReasonBody};
 use super::operations::pool_is_seen;
 use super::problem::{ErrorClass, Problem};
 use super::request::{JsonBody, Parameters, Segment};
@@ -19,15 +21,6 @@ const POOL_BYTES_MAX: usize = 512;
 const REASON_BYTES_MAX: usize = 1024;
 
 /// `POST /v1/queues/{pool}:pause|resume`. A pool with a region is written with `%2F`.
-#[utoipa::path(
-    post, path = "/v1/queues/{pool}:{verb}", tag = "queues",
-    params(
-        ("pool" = String, Path, description = "the pool: `[tenant@][region/]handler`, `/` as `%2F`"),
-        ("verb" = String, Path, description = "`pause` with `{reason}`, or `resume`"),
-    ),
-    request_body = Value,
-    responses((status = 200, description = "whether it is paused now, and whether that has changed", body = Value)),
-)]
 pub(super) async fn pool_verb(
     State(api): State<Api>,
     access: Access<Operator>,
@@ -37,7 +30,7 @@ pub(super) async fn pool_verb(
 ) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
     let Some((pool, verb)) = target.rsplit_once(':') else {
-        return Err(super::problem::no_such_method().await);
+        return Err(Problem::verb_missing(""));
     };
     let is_a_name = !pool.is_empty() && pool.len() <= POOL_BYTES_MAX && !pool.contains('\0');
     if !is_a_name || !pool_is_seen(access.visibility(), pool) {
@@ -45,15 +38,51 @@ pub(super) async fn pool_verb(
         return Err(Problem::new(ErrorClass::NotFound, "POOL_NOT_FOUND", detail));
     }
     match verb {
-        "pause" | "resume" => {
-            let what = Paused { kind: PauseKind::Pool, tenant: None, name: pool.to_owned() };
-            carry_out(&api, access.principal(), what, verb == "pause", body).await
-        }
+        "pause" => pause_pool(&api, access.principal(), pool, body).await,
+        "resume" => resume_pool(&api, access.principal(), pool, body).await,
         _ => {
             let detail = format!("pools understand pause, resume, not `{verb}`");
             Err(Problem::new(ErrorClass::NotFound, "VERB_NOT_FOUND", detail))
         }
     }
+}
+
+#[utoipa::path(
+    post, path = "/v1/queues/{pool}:pause", tag = "queues", operation_id = "pauseQueue",
+    summary = "Hold back the tasks of a pool",
+    security(("apiKey" = ["operator"])),
+    params(("pool" = String, Path, description = "the pool: `[tenant@][region/]handler`, `/` as `%2F`")),
+    request_body = ReasonBody,
+    responses(
+        (status = 200, description = "whether it is paused now, and whether that has changed", body = PoolPaused),
+    ),
+)]
+pub(super) async fn pause_pool(
+    api: &Api,
+    principal: &Principal,
+    pool: &str,
+    body: Option<Value>,
+) -> Result<Json<Value>, Problem> {
+    carry_out(api, principal, Paused::pool(pool), true, body).await
+}
+
+#[utoipa::path(
+    post, path = "/v1/queues/{pool}:resume", tag = "queues", operation_id = "resumeQueue",
+    summary = "Deliver the tasks of a paused pool",
+    security(("apiKey" = ["operator"])),
+    params(("pool" = String, Path, description = "the pool: `[tenant@][region/]handler`, `/` as `%2F`")),
+    request_body = NoFields,
+    responses(
+        (status = 200, description = "whether it is paused now, and whether that has changed", body = PoolPaused),
+    ),
+)]
+pub(super) async fn resume_pool(
+    api: &Api,
+    principal: &Principal,
+    pool: &str,
+    body: Option<Value>,
+) -> Result<Json<Value>, Problem> {
+    carry_out(api, principal, Paused::pool(pool), false, body).await
 }
 
 /// What is paused or resumed.
@@ -62,6 +91,12 @@ pub(super) struct Paused {
     /// Whose flow.
     pub(super) tenant: Option<String>,
     pub(super) name: String,
+}
+
+impl Paused {
+    fn pool(name: &str) -> Self {
+        Self { kind: PauseKind::Pool, tenant: None, name: name.to_owned() }
+    }
 }
 
 /// Pauses or resumes a pool or a flow. Either may be asked for again.

@@ -48,6 +48,23 @@ pub enum ErrorClass {
 }
 
 impl ErrorClass {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::Undecodable,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::NoSuchMethod,
+        Self::Conflict,
+        Self::TooSlow,
+        Self::TooLarge,
+        Self::Unsupported,
+        Self::Invalid,
+        Self::Overloaded,
+        Self::Unavailable,
+        Self::Internal,
+    ];
+
     /// The HTTP status.
     #[must_use]
     pub const fn status(self) -> StatusCode {
@@ -68,7 +85,8 @@ impl ErrorClass {
         }
     }
 
-    const fn title(self) -> &'static str {
+    /// In words.
+    pub(super) const fn title(self) -> &'static str {
         match self {
             Self::Undecodable => "The request cannot be read",
             Self::Unauthenticated => "It is not known who asks",
@@ -178,6 +196,8 @@ pub(super) struct Problem {
     errors: Vec<Detail>,
     /// For the log only.
     cause: Option<String>,
+    /// The methods that the path knows, where it does not know the one of the request.
+    allow: Option<&'static str>,
 }
 
 impl Problem {
@@ -187,7 +207,7 @@ impl Problem {
     }
 
     pub(super) fn new(class: ErrorClass, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { class, code, detail: detail.into(), errors: Vec::new(), cause: None }
+        Self { class, code, detail: detail.into(), errors: Vec::new(), cause: None, allow: None }
     }
 
     /// A body or query that does not hold what it must.
@@ -202,6 +222,11 @@ impl Problem {
     pub(super) fn with_errors(mut self, errors: Vec<Detail>) -> Self {
         self.errors = errors;
         self
+    }
+
+    /// A path that takes verbs, without one; `allow` is what it knows instead.
+    pub(super) fn verb_missing(allow: &'static str) -> Self {
+        Self { allow: Some(allow), ..no_method() }
     }
 
     /// What cannot be told to the caller goes to the log.
@@ -223,7 +248,7 @@ impl Problem {
 
     /// The answer itself.
     pub(super) fn write(self, request_id: &str) -> Response {
-        let Self { class, code, detail, errors, cause } = self;
+        let Self { class, code, detail, errors, cause, allow } = self;
         if let Some(cause) = cause {
             if class == ErrorClass::Internal {
                 tracing::error!(request_id, code, cause, "a request failed");
@@ -246,6 +271,9 @@ impl Problem {
         *response.status_mut() = class.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(allow) = allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
         if class == ErrorClass::Unauthenticated {
             headers.insert(header::WWW_AUTHENTICATE, super::plumbing::CHALLENGE);
         }
@@ -413,6 +441,10 @@ pub(super) async fn no_such_route() -> Problem {
     no_route()
 }
 
-pub(super) async fn no_such_method() -> Problem {
+fn no_method() -> Problem {
     Problem::new(ErrorClass::NoSuchMethod, "METHOD_NOT_ALLOWED", "the path does not know this method")
+}
+
+pub(super) async fn no_such_method() -> Problem {
+    no_method()
 }

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::Api;
 use super::access::{Access, Viewer};
+use super::openapi::answers::{LogPage, ProgressPage};
 use super::problem::{ErrorClass, Problem};
 use super::request::{Parameters, Segment, execution_id};
 use crate::config::FLUSH_EVERY;
@@ -37,6 +38,17 @@ const FOLLOWED_LINES: usize = 500;
 const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 
 /// `GET /v1/executions/{id}/progress`: what its tasks reported, oldest first, by page.
+#[utoipa::path(
+    get, path = "/v1/executions/{id}/progress", tag = "executions", operation_id = "listProgress",
+    summary = "What the tasks of an execution reported, oldest first",
+    security(("apiKey" = ["viewer"])),
+    params(
+        ("id" = String, Path, description = "the id of the execution"),
+        ("after" = Option<String>, Query, description = "`nextCursor` of the page before"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "reports of the page; 50 when not given"),
+    ),
+    responses((status = 200, description = "a page", body = ProgressPage)),
+)]
 pub(super) async fn history(
     State(api): State<Api>,
     access: Access<Viewer>,
@@ -65,6 +77,22 @@ pub(super) async fn history(
 
 /// `GET /v1/executions/{id}/logs`: log lines of its tasks, by page; with `follow=true` one JSON object for each line, as they
 /// come, until the execution ends.
+#[utoipa::path(
+    get, path = "/v1/executions/{id}/logs", tag = "executions", operation_id = "listLogs",
+    summary = "Log lines of the tasks of an execution",
+    security(("apiKey" = ["viewer"])),
+    params(
+        ("id" = String, Path, description = "the id of the execution"),
+        ("task" = Option<u32>, Query, description = "only of the task of this number"),
+        ("attempt" = Option<u32>, Query, description = "only of this attempt"),
+        ("after" = Option<String>, Query, description = "`nextCursor` of the page before"),
+        ("follow" = Option<bool>, Query, description = "lines as they come, one JSON object each, until the execution ends"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "lines of the page; 50 when not given"),
+    ),
+    responses(
+        (status = 200, description = "a page; with `follow=true` lines", content((LogPage = "application/json"), (String = "application/x-ndjson"))),
+    ),
+)]
 pub(super) async fn logs(
     State(api): State<Api>,
     access: Access<Viewer>,

@@ -13,6 +13,8 @@ use serde_json::{Map, Value, json};
 
 use super::Api;
 use super::access::{Access, Viewer};
+use super::openapi::answers::{ExecutionCount, ExecutionPage};
+use super::openapi::queries::{ExecutionQuery, PageQuery};
 use super::problem::Problem;
 use super::request::Parameters;
 use crate::access::Visibility;
@@ -20,29 +22,11 @@ use crate::store::{Count, ExecutionFilter, ListPage, Span};
 
 /// `GET /v1/executions`: newest first.
 #[utoipa::path(
-    get, path = "/v1/executions", tag = "executions",
-    params(
-        ("status" = Option<String>, Query, description = "statuses, separated by commas"),
-        ("flowId" = Option<String>, Query, description = "the flow"),
-        ("version" = Option<String>, Query, description = "the version of the flow"),
-        ("label.NAME" = Option<String>, Query, description = "the value of the label NAME; any number of them"),
-        ("tenantId" = Option<String>, Query, description = "the tenant"),
-        ("createdAfter" = Option<String>, Query, description = "created at this instant or later"),
-        ("createdBefore" = Option<String>, Query, description = "created before this instant"),
-        ("updatedAfter" = Option<String>, Query, description = "last changed at this instant or later"),
-        ("updatedBefore" = Option<String>, Query, description = "last changed before this instant"),
-        ("endedAfter" = Option<String>, Query, description = "ended at this instant or later"),
-        ("endedBefore" = Option<String>, Query, description = "ended before this instant"),
-        ("errorCode" = Option<String>, Query, description = "the code of the error"),
-        ("currentStepId" = Option<String>, Query, description = "the step that it is at, or ended at"),
-        ("waitingReason" = Option<String>, Query, description = "how the reason begins for which it waits"),
-        ("id" = Option<String>, Query, description = "how the id begins"),
-        ("parent" = Option<String>, Query, description = "only children of this execution"),
-        ("children" = Option<bool>, Query, description = "children of all, too"),
-        ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before"),
-        ("limit" = Option<usize>, Query, description = "items of the page, at most 500; 50 when not given"),
-    ),
-    responses((status = 200, description = "a page: `items` and `nextCursor`")),
+    get, path = "/v1/executions", tag = "executions", operation_id = "listExecutions",
+    summary = "Find executions, newest first",
+    security(("apiKey" = ["viewer"])),
+    params(ExecutionQuery, PageQuery),
+    responses((status = 200, description = "a page", body = ExecutionPage)),
 )]
 pub(super) async fn list(
     State(api): State<Api>,
@@ -59,9 +43,14 @@ pub(super) async fn list(
 
 /// `GET /v1/executions:count`: how many a list would have on all its pages, exact up to [`COUNT_MAX`](crate::store::COUNT_MAX).
 #[utoipa::path(
-    get, path = "/v1/executions:count", tag = "executions",
-    params(("by" = Option<String>, Query, description = "`status`: a count for each status; beside the parameters of the list")),
-    responses((status = 200, description = "`count` and `exact`, or `counts` by status")),
+    get, path = "/v1/executions:count", tag = "executions", operation_id = "countExecutions",
+    summary = "How many executions there are",
+    security(("apiKey" = ["viewer"])),
+    params(
+        ExecutionQuery,
+        ("by" = Option<String>, Query, description = "`status`: a count for each status", pattern = "^status$"),
+    ),
+    responses((status = 200, description = "`count` and `exact`, or `counts` by status", body = ExecutionCount)),
 )]
 pub(super) async fn count(
     State(api): State<Api>,

@@ -13,6 +13,8 @@ use serde_json::{Map, Value, json};
 
 use super::access::{Access, Operator};
 use super::fields::Fields;
+use super::openapi::answers::{ExecutionStarted, StartAnswer};
+use super::openapi::bodies::{StartBody, StartOfFlowBody};
 use super::problem::{Detail, Problem};
 use super::request::{JsonBody, Parameters, Segment};
 use super::{Api, wait};
@@ -23,6 +25,23 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
+#[utoipa::path(
+    post, path = "/v1/executions", tag = "executions", operation_id = "startExecution",
+    summary = "Start an execution",
+    security(("apiKey" = ["operator"])),
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "the same key gives the same execution of the flow"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer with the whole execution, if it ends within N seconds (at most 60)"),
+        ("traceparent" = Option<String>, Header, description = "the W3C trace that it belongs to; it is kept with the execution"),
+    ),
+    request_body = StartBody,
+    responses(
+        (status = 202, description = "it has started", body = ExecutionStarted, headers(("location" = String, description = "where it is found"))),
+        (status = 200, description = "The idempotency key named one that is there; or it has ended within `Prefer: wait=N`", body = StartAnswer, headers(("location" = String, description = "where it is found"))),
+        (status = 404, description = "`FLOW_NOT_FOUND`"),
+        (status = 409, description = "`FLOW_NOT_PUBLISHED`, `EXECUTION_EXISTS`"),
+    ),
+)]
 pub(super) async fn start(
     State(api): State<Api>,
     access: Access<Operator>,
@@ -34,6 +53,24 @@ pub(super) async fn start(
     respond(&api, &access, read(&access, body, None, &headers)?, &headers).await
 }
 
+#[utoipa::path(
+    post, path = "/v1/flows/{id}/executions", tag = "executions", operation_id = "startExecutionOfFlow",
+    summary = "Start an execution of a flow",
+    security(("apiKey" = ["operator"])),
+    params(
+        ("id" = String, Path, description = "the id of the flow"),
+        ("Idempotency-Key" = Option<String>, Header, description = "the same key gives the same execution of the flow"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer with the whole execution, if it ends within N seconds (at most 60)"),
+        ("traceparent" = Option<String>, Header, description = "the W3C trace that it belongs to; it is kept with the execution"),
+    ),
+    request_body = StartOfFlowBody,
+    responses(
+        (status = 202, description = "it has started", body = ExecutionStarted, headers(("location" = String, description = "where it is found"))),
+        (status = 200, description = "The idempotency key named one that is there; or it has ended within `Prefer: wait=N`", body = StartAnswer, headers(("location" = String, description = "where it is found"))),
+        (status = 404, description = "`FLOW_NOT_FOUND`"),
+        (status = 409, description = "`FLOW_NOT_PUBLISHED`, `EXECUTION_EXISTS`"),
+    ),
+)]
 pub(super) async fn of_flow(
     State(api): State<Api>,
     access: Access<Operator>,

@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use super::Api;
 use super::access::{Access, Deployer, Viewer};
 use super::fields::Fields;
+use super::openapi::answers::{RowPage, Table, TablePage};
+use super::openapi::bodies::TableBody;
+use super::openapi::queries::{PageQuery, TenantQuery};
 use super::problem::Problem;
 use super::request::{JsonBody, Parameters, Segment};
 use crate::store::{Column, TableDefinition};
@@ -16,8 +19,14 @@ use crate::store::{Column, TableDefinition};
 /// Columns of one table.
 const COLUMNS_MAX: usize = 1000;
 /// Types of columns.
-const COLUMN_TYPES: [&str; 5] = ["string", "number", "boolean", "datetime", "json"];
+pub(super) const COLUMN_TYPES: [&str; 5] = ["string", "number", "boolean", "datetime", "json"];
 
+#[utoipa::path(
+    get, path = "/v1/tables", tag = "tables", operation_id = "listTables",
+    summary = "Tables that are defined",
+    security(("apiKey" = ["viewer"])),
+    responses((status = 200, description = "all of them", body = TablePage)),
+)]
 pub(super) async fn list(
     State(api): State<Api>,
     access: Access<Viewer>,
@@ -28,6 +37,14 @@ pub(super) async fn list(
     Ok(Json(json!({ "items": tables, "nextCursor": null })))
 }
 
+#[utoipa::path(
+    put, path = "/v1/tables/{id}", tag = "tables", operation_id = "defineTable",
+    summary = "Define a table, or replace its columns",
+    security(("apiKey" = ["deployer"])),
+    params(("id" = String, Path, description = "the id of the table")),
+    request_body = TableBody,
+    responses((status = 200, description = "the table", body = Table)),
+)]
 pub(super) async fn define(
     State(api): State<Api>,
     access: Access<Deployer>,
@@ -42,6 +59,13 @@ pub(super) async fn define(
 }
 
 /// Rows of a table. One that is not defined has rows, too, once steps have written some.
+#[utoipa::path(
+    get, path = "/v1/tables/{id}/rows", tag = "tables", operation_id = "listRows",
+    summary = "Rows of a table, in the order of insertion",
+    security(("apiKey" = ["viewer"])),
+    params(("id" = String, Path, description = "the id of the table"), TenantQuery, PageQuery),
+    responses((status = 200, description = "a page", body = RowPage)),
+)]
 pub(super) async fn rows(
     State(api): State<Api>,
     access: Access<Viewer>,

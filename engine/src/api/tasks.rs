@@ -10,15 +10,18 @@ use serde_json::{Value, json};
 
 use super::Api;
 use super::access::{Access, Viewer};
+use super::openapi::answers::{TaskPage, TaskShown};
 use super::pauses;
 use super::problem::{ErrorClass, Problem};
 use super::request::{Parameters, Segment, execution_id};
 
 /// `GET /v1/executions/{id}/tasks`: in the order in which they began; the one that is out now last.
 #[utoipa::path(
-    get, path = "/v1/executions/{id}/tasks", tag = "executions",
+    get, path = "/v1/executions/{id}/tasks", tag = "executions", operation_id = "listTasks",
+    summary = "The tasks of an execution, in the order in which they began",
+    security(("apiKey" = ["viewer"])),
     params(("id" = String, Path, description = "the id of the execution")),
-    responses((status = 200, description = "its tasks with their attempts", body = Value)),
+    responses((status = 200, description = "its tasks with their attempts", body = TaskPage)),
 )]
 pub(super) async fn of_execution(
     State(api): State<Api>,
@@ -37,9 +40,11 @@ pub(super) async fn of_execution(
 
 /// `GET /v1/tasks/{id}`: its attempts, and what its worker is given while it is out. Tokens are not shown.
 #[utoipa::path(
-    get, path = "/v1/tasks/{id}", tag = "tasks",
+    get, path = "/v1/tasks/{id}", tag = "tasks", operation_id = "getTask",
+    summary = "A task with its attempts, and what its worker is given",
+    security(("apiKey" = ["viewer"])),
     params(("id" = String, Path, description = "the id of the task")),
-    responses((status = 200, description = "the task", body = Value)),
+    responses((status = 200, description = "the task", body = TaskShown)),
 )]
 pub(super) async fn get(
     State(api): State<Api>,

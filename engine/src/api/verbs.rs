@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 use super::Api;
 use super::access::{Access, Operator};
 use super::fields::Fields;
+use super::openapi::answers::{CommandAnswer, ExecutionStarted, SignalAnswer};
+use super::openapi::bodies::{NoFields, ReasonBody, RerunBody, RetryBody, SignalBody};
 use super::problem::{ErrorClass, Problem};
 use super::request::{JsonBody, Parameters, Segment, execution_id};
 use super::start::{location, shown};
@@ -35,7 +37,7 @@ pub(super) async fn verb(
 ) -> Result<Response, Problem> {
     parameters.finish()?;
     let Some((id, verb)) = target.split_once(':') else {
-        return Err(super::problem::no_such_method().await);
+        return Err(Problem::verb_missing("GET, HEAD, DELETE"));
     };
     let id = execution_id(id);
     if let Ok(id) = &id
@@ -44,19 +46,11 @@ pub(super) async fn verb(
         api.execution(&access, *id).await?;
     }
     let command = match verb {
-        "cancel" => Command::Cancel { source: CancelSource::User, reason: reason(body)? },
-        "terminate" => Command::Terminate { reason: reason(body)? },
-        "pause" => Command::Pause { reason: reason(body)? },
-        "resume" => {
-            Fields::of(body)?.finish()?;
-            Command::Unpause
-        }
-        "retry" => {
-            let mut fields = Fields::of(body)?;
-            let by = fields.text("by");
-            fields.finish()?;
-            Command::Retry { by }
-        }
+        "cancel" => cancel(body)?,
+        "terminate" => terminate(body)?,
+        "pause" => pause(body)?,
+        "resume" => unpause(body)?,
+        "retry" => retry(body)?,
         "signal" => return send(&api, id?, signal(body)?).await,
         "rerun" => return rerun(&api, id?, body).await,
         _ => {
@@ -68,7 +62,97 @@ pub(super) async fn verb(
     Ok(answer(&execution).into_response())
 }
 
+#[utoipa::path(
+    post, path = "/v1/executions/{id}:cancel", tag = "executions", operation_id = "cancelExecution",
+    summary = "End an execution, undoing and cleaning up",
+    security(("apiKey" = ["operator"])),
+    params(("id" = String, Path, description = "the id of the execution")),
+    request_body = ReasonBody,
+    responses(
+        (status = 200, description = "how it stands now", body = CommandAnswer),
+        (status = 409, description = "the state does not allow it"),
+    ),
+)]
+pub(super) fn cancel(body: Option<Value>) -> Result<Command, Problem> {
+    Ok(Command::Cancel { source: CancelSource::User, reason: reason(body)? })
+}
+
+#[utoipa::path(
+    post, path = "/v1/executions/{id}:terminate", tag = "executions", operation_id = "terminateExecution",
+    summary = "End an execution at once",
+    security(("apiKey" = ["operator"])),
+    params(("id" = String, Path, description = "the id of the execution")),
+    request_body = ReasonBody,
+    responses(
+        (status = 200, description = "how it stands now", body = CommandAnswer),
+        (status = 409, description = "the state does not allow it"),
+    ),
+)]
+pub(super) fn terminate(body: Option<Value>) -> Result<Command, Problem> {
+    Ok(Command::Terminate { reason: reason(body)? })
+}
+
+#[utoipa::path(
+    post, path = "/v1/executions/{id}:pause", tag = "executions", operation_id = "pauseExecution",
+    summary = "Hold an execution",
+    security(("apiKey" = ["operator"])),
+    params(("id" = String, Path, description = "the id of the execution")),
+    request_body = ReasonBody,
+    responses(
+        (status = 200, description = "how it stands now", body = CommandAnswer),
+        (status = 409, description = "the state does not allow it"),
+    ),
+)]
+pub(super) fn pause(body: Option<Value>) -> Result<Command, Problem> {
+    Ok(Command::Pause { reason: reason(body)? })
+}
+
+#[utoipa::path(
+    post, path = "/v1/executions/{id}:resume", tag = "executions", operation_id = "resumeExecution",
+    summary = "Let a paused execution move again",
+    security(("apiKey" = ["operator"])),
+    params(("id" = String, Path, description = "the id of the execution")),
+    request_body = NoFields,
+    responses(
+        (status = 200, description = "how it stands now", body = CommandAnswer),
+        (status = 409, description = "the state does not allow it"),
+    ),
+)]
+pub(super) fn unpause(body: Option<Value>) -> Result<Command, Problem> {
+    Fields::of(body)?.finish()?;
+    Ok(Command::Unpause)
+}
+
+#[utoipa::path(
+    post, path = "/v1/executions/{id}:retry", tag = "executions", operation_id = "retryExecution",
+    summary = "Try the step of an incident or of a failed execution again",
+    security(("apiKey" = ["operator"])),
+    params(("id" = String, Path, description = "the id of the execution")),
+    request_body = RetryBody,
+    responses(
+        (status = 200, description = "how it stands now", body = CommandAnswer),
+        (status = 409, description = "the state does not allow it"),
+    ),
+)]
+pub(super) fn retry(body: Option<Value>) -> Result<Command, Problem> {
+    let mut fields = Fields::of(body)?;
+    let by = fields.text("by");
+    fields.finish()?;
+    Ok(Command::Retry { by })
+}
+
 /// `POST /v1/resume/{token}`: the body is the data.
+#[utoipa::path(
+    post, path = "/v1/resume/{token}", tag = "executions", operation_id = "resumeByToken",
+    summary = "Resume what a token was made for",
+    security(()),
+    params(("token" = String, Path, description = "the token; whoever has it may resume")),
+    request_body(content = Value, description = "the data: any JSON, or nothing"),
+    responses(
+        (status = 200, description = "how the execution stands now", body = CommandAnswer),
+        (status = 409, description = "`RESUME_TOKEN_USED`, `NOT_WAITING`, `EXECUTION_FINISHED`"),
+    ),
+)]
 pub(super) async fn resume(
     State(api): State<Api>,
     Segment(token): Segment,
@@ -101,7 +185,18 @@ async fn send(api: &Api, id: ExecutionId, signal: Signal) -> Result<Response, Pr
     Ok(Json(answer).into_response())
 }
 
-async fn rerun(api: &Api, id: ExecutionId, body: Option<Value>) -> Result<Response, Problem> {
+#[utoipa::path(
+    post, path = "/v1/executions/{id}:rerun", tag = "executions", operation_id = "rerunExecution",
+    summary = "Start a new execution from a step of an old one",
+    security(("apiKey" = ["operator"])),
+    params(("id" = String, Path, description = "the id of the execution")),
+    request_body = RerunBody,
+    responses(
+        (status = 200, description = "it has started", body = ExecutionStarted, headers(("location" = String, description = "where it is found"))),
+        (status = 409, description = "`EXECUTION_NOT_ENDED`, `FLOW_NOT_PUBLISHED`"),
+    ),
+)]
+pub(super) async fn rerun(api: &Api, id: ExecutionId, body: Option<Value>) -> Result<Response, Problem> {
     let mut fields = Fields::of(body)?;
     let from_step = fields.required_text("fromStep");
     let input = fields.value("input");
@@ -141,7 +236,18 @@ fn reason(body: Option<Value>) -> Result<Option<String>, Problem> {
     Ok(reason)
 }
 
-fn signal(body: Option<Value>) -> Result<Signal, Problem> {
+#[utoipa::path(
+    post, path = "/v1/executions/{id}:signal", tag = "executions", operation_id = "signalExecution",
+    summary = "Send a signal",
+    security(("apiKey" = ["operator"])),
+    params(("id" = String, Path, description = "the id of the execution")),
+    request_body = SignalBody,
+    responses(
+        (status = 200, description = "how it stands now", body = SignalAnswer),
+        (status = 409, description = "`DUPLICATE_SIGNAL`, `SIGNAL_BUFFER_FULL`, `EXECUTION_FINISHED`"),
+    ),
+)]
+pub(super) fn signal(body: Option<Value>) -> Result<Signal, Problem> {
     let mut fields = Fields::of(body)?;
     let name = fields.required_text("name");
     let data = fields.value_or_null("data");

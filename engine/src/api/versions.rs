@@ -7,6 +7,9 @@ use serde_json::{Map, Value, json};
 use super::Api;
 use super::access::{Access, Deployer, Operator, Viewer};
 use super::fields::Fields;
+use super::openapi::answers::{FlowArchived, FlowDifference, FlowPaused, FlowVersionPage};
+use super::openapi::bodies::{NoFields, ReasonBody, VersionBody};
+use super::openapi::queries::TenantQuery;
 use super::pauses::{self, Paused};
 use super::problem::{ErrorClass, Problem};
 use super::request::{JsonBody, Parameters, Segment};
@@ -20,9 +23,11 @@ const DIFFERENCES_MAX: usize = 1000;
 
 /// `GET /v1/flows/{id}/versions`: the latest first.
 #[utoipa::path(
-    get, path = "/v1/flows/{id}/versions", tag = "flows",
-    params(("id" = String, Path, description = "the id of the flow")),
-    responses((status = 200, description = "its versions with their statuses", body = Value)),
+    get, path = "/v1/flows/{id}/versions", tag = "flows", operation_id = "listFlowVersions",
+    summary = "The versions of a flow, the latest first",
+    security(("apiKey" = ["viewer"])),
+    params(("id" = String, Path, description = "the id of the flow"), TenantQuery),
+    responses((status = 200, description = "its versions with their statuses", body = FlowVersionPage)),
 )]
 pub(super) async fn versions(
     State(api): State<Api>,
@@ -48,6 +53,18 @@ async fn shown(api: &Api, tenant: Option<&str>, id: &str) -> Result<Vec<Value>, 
 }
 
 /// `GET /v1/flows/{id}:diff?from=&to=`: what changed between two versions.
+#[utoipa::path(
+    get, path = "/v1/flows/{id}:diff", tag = "flows", operation_id = "compareFlowVersions",
+    summary = "What changed between two versions",
+    security(("apiKey" = ["viewer"])),
+    params(
+        ("id" = String, Path, description = "the id of the flow"),
+        ("from" = String, Query, description = "the version before"),
+        ("to" = String, Query, description = "the version after"),
+        TenantQuery,
+    ),
+    responses((status = 200, description = "the differences", body = FlowDifference)),
+)]
 pub(super) async fn diff<S>(
     api: &Api,
     access: &Access<S>,
@@ -74,15 +91,6 @@ pub(super) async fn diff<S>(
 }
 
 /// `POST /v1/flows/{id}:archive|restore {version?}` and `:pause|resume`.
-#[utoipa::path(
-    post, path = "/v1/flows/{id}:{verb}", tag = "flows",
-    params(
-        ("id" = String, Path, description = "the id of the flow"),
-        ("verb" = String, Path, description = "`archive`, `restore` (both with `{version?}`), `pause` or `resume`"),
-    ),
-    request_body = Value,
-    responses((status = 200, description = "what has changed", body = Value)),
-)]
 pub(super) async fn verb(
     State(api): State<Api>,
     access: Access<Viewer>,
@@ -93,32 +101,98 @@ pub(super) async fn verb(
     let tenant = access.tenant_of(&mut parameters);
     parameters.finish()?;
     let Some((id, verb)) = target.rsplit_once(':') else {
-        return Err(super::problem::no_such_method().await);
+        return Err(Problem::verb_missing("GET, HEAD"));
     };
-    let archived = match verb {
-        "archive" => true,
-        "restore" => false,
-        "pause" | "resume" => {
-            access.demand::<Operator>()?;
-            shown(&api, tenant.as_deref(), id).await?;
-            let what = Paused { kind: PauseKind::Flow, tenant, name: id.to_owned() };
-            return pauses::carry_out(&api, access.principal(), what, verb == "pause", body).await;
-        }
+    let told = Told { api, access, tenant, id: id.to_owned(), body };
+    match verb {
+        "archive" => archive(told).await,
+        "restore" => restore(told).await,
+        "pause" => pause(told).await,
+        "resume" => resume(told).await,
         _ => {
             let detail = format!("flows understand {VERBS}, not `{verb}`");
-            return Err(Problem::new(ErrorClass::NotFound, "VERB_NOT_FOUND", detail));
+            Err(Problem::new(ErrorClass::NotFound, "VERB_NOT_FOUND", detail))
         }
-    };
+    }
+}
+
+/// What a flow is told, and by whom.
+pub(super) struct Told {
+    api: Api,
+    access: Access<Viewer>,
+    tenant: Option<String>,
+    id: String,
+    body: Option<Value>,
+}
+
+#[utoipa::path(
+    post, path = "/v1/flows/{id}:archive", tag = "flows", operation_id = "archiveFlow",
+    summary = "Take versions of a flow out of use",
+    security(("apiKey" = ["deployer"])),
+    params(("id" = String, Path, description = "the id of the flow"), TenantQuery),
+    request_body = VersionBody,
+    responses((status = 200, description = "what has changed", body = FlowArchived)),
+)]
+pub(super) async fn archive(told: Told) -> Result<Json<Value>, Problem> {
+    set_archived(told, true).await
+}
+
+#[utoipa::path(
+    post, path = "/v1/flows/{id}:restore", tag = "flows", operation_id = "restoreFlow",
+    summary = "Take versions of a flow into use again",
+    security(("apiKey" = ["deployer"])),
+    params(("id" = String, Path, description = "the id of the flow"), TenantQuery),
+    request_body = VersionBody,
+    responses((status = 200, description = "what has changed", body = FlowArchived)),
+)]
+pub(super) async fn restore(told: Told) -> Result<Json<Value>, Problem> {
+    set_archived(told, false).await
+}
+
+#[utoipa::path(
+    post, path = "/v1/flows/{id}:pause", tag = "flows", operation_id = "pauseFlow",
+    summary = "Hold back the tasks of a flow",
+    security(("apiKey" = ["operator"])),
+    params(("id" = String, Path, description = "the id of the flow"), TenantQuery),
+    request_body = ReasonBody,
+    responses((status = 200, description = "what has changed", body = FlowPaused)),
+)]
+pub(super) async fn pause(told: Told) -> Result<Json<Value>, Problem> {
+    set_paused(told, true).await
+}
+
+#[utoipa::path(
+    post, path = "/v1/flows/{id}:resume", tag = "flows", operation_id = "resumeFlow",
+    summary = "Deliver the tasks of a paused flow",
+    security(("apiKey" = ["operator"])),
+    params(("id" = String, Path, description = "the id of the flow"), TenantQuery),
+    request_body = NoFields,
+    responses((status = 200, description = "what has changed", body = FlowPaused)),
+)]
+pub(super) async fn resume(told: Told) -> Result<Json<Value>, Problem> {
+    set_paused(told, false).await
+}
+
+async fn set_paused(told: Told, paused: bool) -> Result<Json<Value>, Problem> {
+    let Told { api, access, tenant, id, body } = told;
+    access.demand::<Operator>()?;
+    shown(&api, tenant.as_deref(), &id).await?;
+    let what = Paused { kind: PauseKind::Flow, tenant, name: id };
+    pauses::carry_out(&api, access.principal(), what, paused, body).await
+}
+
+async fn set_archived(told: Told, archived: bool) -> Result<Json<Value>, Problem> {
+    let Told { api, access, tenant, id, body } = told;
     access.demand::<Deployer>()?;
     let mut fields = Fields::of(body)?;
     let version = fields.required_if_given("version");
     fields.finish()?;
-    let before = api.engine.store().flow_versions(tenant.as_deref(), id).await?;
+    let before = api.engine.store().flow_versions(tenant.as_deref(), &id).await?;
     if !before.iter().any(|(flow, _)| version.as_ref().is_none_or(|version| *version == flow.version)) {
-        return Err(EngineError::FlowNotFound(id.to_owned()).into());
+        return Err(EngineError::FlowNotFound(id).into());
     }
     let engine = api.engine.clone();
-    let (owner, owned) = (tenant.clone(), id.to_owned());
+    let (owner, owned) = (tenant.clone(), id.clone());
     let changed = api
         .to_the_end(async move {
             let changed =
@@ -130,7 +204,7 @@ pub(super) async fn verb(
             Ok::<usize, Problem>(changed)
         })
         .await??;
-    Ok(Json(json!({ "id": id, "changed": changed, "versions": shown(&api, tenant.as_deref(), id).await? })))
+    Ok(Json(json!({ "id": id, "changed": changed, "versions": shown(&api, tenant.as_deref(), &id).await? })))
 }
 
 /// Steps that were added, removed and changed, and the other fields that were; each place as a JSON pointer.

@@ -14,6 +14,11 @@ use serde_json::{Value, json};
 use super::Api;
 use super::access::{Access, Deployer, Operator, Viewer};
 use super::fields::Fields;
+use super::openapi::answers::{
+    DeliveryPage, Webhook as WebhookShown, WebhookCreated, WebhookPage, WebhookTested,
+};
+use super::openapi::bodies::{NoFields, WebhookBody, WebhookChange};
+use super::openapi::queries::PageQuery;
 use super::problem::{ErrorClass, Problem};
 use super::request::{JsonBody, Parameters, Segment};
 use crate::store::{Delivery, DeliveryStatus, PublishedEvent, Webhook};
@@ -23,6 +28,12 @@ use crate::webhooks::{
 };
 
 /// `GET /v1/webhooks`.
+#[utoipa::path(
+    get, path = "/v1/webhooks", tag = "webhooks", operation_id = "listWebhooks",
+    summary = "All webhooks",
+    security(("apiKey" = ["viewer"])),
+    responses((status = 200, description = "all of them", body = WebhookPage)),
+)]
 pub(super) async fn list(
     State(api): State<Api>,
     access: Access<Viewer>,
@@ -40,6 +51,16 @@ pub(super) async fn list(
 }
 
 /// `POST /v1/webhooks`: `{url, tenantId?, events?, description?, active?}`. The answer has the secret; no other one does.
+#[utoipa::path(
+    post, path = "/v1/webhooks", tag = "webhooks", operation_id = "createWebhook",
+    summary = "Make a webhook",
+    security(("apiKey" = ["deployer"])),
+    request_body = WebhookBody,
+    responses(
+        (status = 201, description = "it, with its secret", body = WebhookCreated, headers(("location" = String, description = "where it is found"))),
+        (status = 409, description = "`WEBHOOK_LIMIT`"),
+    ),
+)]
 pub(super) async fn create(
     State(api): State<Api>,
     access: Access<Deployer>,
@@ -85,6 +106,13 @@ pub(super) async fn create(
 }
 
 /// `GET /v1/webhooks/{id}`.
+#[utoipa::path(
+    get, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "getWebhook",
+    summary = "A webhook",
+    security(("apiKey" = ["viewer"])),
+    params(("id" = String, Path, description = "the id of the webhook")),
+    responses((status = 200, description = "the webhook", body = WebhookShown)),
+)]
 pub(super) async fn get(
     State(api): State<Api>,
     access: Access<Viewer>,
@@ -97,6 +125,14 @@ pub(super) async fn get(
 }
 
 /// `PATCH /v1/webhooks/{id}`: `{url?, events?, description?, active?}`; what is not named stays.
+#[utoipa::path(
+    patch, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "changeWebhook",
+    summary = "Change a webhook",
+    security(("apiKey" = ["deployer"])),
+    params(("id" = String, Path, description = "the id of the webhook")),
+    request_body = WebhookChange,
+    responses((status = 200, description = "the webhook", body = WebhookShown)),
+)]
 pub(super) async fn change(
     State(api): State<Api>,
     access: Access<Deployer>,
@@ -115,6 +151,13 @@ pub(super) async fn change(
 }
 
 /// `DELETE /v1/webhooks/{id}`: with its log; what was not delivered is not delivered any more.
+#[utoipa::path(
+    delete, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "deleteWebhook",
+    summary = "Delete a webhook with its log",
+    security(("apiKey" = ["deployer"])),
+    params(("id" = String, Path, description = "the id of the webhook")),
+    responses((status = 204, description = "it is gone")),
+)]
 pub(super) async fn delete(
     State(api): State<Api>,
     access: Access<Deployer>,
@@ -131,6 +174,14 @@ pub(super) async fn delete(
 }
 
 /// `POST /v1/webhooks/{id}:test`: sends an event of its own at once, and says how that went. It is in no log.
+#[utoipa::path(
+    post, path = "/v1/webhooks/{id}:test", tag = "webhooks", operation_id = "testWebhook",
+    summary = "Send a test event at once",
+    security(("apiKey" = ["deployer"])),
+    params(("id" = String, Path, description = "the id of the webhook")),
+    request_body = NoFields,
+    responses((status = 200, description = "how that went", body = WebhookTested)),
+)]
 pub(super) async fn verb(
     State(api): State<Api>,
     access: Access<Deployer>,
@@ -140,7 +191,7 @@ pub(super) async fn verb(
 ) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
     let Some((id, verb)) = target.split_once(':') else {
-        return Err(super::problem::no_such_method().await);
+        return Err(Problem::verb_missing("GET, HEAD, PATCH, DELETE"));
     };
     if verb != "test" {
         return Err(no_such_verb("webhooks understand test", verb));
@@ -166,6 +217,17 @@ pub(super) async fn verb(
 }
 
 /// `GET /v1/webhooks/{id}/deliveries?status=`: newest first.
+#[utoipa::path(
+    get, path = "/v1/webhooks/{id}/deliveries", tag = "webhooks", operation_id = "listDeliveries",
+    summary = "What a webhook was sent, newest first",
+    security(("apiKey" = ["viewer"])),
+    params(
+        ("id" = String, Path, description = "the id of the webhook"),
+        ("status" = Option<String>, Query, description = "`pending`, `delivered` or `failed`", pattern = "^(pending|delivered|failed)$"),
+        PageQuery,
+    ),
+    responses((status = 200, description = "a page", body = DeliveryPage)),
+)]
 pub(super) async fn deliveries(
     State(api): State<Api>,
     access: Access<Viewer>,
@@ -197,6 +259,17 @@ pub(super) async fn deliveries(
 }
 
 /// `POST /v1/webhooks/{id}/deliveries/{event}:redeliver`: it is due again, with all its tries.
+#[utoipa::path(
+    post, path = "/v1/webhooks/{id}/deliveries/{event}:redeliver", tag = "webhooks", operation_id = "redeliver",
+    summary = "Send an event again",
+    security(("apiKey" = ["operator"])),
+    params(
+        ("id" = String, Path, description = "the id of the webhook"),
+        ("event" = String, Path, description = "the id of the event"),
+    ),
+    request_body = NoFields,
+    responses((status = 202, description = "it is due again")),
+)]
 pub(super) async fn redeliver(
     State(api): State<Api>,
     access: Access<Operator>,
@@ -211,7 +284,7 @@ pub(super) async fn redeliver(
     };
     // Ids of events have colons of their own.
     let Some((event, verb)) = target.rsplit_once(':') else {
-        return Err(super::problem::no_such_method().await);
+        return Err(Problem::verb_missing(""));
     };
     if verb != "redeliver" {
         return Err(no_such_verb("deliveries understand redeliver", verb));

@@ -77,7 +77,9 @@ async fn what_does_not_exist_is_not_found_wherever_it_is_asked_for() {
     let id = server.start("ask", json!({})).await;
     server.post(&format!("/v1/executions/{id}:explode"), &json!({})).await.problem(404, "VERB_NOT_FOUND");
     server.get(&format!("/v1/executions/{id}:cancel")).await.problem(404, "VERB_NOT_FOUND");
-    server.post(&format!("/v1/executions/{id}"), &json!({})).await.problem(405, "METHOD_NOT_ALLOWED");
+    let answer = server.post(&format!("/v1/executions/{id}"), &json!({})).await;
+    assert_eq!(answer.header("allow"), "GET, HEAD, DELETE");
+    answer.problem(405, "METHOD_NOT_ALLOWED");
     server.get("/v2/executions").await.problem(404, "ROUTE_NOT_FOUND");
     let answer =
         server.send(crate::request("DELETE", "/v1/executions", &[], axum::body::Body::empty())).await;

@@ -3,6 +3,7 @@
 
 mod away;
 mod control;
+mod described;
 mod executions;
 mod flows;
 mod live;

@@ -14,6 +14,7 @@ use flowmonkey_plumbing::ids::SystemEntropy;
 use futures_util::stream;
 use serde_json::{Value, json};
 use tokio::time;
+use tower::ServiceExt;
 
 use crate::{Answer, Server, ask, flow, greet, request};
 
@@ -65,7 +66,7 @@ async fn post(server: &Server, path: &str, key: &str, body: Value) -> Answer {
 #[tokio::test]
 async fn without_a_key_nothing_is_told() {
     let server = guarded().await;
-    for path in ["/v1/flows", "/v1/version", "/metrics", "/v1/keys", "/v1/nothing", "/v1/openapi.json"] {
+    for path in ["/v1/flows", "/v1/version", "/metrics", "/v1/keys", "/v1/nothing"] {
         let answer = server.get(path).await;
         assert_eq!(answer.header("www-authenticate"), "Bearer");
         answer.problem(401, "KEY_MISSING");
@@ -76,6 +77,48 @@ async fn without_a_key_nothing_is_told() {
     server.post("/v1/resume/nonsense", &json!({})).await.problem(404, "RESUME_TOKEN_NOT_FOUND");
     // Workers show the token of their task, and are told when it is missing.
     server.post("/v1/plumbing/tasks/x.1/heartbeat", &json!({})).await.problem(401, "TOKEN_MISSING");
+}
+
+#[tokio::test]
+async fn what_describes_the_api_is_open_to_everybody() {
+    let server = guarded().await;
+    let ask = async |path: &str| {
+        let response = server.router.clone().oneshot(request("GET", path, &[], Body::empty())).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        let header =
+            |name: &str| parts.headers.get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
+        let policy = header("content-security-policy");
+        assert!(policy.starts_with("default-src 'none'; "), "{path}: {policy}");
+        assert_eq!(policy.contains("script-src 'self'"), path.starts_with("/docs/"), "{path}: {policy}");
+        assert!(!policy.contains("http"), "{path}: nothing is loaded from elsewhere: {policy}");
+        (
+            parts.status.as_u16(),
+            header("content-type"),
+            header("location"),
+            String::from_utf8(bytes.into()).unwrap(),
+        )
+    };
+    let (status, _, location, _) = ask("/docs").await;
+    assert_eq!((status, location.as_str()), (308, "/docs/"));
+    let (status, media, _, page) = ask("/docs/").await;
+    assert_eq!((status, media.as_str()), (200, "text/html"));
+    // Whatever the page names is there, and nothing of it is elsewhere.
+    assert!(!page.contains("://"), "{page}");
+    let named = page.split(['"']).filter(|text| text.ends_with(".js") || text.ends_with(".css"));
+    let named: Vec<&str> = named.map(|name| name.trim_start_matches("./")).collect();
+    assert!(named.contains(&"swagger-ui-bundle.js"), "{page}");
+    for name in named {
+        let (status, media, ..) = ask(&format!("/docs/{name}")).await;
+        let wanted = if name.ends_with(".js") { "text/javascript" } else { "text/css" };
+        assert_eq!((status, media.as_str()), (200, wanted), "{name}");
+    }
+    assert!(ask("/docs/swagger-initializer.js").await.3.contains(r#""url": "/v1/openapi.json""#));
+    assert_eq!(ask("/docs/none.js").await.0, 404);
+    let (status, media, _, text) = ask("/v1/asyncapi.yaml").await;
+    assert_eq!((status, media.as_str()), (200, "application/yaml"));
+    assert!(text.starts_with("asyncapi: 3"), "{text}");
+    assert_eq!(server.get("/v1/openapi.json").await.expect(200)["openapi"], "3.1.0");
 }
 
 #[tokio::test]

@@ -15,21 +15,52 @@ use flowmonkey_plumbing::api::JobStatus;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
+use crate::described::{self, Operation};
 use crate::{Answer, Server, ask, control, flow, greet, listen, request, work};
 
-/// Where the routes are.
-const ROUTES: &str = include_str!("../../src/api/mod.rs");
-/// Routes that show no rows, or whose callers are known by the token in the path.
-const WITHOUT_ROWS: [&str; 7] = [
-    "/v1/flows:validate",
-    "/v1/resume/{token}",
-    "/v1/openapi.json",
-    "/v1/version",
-    "/livez",
-    "/readyz",
+/// Operations that show no rows, or whose callers are known by the token in the path.
+const WITHOUT_ROWS: [&str; 12] = [
+    "post /v1/flows:validate",
+    "post /v1/resume/{token}",
+    "get /v1/openapi.json",
+    "get /v1/asyncapi.yaml",
+    "get /docs",
+    "get /docs/",
+    "get /docs/{file}",
+    "get /v1/version",
+    "get /livez",
+    "get /readyz",
     // Asked for below, by itself: it is of the whole process.
-    "/metrics",
+    "get /metrics",
+    // It is not known what it will be asked for; see `live`.
+    "get /v1/ws",
 ];
+/// Operations that show or make what is the caller's own, and name nothing that another has.
+const OF_ITS_OWN: [&str; 20] = [
+    "get /v1/flows",
+    "post /v1/flows",
+    "get /v1/executions",
+    "get /v1/executions:count",
+    "post /v1/executions",
+    "get /v1/stream",
+    "get /v1/jobs",
+    "get /v1/events",
+    "post /v1/events",
+    "get /v1/webhooks",
+    "post /v1/webhooks",
+    "get /v1/keys",
+    "post /v1/keys",
+    "get /v1/audit",
+    "get /v1/queues",
+    "get /v1/workers",
+    "get /v1/failed-tasks",
+    "get /v1/tables",
+    // Names of tables are each tenant's own.
+    "put /v1/tables/{id}",
+    "get /v1/tables/{id}/rows",
+];
+/// How the operations begin that name a flow, which has a test of its own.
+const FLOW: &str = "/v1/flows/{id}";
 
 fn sees(visibility: Visibility) -> Principal {
     Principal { name: "key:test".into(), visibility, scopes: Scope::ALL.into() }
@@ -99,134 +130,102 @@ impl Callers {
     }
 }
 
-/// The paths that the router serves, outside of the plumbing, whose callers are known by the tokens of their tasks.
-fn paths() -> BTreeSet<&'static str> {
-    let literals = ROUTES.split('"').skip(1).step_by(2);
-    literals.filter(|text| text.starts_with('/')).collect()
+/// The operations of the document, outside of the plumbing, whose callers are known by the tokens of their tasks.
+fn operations() -> Vec<Operation> {
+    let mut operations = described::operations();
+    operations.retain(|operation| !operation.of_task);
+    operations
 }
 
 #[tokio::test]
-async fn what_belongs_to_an_execution_is_not_found_by_another_tenant() {
+async fn what_belongs_to_a_tenant_is_not_found_by_another() {
     let callers = Callers::new().await;
     let id = callers.start("acme", "work").await;
     let webhook = json!({ "url": "https://receiver.example/" });
     let webhook = callers.ask(Some("acme"), "POST", "/v1/webhooks", webhook).await.expect(201);
     let hook = webhook["id"].as_str().unwrap();
-    let key = json!({ "name": "ci", "scopes": ["viewer"] });
+    let key = json!({ "name": "own", "scopes": ["viewer"] });
     let key = callers.ask(Some("acme"), "POST", "/v1/keys", key).await.expect(201);
     let key = key["id"].as_str().unwrap();
-    let private = flow("own", greet());
-    callers.ask(Some("acme"), "POST", "/v1/flows", private).await.expect(201);
-    let task = TaskId { execution: id.parse().unwrap(), number: 1 };
     let parked = callers.park("acme").await;
-    // Path, method, what is asked for, and what its owner is answered. Those that change something come last.
-    let asked = [
-        ("/v1/executions/{target}", "GET", format!("/v1/executions/{id}"), json!(null), 200),
-        ("/v1/executions/{target}", "GET", format!("/v1/executions/{id}:explain"), json!(null), 200),
-        ("/v1/executions/{target}", "GET", format!("/v1/executions/{id}?wait=0"), json!(null), 200),
-        ("/v1/executions/{id}/history", "GET", format!("/v1/executions/{id}/history"), json!(null), 200),
-        ("/v1/executions/{id}/children", "GET", format!("/v1/executions/{id}/children"), json!(null), 200),
-        ("/v1/executions/{id}/context", "GET", format!("/v1/executions/{id}/context"), json!(null), 200),
-        ("/v1/executions/{id}/progress", "GET", format!("/v1/executions/{id}/progress"), json!(null), 200),
-        ("/v1/executions/{id}/logs", "GET", format!("/v1/executions/{id}/logs"), json!(null), 200),
-        ("/v1/executions/{id}/events", "GET", format!("/v1/executions/{id}/events"), json!(null), 200),
-        ("/v1/executions/{id}/tasks", "GET", format!("/v1/executions/{id}/tasks"), json!(null), 200),
-        ("/v1/tasks/{id}", "GET", format!("/v1/tasks/{task}"), json!(null), 200),
-        ("/v1/failed-tasks/{target}", "GET", format!("/v1/failed-tasks/{parked}"), json!(null), 200),
-        ("/v1/failed-tasks/{target}", "POST", format!("/v1/failed-tasks/{parked}:replay"), json!(null), 200),
-        ("/v1/flows/{id}", "POST", "/v1/flows/own:pause".into(), json!(null), 200),
-        ("/v1/flows/{id}", "POST", "/v1/flows/own:resume".into(), json!(null), 200),
-        ("/v1/flows/{id}", "POST", "/v1/flows/own:archive".into(), json!(null), 200),
-        ("/v1/flows/{id}/versions", "GET", "/v1/flows/own/versions".into(), json!(null), 200),
-        ("/v1/queues/{target}", "POST", "/v1/queues/acme@toil:pause".into(), json!(null), 200),
-        ("/v1/queues/{target}", "POST", "/v1/queues/acme@toil:resume".into(), json!(null), 200),
-        ("/v1/keys/{target}", "POST", format!("/v1/keys/{key}:revoke"), json!(null), 200),
-        ("/v1/webhooks/{target}", "GET", format!("/v1/webhooks/{hook}"), json!(null), 200),
-        ("/v1/webhooks/{target}", "PATCH", format!("/v1/webhooks/{hook}"), json!({ "active": false }), 200),
-        ("/v1/webhooks/{id}/deliveries", "GET", format!("/v1/webhooks/{hook}/deliveries"), json!(null), 200),
-        (
-            "/v1/webhooks/{id}/deliveries/{target}",
-            "POST",
-            format!("/v1/webhooks/{hook}/deliveries/e:redeliver"),
-            json!(null),
-            404,
-        ),
-        ("/v1/executions/{target}", "POST", format!("/v1/executions/{id}:pause"), json!(null), 200),
-        ("/v1/executions/{target}", "POST", format!("/v1/executions/{id}:resume"), json!(null), 200),
-        ("/v1/executions/{target}", "POST", format!("/v1/executions/{id}:retry"), json!(null), 409),
-        (
-            "/v1/executions/{target}",
-            "POST",
-            format!("/v1/executions/{id}:signal"),
-            json!({ "name": "s" }),
-            200,
-        ),
-        ("/v1/executions/{target}", "POST", format!("/v1/executions/{id}:cancel"), json!(null), 200),
-        ("/v1/executions/{target}", "POST", format!("/v1/executions/{id}:terminate"), json!(null), 409),
-        (
-            "/v1/executions/{target}",
-            "POST",
-            format!("/v1/executions/{id}:rerun"),
-            json!({ "fromStep": "do", "input": {} }),
-            200,
-        ),
-        (
-            "/v1/executions/{target}",
-            "DELETE",
-            format!("/v1/executions/{id}?terminate=true"),
-            json!(null),
-            200,
-        ),
-        ("/v1/webhooks/{target}", "DELETE", format!("/v1/webhooks/{hook}"), json!(null), 204),
+    // Where the ids stand: of the owner, and of nobody.
+    let nobody = "ex_0192000000007000800000000000ffff";
+    let task = |execution: &str| format!("{}_1", execution.replace("ex_", "tk_"));
+    let (own_task, no_task) = (task(&id), task(nobody));
+    let places = [
+        ("/v1/executions/{id}", [id.as_str(), nobody]),
+        ("/v1/tasks/{id}", [&own_task, &no_task]),
+        ("/v1/failed-tasks/{taskId}", [&parked, &no_task]),
+        ("/v1/webhooks/{id}", [hook, "wh_0"]),
+        ("/v1/keys/{id}", [key, "0000000000000000"]),
+        ("/v1/queues/{pool}", ["acme@toil", "nobody@toil"]),
     ];
-    for (_, method, path, body, expected) in &asked {
-        let foreign = callers.ask(Some("other"), method, path, body.clone()).await;
+    let address = |path: &str, which: usize| {
+        let (place, ids) = places.iter().find(|(place, _)| path.starts_with(place)).unwrap();
+        let (start, _) = place.split_once('{').unwrap();
+        path.replacen(place, &format!("{start}{}", ids[which]), 1).replace("{event}", "e")
+    };
+    // The operation, its body, and what the owner is answered; 0: that has no end, or leaves this machine. Those that change something come last.
+    let asked = [
+        ("get /v1/executions/{id}", json!(null), 200),
+        ("get /v1/executions/{id}:explain", json!(null), 200),
+        ("get /v1/executions/{id}/history", json!(null), 200),
+        ("get /v1/executions/{id}/children", json!(null), 200),
+        ("get /v1/executions/{id}/context", json!(null), 200),
+        ("get /v1/executions/{id}/progress", json!(null), 200),
+        ("get /v1/executions/{id}/logs", json!(null), 200),
+        ("get /v1/executions/{id}/events", json!(null), 200),
+        ("get /v1/executions/{id}/tasks", json!(null), 200),
+        ("get /v1/executions/{id}/stream", json!(null), 0),
+        ("get /v1/tasks/{id}", json!(null), 200),
+        ("get /v1/failed-tasks/{taskId}", json!(null), 200),
+        ("post /v1/failed-tasks/{taskId}:replay", json!(null), 200),
+        // It is out again.
+        ("post /v1/failed-tasks/{taskId}:discard", json!(null), 409),
+        ("get /v1/webhooks/{id}", json!(null), 200),
+        ("patch /v1/webhooks/{id}", json!({ "active": false }), 200),
+        ("get /v1/webhooks/{id}/deliveries", json!(null), 200),
+        ("post /v1/webhooks/{id}/deliveries/{event}:redeliver", json!(null), 404),
+        ("post /v1/webhooks/{id}:test", json!(null), 0),
+        ("post /v1/queues/{pool}:pause", json!(null), 200),
+        ("post /v1/queues/{pool}:resume", json!(null), 200),
+        ("post /v1/executions/{id}:pause", json!(null), 200),
+        ("post /v1/executions/{id}:resume", json!(null), 200),
+        ("post /v1/executions/{id}:retry", json!(null), 409),
+        ("post /v1/executions/{id}:signal", json!({ "name": "s" }), 200),
+        ("post /v1/executions/{id}:cancel", json!(null), 200),
+        ("post /v1/executions/{id}:terminate", json!(null), 409),
+        ("post /v1/executions/{id}:rerun", json!({ "fromStep": "do", "input": {} }), 200),
+        ("delete /v1/executions/{id}", json!(null), 200),
+        ("post /v1/keys/{id}:revoke", json!(null), 200),
+        ("delete /v1/webhooks/{id}", json!(null), 204),
+    ];
+    for (operation, body, expected) in &asked {
+        let (method, path) = operation.split_once(' ').unwrap();
+        let method = method.to_uppercase();
+        let foreign = callers.ask(Some("other"), &method, &address(path, 0), body.clone()).await;
         let code = foreign.body["code"].as_str().unwrap_or_default().to_owned();
-        assert_eq!(foreign.status, 404, "{method} {path}: {}", foreign.body);
+        assert_eq!(foreign.status, 404, "{operation}: {}", foreign.body);
         // As if it had never been: the same words as for an id that nobody has.
-        let unknown = path.replace(&id, "ex_0192000000007000800000000000ffff").replace(hook, "wh_0");
-        let unknown = unknown.replace("/own", "/nobodys").replace("acme@toil", "other2@toil");
-        let unknown = callers.ask(Some("other"), method, &unknown, body.clone()).await;
-        assert_eq!(unknown.status, 404, "{method} {path}");
-        assert_eq!(unknown.body["code"], code, "{method} {path}");
-        let own = callers.ask(Some("acme"), method, path, body.clone()).await;
-        assert_eq!(own.status.as_u16(), *expected, "{method} {path}: {}", own.body);
-        if *expected == 404 {
+        let unknown = callers.ask(Some("other"), &method, &address(path, 1), body.clone()).await;
+        assert_eq!(unknown.status, 404, "{operation}");
+        assert_eq!(unknown.body["code"], code, "{operation}");
+        if *expected == 0 {
+            continue;
+        }
+        let own = callers.ask(Some("acme"), &method, &address(path, 0), body.clone()).await;
+        assert_eq!(own.status.as_u16(), *expected, "{operation}: {}", own.body);
+        if operation.ends_with(":redeliver") {
             assert_eq!(own.body["code"], "DELIVERY_NOT_FOUND");
             assert_eq!(code, "WEBHOOK_NOT_FOUND");
         }
     }
-    // Its own would be shown until it ends.
-    let id = callers.start("acme", "work").await;
-    for path in [format!("/v1/executions/{id}/stream"), "/v1/executions/ex_7/stream".into()] {
-        callers.get("other", &path).await.problem(404, "EXECUTION_NOT_FOUND");
-    }
-    let lists = [
-        "/v1/executions:count",
-        "/v1/executions/{id}/stream",
-        // Live events reach who sees their execution: `live.rs`.
-        "/v1/stream",
-        "/v1/ws",
-        // Of the caller's tenant only: `security.rs`.
-        "/v1/keys",
-        "/v1/audit",
-        "/v1/flows",
-        "/v1/flows/{id}",
-        "/v1/flows/{id}/executions",
-        "/v1/executions",
-        "/v1/jobs",
-        "/v1/events",
-        "/v1/webhooks",
-        "/v1/queues",
-        "/v1/workers",
-        "/v1/failed-tasks",
-        "/v1/tables",
-        "/v1/tables/{id}",
-        "/v1/tables/{id}/rows",
-    ];
-    let tested: BTreeSet<&str> =
-        asked.iter().map(|(route, ..)| *route).chain(lists).chain(WITHOUT_ROWS).collect();
-    assert_eq!(paths(), tested, "a route is not tried with a foreign tenant");
+    let tried = asked.iter().map(|(operation, ..)| *operation).chain(OF_ITS_OWN).chain(WITHOUT_ROWS);
+    let tried: BTreeSet<String> = tried.map(str::to_owned).collect();
+    let described = operations().into_iter().filter(|operation| !operation.path.starts_with(FLOW));
+    let described: BTreeSet<String> =
+        described.map(|operation| format!("{} {}", operation.method, operation.path)).collect();
+    assert_eq!(described, tried, "an operation is not tried with a foreign tenant");
 }
 
 #[tokio::test]
@@ -299,9 +298,17 @@ async fn flows_are_found_by_the_tenant_of_the_caller_only() {
         let start = json!({ "flowId": flow });
         let refused = callers.ask(Some("other"), "POST", "/v1/executions", start).await;
         refused.problem(404, "FLOW_NOT_FOUND");
-        let path = format!("/v1/flows/{flow}/executions");
-        let refused = callers.ask(Some("other"), "POST", &path, json!({})).await;
-        refused.problem(404, "FLOW_NOT_FOUND");
+        let named: Vec<Operation> =
+            operations().into_iter().filter(|operation| operation.path.starts_with(FLOW)).collect();
+        assert_eq!(named.len(), 8);
+        for Operation { method, path, .. } in named {
+            let mut path = path.replace("{id}", flow);
+            if path.ends_with(":diff") {
+                path.push_str("?from=1.0.0&to=1.0.0");
+            }
+            let refused = callers.ask(Some("other"), &method.to_uppercase(), &path, json!({})).await;
+            refused.problem(404, "FLOW_NOT_FOUND");
+        }
     }
     // Who sees all says whose flow is meant.
     callers.ask(None, "GET", "/v1/flows/private", Value::Null).await.problem(404, "FLOW_NOT_FOUND");

@@ -13,9 +13,9 @@ mod hub;
 mod index;
 mod mailbox;
 mod message;
-mod sse;
+pub(super) mod sse;
 mod told;
-mod ws;
+pub(super) mod ws;
 
 use std::sync::Arc;
 use std::time::Duration;

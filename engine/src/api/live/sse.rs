@@ -30,6 +30,21 @@ const RETRY_MS: u64 = 2000;
 const SUBSCRIPTION: &str = "stream";
 
 /// `GET /v1/executions/{id}/stream`.
+#[utoipa::path(
+    get, path = "/v1/executions/{id}/stream", tag = "live", operation_id = "streamExecution",
+    summary = "What happens to an execution, as server-sent events",
+    security(("apiKey" = ["viewer"])),
+    params(
+        ("id" = String, Path, description = "the id of the execution"),
+        ("types" = Option<String>, Query, description = "types of events, or patterns such as `step.*`, separated by commas"),
+        ("children" = Option<bool>, Query, description = "of children, too"),
+        ("resumeFrom" = Option<u64>, Query, description = "the sequence of the last event that you have"),
+        ("Last-Event-ID" = Option<u64>, Header, description = "the same, as clients send it that come again"),
+    ),
+    responses(
+        (status = 200, description = "server-sent events", body = String, content_type = "text/event-stream"),
+    ),
+)]
 pub(in crate::api) async fn of_execution(
     State(api): State<Api>,
     access: Access<Viewer>,
@@ -53,6 +68,19 @@ pub(in crate::api) async fn of_execution(
 }
 
 /// `GET /v1/stream`.
+#[utoipa::path(
+    get, path = "/v1/stream", tag = "live", operation_id = "streamAll",
+    summary = "What happens, as server-sent events",
+    security(("apiKey" = ["viewer"])),
+    params(
+        ("flowId" = Option<String>, Query, description = "only of this flow"),
+        ("types" = Option<String>, Query, description = "types of events, or patterns such as `step.*`, separated by commas"),
+        ("children" = Option<bool>, Query, description = "of children, too"),
+    ),
+    responses(
+        (status = 200, description = "server-sent events", body = String, content_type = "text/event-stream"),
+    ),
+)]
 pub(in crate::api) async fn of_all(
     State(api): State<Api>,
     access: Access<Viewer>,

@@ -45,6 +45,12 @@ pub(in crate::api) fn show_offered_key(headers: &mut HeaderMap) {
 }
 
 /// `GET /v1/ws`: a WebSocket that tells what its client subscribes to.
+#[utoipa::path(
+    get, path = "/v1/ws", tag = "live", operation_id = "openWebSocket",
+    summary = "What happens, over a WebSocket",
+    security(("apiKey" = ["viewer"])),
+    responses((status = 101, description = "the protocol is described by the AsyncAPI document")),
+)]
 pub(in crate::api) async fn upgrade(
     State(api): State<Api>,
     access: Access<Viewer>,

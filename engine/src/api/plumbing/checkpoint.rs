@@ -59,7 +59,9 @@ pub(in super::super) struct LoadedCheckpoint {
 
 /// The last checkpoint of the task, whichever attempt saved it.
 #[utoipa::path(
-    get, path = "/v1/plumbing/tasks/{task}/checkpoint", tag = "checkpoint",
+    get, path = "/v1/plumbing/tasks/{task}/checkpoint", tag = "plumbing", operation_id = "loadCheckpoint",
+    summary = "The last checkpoint of the task",
+    security(("taskToken" = [])),
     params(("task" = String, Path, description = "the id of the task")),
     responses(
         (status = 200, description = "the checkpoint; without `data` when that is not JSON or larger than 1 MiB", body = LoadedCheckpoint),
@@ -91,7 +93,9 @@ pub(in super::super) async fn load(
 /// What the last checkpoint holds, byte by byte, with the type that it was saved with. An answer that breaks off or does not
 /// fit its digest is none: ask again.
 #[utoipa::path(
-    get, path = "/v1/plumbing/tasks/{task}/checkpoint/data", tag = "checkpoint",
+    get, path = "/v1/plumbing/tasks/{task}/checkpoint/data", tag = "plumbing", operation_id = "loadCheckpointData",
+    summary = "What the last checkpoint holds, byte by byte",
+    security(("taskToken" = [])),
     params(("task" = String, Path, description = "the id of the task")),
     responses(
         (status = 200, description = "the data, of any type", content_type = "*/*", headers(
@@ -156,7 +160,9 @@ fn unhex(text: &str) -> Vec<u8> {
 /// Saves a checkpoint: the body, of any type. It replaces the one before, which stays when this fails. Up to 1 MiB it is
 /// stored in the record, and JSON is checked; beyond that it goes into the object store as it comes.
 #[utoipa::path(
-    put, path = "/v1/plumbing/tasks/{task}/checkpoint", tag = "checkpoint",
+    put, path = "/v1/plumbing/tasks/{task}/checkpoint", tag = "plumbing", operation_id = "saveCheckpoint",
+    summary = "Save a checkpoint",
+    security(("taskToken" = [])),
     params(("task" = String, Path, description = "the id of the task")),
     request_body(content_type = "*/*", description = "what is saved: JSON, or bytes of another type", content = String),
     responses(
@@ -257,7 +263,9 @@ fn incomplete(error: &(dyn Error + Send + Sync)) -> Problem {
 
 /// Forgets the task's checkpoint.
 #[utoipa::path(
-    delete, path = "/v1/plumbing/tasks/{task}/checkpoint", tag = "checkpoint",
+    delete, path = "/v1/plumbing/tasks/{task}/checkpoint", tag = "plumbing", operation_id = "clearCheckpoint",
+    summary = "Forget the checkpoint",
+    security(("taskToken" = [])),
     params(("task" = String, Path, description = "the id of the task")),
     responses(
         (status = 204, description = "there is none any more"),

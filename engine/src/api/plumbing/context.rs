@@ -26,7 +26,9 @@ pub(super) fn routes() -> Router<Api> {
 ///
 /// It is the same in all attempts.
 #[utoipa::path(
-    get, path = "/v1/plumbing/tasks/{task}/context", tag = "context",
+    get, path = "/v1/plumbing/tasks/{task}/context", tag = "plumbing", operation_id = "readContext",
+    summary = "What the step declared of the context",
+    security(("taskToken" = [])),
     params(
         ("task" = String, Path, description = "the id of the task"),
         ("path" = Option<String>, Query, description = "A dotted path; none: the whole"),
@@ -66,7 +68,9 @@ pub(in super::super) async fn read(
 ///
 /// The body is an object of dotted paths, or a list of operations, as `contextUpdates` of a result.
 #[utoipa::path(
-    patch, path = "/v1/plumbing/tasks/{task}/context", tag = "context",
+    patch, path = "/v1/plumbing/tasks/{task}/context", tag = "plumbing", operation_id = "stageContext",
+    summary = "Stage changes of the context",
+    security(("taskToken" = [])),
     request_body = serde_json::Value,
     params(
         ("task" = String, Path, description = "the id of the task"),

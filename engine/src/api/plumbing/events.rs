@@ -36,7 +36,9 @@ pub(in super::super) struct EventIds {
 
 /// Publishes events at once, all or none.
 #[utoipa::path(
-    post, path = "/v1/plumbing/tasks/{task}/events", tag = "events",
+    post, path = "/v1/plumbing/tasks/{task}/events", tag = "plumbing", operation_id = "emitEvents",
+    summary = "Publish events at once, all or none",
+    security(("taskToken" = [])),
     params(("task" = String, Path, description = "the id of the task")),
     request_body = EventsBody,
     responses((status = 202, description = "`{ids}`, in order", body = EventIds)),

@@ -21,7 +21,9 @@ pub(super) fn routes() -> Router<Api> {
 
 /// Tells how a job is getting on. `taskId` and `attempt` may be left out; those of the token count.
 #[utoipa::path(
-    post, path = "/v1/plumbing/tasks/{task}/heartbeat", tag = "jobs",
+    post, path = "/v1/plumbing/tasks/{task}/heartbeat", tag = "plumbing", operation_id = "sendHeartbeat",
+    summary = "Tell how a job is getting on",
+    security(("taskToken" = [])),
     params(("task" = String, Path, description = "the id of the task")),
     request_body = Heartbeat,
     responses((status = 200, description = "noted", body = HeartbeatAnswer)),

@@ -34,7 +34,9 @@ pub(in super::super) struct StartedBody {
 
 /// Says that the handler has started.
 #[utoipa::path(
-    post, path = "/v1/plumbing/tasks/{task}/started", tag = "progress",
+    post, path = "/v1/plumbing/tasks/{task}/started", tag = "plumbing", operation_id = "reportStarted",
+    summary = "Say that the handler has started",
+    security(("taskToken" = [])),
     params(("task" = String, Path, description = "the id of the task")),
     request_body = StartedBody,
     responses((status = 204, description = "noted")),
@@ -58,7 +60,9 @@ pub(in super::super) async fn started(
 
 /// Reports progress; the latest counts.
 #[utoipa::path(
-    post, path = "/v1/plumbing/tasks/{task}/progress", tag = "progress",
+    post, path = "/v1/plumbing/tasks/{task}/progress", tag = "plumbing", operation_id = "reportProgress",
+    summary = "Report progress; the latest counts",
+    security(("taskToken" = [])),
     params(("task" = String, Path, description = "the id of the task")),
     request_body = Progress,
     responses((status = 204, description = "noted")),
@@ -86,7 +90,9 @@ pub(in super::super) struct LogsBody {
 
 /// Shows log lines live, at most 1000 at a time, and keeps those that have a number; the result brings the others again.
 #[utoipa::path(
-    post, path = "/v1/plumbing/tasks/{task}/logs", tag = "logs",
+    post, path = "/v1/plumbing/tasks/{task}/logs", tag = "plumbing", operation_id = "showLogLines",
+    summary = "Show log lines live",
+    security(("taskToken" = [])),
     params(("task" = String, Path, description = "the id of the task")),
     request_body = LogsBody,
     responses((status = 204, description = "shown")),

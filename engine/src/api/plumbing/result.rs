@@ -36,7 +36,9 @@ pub(super) fn routes() -> Router<Api> {
 
 /// Hands in a result that could not go through the queue. Answers as commands do.
 #[utoipa::path(
-    post, path = "/v1/plumbing/tasks/{task}/result", tag = "result",
+    post, path = "/v1/plumbing/tasks/{task}/result", tag = "plumbing", operation_id = "handInResult",
+    summary = "Hand in a result that could not go through the queue",
+    security(("taskToken" = [])),
     params(("task" = String, Path, description = "the id of the task")),
     request_body(content(
         (Object = "application/json"),
