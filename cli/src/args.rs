@@ -3,6 +3,9 @@
 mod access;
 mod ask;
 mod checkpoints;
+mod execution;
+mod flow;
+mod operate;
 mod run;
 mod servers;
 mod upkeep;
@@ -12,9 +15,16 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::output::Output;
+
 pub(crate) use access::{AccessArgs, AccessPlace, AuditCommand, KeyCommand};
-pub(crate) use ask::{ExecutionCommand, FlowCommand, Place, TableCommand};
+pub(crate) use ask::{Place, TableCommand};
 pub(crate) use checkpoints::CheckpointArgs;
+pub(crate) use execution::{ExecutionCommand, Filter};
+pub(crate) use flow::{FlowCommand, FlowPlace};
+pub(crate) use operate::{
+    EventCommand, FailedCommand, ProfileCommand, QueueCommand, TaskCommand, WorkerCommand, WorkersCommand,
+};
 pub(crate) use run::{DemoArgs, DevArgs, Fallback, RunArgs};
 pub(crate) use servers::{
     DatabaseArgs, EngineArgs, MigrateArgs, Pooler, RedisArgs, RedisSettings, WorkerArgs,
@@ -44,6 +54,7 @@ Look and act:
   flowmonkey execution list                               what runs, what failed
   flowmonkey execution explain EXECUTION                  why it waits, and what moves it
   flowmonkey execution signal EXECUTION review --data '{\"approved\": true}'
+  flowmonkey execution watch EXECUTION --server http://engine:7420    live, through restarts
 
 Keep it safe:
   flowmonkey doctor                                       is this directory in good order?
@@ -63,16 +74,22 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// What every command understands; the server is of use where executions and tables are asked for.
+/// What every command understands. Which of it counts is decided in [`crate::settings`] only.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Talk to the server at this URL instead of working in this process: run, execution, table
+    /// Talk to the server at this URL instead of working in this process
     #[arg(long, global = true, value_name = "URL", env = "FLOWMONKEY_SERVER")]
     pub(crate) server: Option<String>,
+    /// Take from this profile of the configuration file what neither options nor the environment say
+    #[arg(long, global = true, value_name = "NAME", env = "FLOWMONKEY_PROFILE")]
+    pub(crate) profile: Option<String>,
     /// File with the key or token that is shown to the server [default: what FLOWMONKEY_TOKEN holds, if anything]
     #[arg(long, global = true, value_name = "FILE", env = "FLOWMONKEY_TOKEN_FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// How results are printed [default: table]
+    #[arg(short, long, global = true, value_enum, value_name = "FORM", env = "FLOWMONKEY_OUTPUT")]
+    pub(crate) output: Option<Output>,
     /// Log more: -v information, -vv debugging, -vvv everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
@@ -85,13 +102,14 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a flow to its end and print the result
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Run an engine with workers and the HTTP API in this directory
     Dev(DevArgs),
     /// Run an engine over Postgres and Redis; any number of them share the work
     Engine(Box<EngineArgs>),
-    /// Run handlers for engines, over Redis
-    Worker(Box<WorkerArgs>),
+    /// Run handlers for engines, over Redis; list and drain workers
+    #[command(visible_alias = "workers")]
+    Worker(WorkerCommand),
     /// Bring the record's schema in Postgres up to date
     #[command(
         after_help = "Example:\n  flowmonkey migrate --database postgres://flowmonkey@localhost/flowmonkey"
@@ -99,12 +117,24 @@ pub(crate) enum Command {
     Migrate(MigrateArgs),
     /// Audit the packages that this program is built from, and write a report
     Demo(DemoArgs),
-    /// Check, draw and describe flows
-    #[command(subcommand)]
+    /// Check, draw, publish and compare flows
+    #[command(subcommand, visible_alias = "flows")]
     Flow(FlowCommand),
     /// Look at executions and act on them
     #[command(subcommand, visible_alias = "executions")]
     Execution(ExecutionCommand),
+    /// Look at single tasks
+    #[command(subcommand, visible_alias = "tasks")]
+    Task(TaskCommand),
+    /// Look at tasks that wait for a person, try them again or give them up
+    #[command(subcommand)]
+    Failed(FailedCommand),
+    /// Look at queues, and hold them back
+    #[command(subcommand, visible_alias = "queues")]
+    Queue(QueueCommand),
+    /// Publish events, and look at them
+    #[command(subcommand, visible_alias = "events")]
+    Event(EventCommand),
     /// Look at tables that flows write to
     #[command(subcommand, visible_alias = "tables")]
     Table(TableCommand),
@@ -114,6 +144,9 @@ pub(crate) enum Command {
     /// Check the audit of what was changed through the HTTP API
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Look at the profiles of the configuration file, and at what counts here
+    #[command(subcommand, visible_alias = "profiles")]
+    Profile(ProfileCommand),
     /// Check a data directory, or Postgres, Redis and engines, and explain what is found
     Doctor(DoctorArgs),
     /// Print what a user of Redis must be allowed, for workers of a pool, engines or KEDA
@@ -134,16 +167,6 @@ pub(crate) enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
-}
-
-/// How results are printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
-    /// One JSON value on standard output
-    Json,
-    /// For people
-    #[default]
-    Table,
 }
 
 /// What survives a power cut.
@@ -185,12 +208,30 @@ pub(crate) struct HandlerArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{Command, CommandFactory};
 
     use super::*;
 
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        fn without_example(command: &Command, path: &str, found: &mut Vec<String>) {
+            let path = format!("{path} {}", command.get_name());
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let is_leaf = !command.has_subcommands() || command.get_name() == "worker";
+            if is_leaf && !help.contains("flowmonkey ") {
+                found.push(path.clone());
+            }
+            for inner in command.get_subcommands() {
+                without_example(inner, &path, found);
+            }
+        }
+        let mut found = Vec::new();
+        without_example(&Cli::command(), "", &mut found);
+        assert_eq!(found, [""; 0]);
     }
 }

@@ -62,7 +62,7 @@ pub(crate) enum CliError {
     #[error("{0}")]
     Owned(String),
     /// The server refused the request.
-    #[error("{detail} [{code}]")]
+    #[error("{detail} [{code}]{more}")]
     Refused {
         /// HTTP status.
         status: u16,
@@ -70,6 +70,8 @@ pub(crate) enum CliError {
         code: String,
         /// In words.
         detail: String,
+        /// Where it is wrong, what to do, which request it was; lines below the first.
+        more: String,
     },
     /// The engine of this process could not do it.
     #[error(transparent)]

@@ -8,8 +8,10 @@ mod distributed;
 mod embedded;
 mod errors;
 mod listen;
+mod output;
 mod panics;
 mod schemas;
+mod settings;
 mod show;
 mod signals;
 mod source;
@@ -19,24 +21,28 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use flowmonkey_worker::TaskLogLayer;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-use args::{Cli, Command, Global};
+use args::{Cli, Command, Global, WorkerCommand};
 use embedded::handlers::JQ_EVALUATOR;
 use errors::CliError;
+use settings::Given;
 
 fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == JQ_EVALUATOR) {
         return flowmonkey_handlers::jq::serve();
     }
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let given = Given::of(&matches);
+    let cli =
+        Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut Cli::command()).exit());
     panics::install();
-    match start(cli) {
+    match start(cli, given) {
         Ok(code) => code,
         Err(error) => {
             // Issues of a file start with its name, so that editors and terminals find the place.
@@ -49,15 +55,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+fn start(cli: Cli, given: Given) -> anyhow::Result<ExitCode> {
     log_to_stderr(&cli)?;
-    client::take_token(cli.global.token_file.as_deref())?;
     flowmonkey_handlers::install_crypto();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the threads that do the work")?;
-    let exit = runtime.block_on(commands::run(cli))?;
+    let exit = runtime.block_on(commands::run(cli, given))?;
     // A handler that blocks its thread must not hold up the end.
     runtime.shutdown_background();
     Ok(exit.into())
@@ -67,12 +72,18 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
 fn log_to_stderr(cli: &Cli) -> Result<(), CliError> {
     let Global { log, verbose, .. } = &cli.global;
     let default = match &cli.command {
-        Command::Dev(_) | Command::Engine(_) | Command::Worker(_) => 1,
-        Command::Run(_)
+        Command::Dev(_) | Command::Engine(_) | Command::Worker(WorkerCommand::Run(_)) => 1,
+        Command::Worker(WorkerCommand::Ask(_))
+        | Command::Run(_)
         | Command::Demo(_)
         | Command::Migrate(_)
         | Command::Flow(_)
         | Command::Execution(_)
+        | Command::Task(_)
+        | Command::Failed(_)
+        | Command::Queue(_)
+        | Command::Event(_)
+        | Command::Profile(_)
         | Command::Table(_)
         | Command::Key(_)
         | Command::Audit(_)

@@ -40,11 +40,28 @@ pub(crate) fn cell(value: &Value) -> String {
     short
 }
 
-/// Rows of objects, by the keys in `columns`.
+/// What is at `path` in an object: keys, separated by dots.
+pub(crate) fn at<'a>(item: &'a Value, path: &str) -> &'a Value {
+    path.split('.').fold(item, |value, key| &value[key])
+}
+
+/// Rows of objects, by the keys in `columns`; dots lead into objects.
 pub(crate) fn rows(items: &Value, columns: &[(&str, &str)]) -> String {
     let header: Vec<&str> = columns.iter().map(|(title, _)| *title).collect();
     let items = items.as_array().map_or(&[][..], Vec::as_slice);
-    table(&header, items.iter().map(|item| columns.iter().map(|(_, key)| cell(&item[*key])).collect()))
+    table(&header, items.iter().map(|item| columns.iter().map(|(_, key)| cell(at(item, key))).collect()))
+}
+
+/// As [`rows`]; long values are not cut.
+pub(crate) fn lines(items: &Value, columns: &[(&str, &str)]) -> String {
+    let header: Vec<&str> = columns.iter().map(|(title, _)| *title).collect();
+    let items = items.as_array().map_or(&[][..], Vec::as_slice);
+    table(&header, items.iter().map(|item| columns.iter().map(|(_, key)| line(at(item, key))).collect()))
+}
+
+/// The fields of an object, one a line; what has an inside stands below its name.
+pub(crate) fn fields(value: &Value) -> String {
+    crate::output::yaml(value)
 }
 
 /// One execution as a whole.

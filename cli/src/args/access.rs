@@ -61,6 +61,7 @@ pub(crate) enum KeyCommand {
         at: AccessPlace,
     },
     /// List keys, newest first; their secrets are nowhere
+    #[command(after_help = "Example:\n  flowmonkey key list --server http://engine:7420")]
     List {
         /// At most this many
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=500))]
@@ -69,6 +70,7 @@ pub(crate) enum KeyCommand {
         at: AccessPlace,
     },
     /// Take a key back: engines refuse it after five seconds at the latest
+    #[command(after_help = "Example:\n  flowmonkey key revoke 5f0c9c3a6d1b2e47 --server http://engine:7420")]
     Revoke {
         /// Its id: what stands between `fmk_` and the next `_`
         id: String,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{CheckpointArgs, DEV_DATA_DIR, Durability, HandlerArgs, Output};
+use super::{CheckpointArgs, DEV_DATA_DIR, Durability, HandlerArgs};
 use crate::listen::ApiArgs;
 
 /// `flowmonkey run`.
@@ -42,9 +42,6 @@ pub(crate) struct RunArgs {
     /// What to do when the server of --server cannot be reached: run the flow in this process
     #[arg(long, value_enum, value_name = "WHERE")]
     pub(crate) fallback: Option<Fallback>,
-    /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    pub(crate) output: Output,
     /// How much a power cut may lose
     #[arg(long, value_enum, default_value_t)]
     pub(crate) durability: Durability,
@@ -107,7 +104,4 @@ pub(crate) struct DemoArgs {
     /// Tasks at a time [default: twice the cores, at least 8]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) concurrency: Option<u32>,
-    /// How the summary is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    pub(crate) output: Output,
 }

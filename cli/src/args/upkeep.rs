@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::REDIS_PREFIX;
 use super::servers::{Pooler, RedisSettings};
-use super::{Output, REDIS_PREFIX};
 
 /// `flowmonkey doctor`.
 #[derive(Debug, Args)]
@@ -38,9 +38,6 @@ pub(crate) struct DoctorArgs {
     /// Handler manifests to check
     #[arg(long = "handlers", value_name = "FILE")]
     pub(crate) manifests: Vec<PathBuf>,
-    /// How findings are printed
-    #[arg(short, long, value_enum, default_value_t)]
-    pub(crate) output: Output,
 }
 
 /// `flowmonkey redis-acl`.
@@ -124,9 +121,6 @@ pub(crate) struct MoveArgs {
     /// What pools the connections between here and Postgres
     #[arg(long, value_enum, default_value_t, env = "FLOWMONKEY_POOLER")]
     pub(crate) pooler: Pooler,
-    /// How the numbers of rows are printed
-    #[arg(short, long, value_enum, default_value_t)]
-    pub(crate) output: Output,
 }
 
 /// `flowmonkey restore`.

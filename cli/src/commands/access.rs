@@ -12,11 +12,13 @@ use flowmonkey_plumbing::ids::{SystemEntropy, new_uuid};
 use serde_json::{Value, json};
 
 use super::place::{Access, Session};
-use super::{print, print_json, tell};
-use crate::args::{AccessPlace, AuditCommand, DatabaseArgs, KeyCommand, Output};
+use super::tell;
+use crate::args::{AccessPlace, AuditCommand, DatabaseArgs, KeyCommand};
 use crate::client::{query, segment};
 use crate::distributed::connect;
 use crate::errors::{CliError, Exit};
+use crate::output::Output;
+use crate::settings::Settings;
 use crate::show;
 
 /// Rows of the audit that are checked at a time.
@@ -24,73 +26,60 @@ const PAGE: usize = 500;
 /// Who changes keys in the record itself, as the audit has it.
 const CONSOLE: &str = "console";
 
-pub(crate) async fn key(command: KeyCommand, server: Option<&str>) -> Result<Exit, CliError> {
+pub(crate) async fn key(command: KeyCommand, settings: &Settings) -> Result<Exit, CliError> {
     match command {
         KeyCommand::Create { name, scopes, tenant, expires, at } => {
-            let mut made = Where::open(&at, server, Access::Act).await?;
+            let mut made = Where::open(&at, settings, Access::Act).await?;
             let outcome = made.create(name, scopes, tenant, expires).await;
             let key = made.close(&at).await.and(outcome)?;
-            match at.place.output {
-                Output::Json => print_json(&key)?,
-                Output::Table => {
-                    print(key["key"].as_str().unwrap_or_default())?;
-                    tell(
-                        "keep it: it is shown this once; programs take it from FLOWMONKEY_TOKEN or --token-file",
-                    );
-                }
+            settings.output.print(&key, |key| key["key"].as_str().unwrap_or_default().to_owned())?;
+            if settings.output == Output::Table {
+                tell(
+                    "keep it: it is shown this once; programs take it from FLOWMONKEY_TOKEN or --token-file",
+                );
             }
         }
         KeyCommand::List { limit, at } => {
-            let mut made = Where::open(&at, server, Access::Look).await?;
+            let mut made = Where::open(&at, settings, Access::Look).await?;
             let outcome = made.list(limit).await;
             let page = made.close(&at).await.and(outcome)?;
-            match at.place.output {
-                Output::Json => print_json(&page)?,
-                Output::Table => print(&table(&page))?,
-            }
+            settings.output.print(&page, table)?;
         }
         KeyCommand::Revoke { id, at } => {
-            let mut made = Where::open(&at, server, Access::Act).await?;
+            let mut made = Where::open(&at, settings, Access::Act).await?;
             let outcome = made.revoke(&id).await;
             let key = made.close(&at).await.and(outcome)?;
-            match at.place.output {
-                Output::Json => print_json(&key)?,
-                Output::Table => print(&format!("key {id} is revoked"))?,
-            }
+            settings.output.print(&key, |_| format!("key {id} is revoked"))?;
         }
     }
     Ok(Exit::Done)
 }
 
-pub(crate) async fn audit(command: AuditCommand, server: Option<&str>) -> Result<Exit, CliError> {
+pub(crate) async fn audit(command: AuditCommand, settings: &Settings) -> Result<Exit, CliError> {
     let AuditCommand::Verify { at } = command;
-    let mut made = Where::open(&at, server, Access::Look).await?;
+    let mut made = Where::open(&at, settings, Access::Look).await?;
     let outcome = verify(&mut made).await;
     let (check, broken) = made.close(&at).await.and(outcome)?;
     let (place, hash) = check.end();
     let whole = broken.is_none();
-    match at.place.output {
-        Output::Json => print_json(&json!({
-            "whole": whole,
-            "first": check.first(),
-            "last": place,
-            "hash": hash,
-            "broken": broken.as_ref().map(|broken| json!({
-                "place": broken.place,
-                "sequence": broken.sequence,
-                "reason": broken.reason,
-            })),
-        }))?,
-        Output::Table => match (&broken, check.first()) {
-            (Some(broken), _) => print(&broken.to_string())?,
-            (None, None) => print("the audit has no sealed entries")?,
-            (None, Some(first)) => {
-                print(&format!(
-                    "the audit is whole from place {first} to {place}; the hash there is {hash}"
-                ))?;
-            }
-        },
-    }
+    let report = json!({
+        "whole": whole,
+        "first": check.first(),
+        "last": place,
+        "hash": hash,
+        "broken": broken.as_ref().map(|broken| json!({
+            "place": broken.place,
+            "sequence": broken.sequence,
+            "reason": broken.reason,
+        })),
+    });
+    settings.output.print(&report, |_| match (&broken, check.first()) {
+        (Some(broken), _) => broken.to_string(),
+        (None, None) => "the audit has no sealed entries".to_owned(),
+        (None, Some(first)) => {
+            format!("the audit is whole from place {first} to {place}; the hash there is {hash}")
+        }
+    })?;
     Ok(if whole { Exit::Done } else { Exit::Failed })
 }
 
@@ -131,14 +120,14 @@ enum Where {
 }
 
 impl Where {
-    async fn open(at: &AccessPlace, server: Option<&str>, access: Access) -> Result<Self, CliError> {
-        match (server, &at.database) {
+    async fn open(at: &AccessPlace, settings: &Settings, access: Access) -> Result<Self, CliError> {
+        match (&settings.server, &at.database) {
             (None, Some(database)) => {
                 let args = DatabaseArgs { database: database.clone(), pooler: at.pooler, no_migrate: false };
                 Ok(Self::Record(connect::database(&args).await?))
             }
             (Some(_), _) | (None, None) => {
-                Ok(Self::Api(Box::new(Session::open(&at.place, server, access).await?)))
+                Ok(Self::Api(Box::new(Session::open(settings, &at.place, access).await?)))
             }
         }
     }

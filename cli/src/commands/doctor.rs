@@ -12,12 +12,12 @@ use flowmonkey_engine::store::{SqliteOptions, SqliteStore, Store, verify};
 use flowmonkey_plumbing::clock::{Clock, SystemClock};
 use serde_json::{Value, json};
 
-use super::{print, print_json};
-use crate::args::{DEV_DATA_DIR, DatabaseArgs, DoctorArgs, Output};
+use crate::args::{DEV_DATA_DIR, DatabaseArgs, DoctorArgs};
 use crate::client::Client;
 use crate::embedded::data_dir::{self, Ownership};
 use crate::embedded::handlers;
 use crate::errors::{CliError, Exit};
+use crate::settings::Settings;
 use crate::show;
 
 /// Free bytes below which a person should look.
@@ -61,7 +61,7 @@ impl Findings {
     }
 }
 
-pub(crate) async fn doctor(args: DoctorArgs) -> Result<Exit, CliError> {
+pub(crate) async fn doctor(args: DoctorArgs, settings: &Settings) -> Result<Exit, CliError> {
     let mut findings = Findings::default();
     let now = Timestamp::from_millis(SystemClock.now_ms());
     clock(&mut findings, now);
@@ -70,27 +70,19 @@ pub(crate) async fn doctor(args: DoctorArgs) -> Result<Exit, CliError> {
     if let Some(path) = args.data_dir.clone().or_else(here) {
         directory(&mut findings, &path, now).await;
     }
-    distributed(&mut findings, &args, now).await;
+    distributed(&mut findings, &args, settings, now).await;
     for file in &args.manifests {
         manifests(&mut findings, file);
     }
     let is_bad = findings.0.iter().any(|finding| finding.state == State::Bad);
-    match args.output {
-        Output::Json => {
-            let checks: Vec<Value> = findings
-                .0
-                .iter()
-                .map(|Finding { check, state, text }| json!({ "check": check, "state": state.as_str(), "message": text }))
-                .collect();
-            print_json(&json!({ "healthy": !is_bad, "checks": checks }))?;
-        }
-        Output::Table => {
-            let rows = findings.0.iter().map(|Finding { check, state, text }| {
-                vec![state.as_str().to_owned(), (*check).to_owned(), text.clone()]
-            });
-            print(&show::table(&["state", "check", "finding"], rows))?;
-        }
-    }
+    let checks: Vec<Value> = findings
+        .0
+        .iter()
+        .map(|Finding { check, state, text }| json!({ "check": check, "state": state.as_str(), "message": text }))
+        .collect();
+    settings.output.print(&json!({ "healthy": !is_bad, "checks": checks }), |report| {
+        show::lines(&report["checks"], &[("state", "state"), ("check", "check"), ("finding", "message")])
+    })?;
     Ok(if is_bad { Exit::Failed } else { Exit::Done })
 }
 
@@ -106,7 +98,7 @@ async fn directory(findings: &mut Findings, path: &Path, now: Timestamp) {
 }
 
 /// The servers that engines and workers share, and the engines.
-async fn distributed(findings: &mut Findings, args: &DoctorArgs, now: Timestamp) {
+async fn distributed(findings: &mut Findings, args: &DoctorArgs, settings: &Settings, now: Timestamp) {
     let mut inspection = match &args.database {
         Some(url) => {
             let database = DatabaseArgs { database: url.clone(), pooler: args.pooler, no_migrate: true };
@@ -128,7 +120,7 @@ async fn distributed(findings: &mut Findings, args: &DoctorArgs, now: Timestamp)
         queue.close(queues::CLOSE_MAX).await;
     }
     for engine in &args.engines {
-        engines::look(findings, engine).await;
+        engines::look(findings, engine, settings).await;
     }
 }
 
@@ -218,7 +210,7 @@ async fn answers(findings: &mut Findings, address: Option<&str>) {
     let Some(address) = address else {
         return findings.add("owner", State::Warning, "it does not say where it can be asked");
     };
-    let ready = match Client::new(address) {
+    let ready = match Client::local(address) {
         Ok(client) => client.get("/readyz").await,
         Err(error) => Err(error),
     };

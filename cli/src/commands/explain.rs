@@ -3,6 +3,7 @@
 use flowmonkey_engine::EMBEDDED_POOLS;
 use serde_json::Value;
 
+use crate::settings::shell_word;
 use crate::show;
 
 /// Where the explanation was asked for, and so where the next command goes.
@@ -102,7 +103,8 @@ fn next(id: &str, cause: &Value, asked: &Asked) -> Vec<String> {
             vec!["next:".into(), command("signal", &format!(" {}{data}", signal()))]
         }
         "event" => {
-            vec![format!("next: publish the event {} by POST /v1/events", show::line(&cause["event"]))]
+            let event = shell_word(&show::line(&cause["event"]));
+            vec!["next:".into(), format!("  flowmonkey event publish {event} --data '{{}}'{place}")]
         }
         "resume" if cause["until"].is_null() => {
             vec!["next: the resume URL that the step was given must be called (POST /v1/resume/TOKEN)".into()]
@@ -115,15 +117,6 @@ fn next(id: &str, cause: &Value, asked: &Asked) -> Vec<String> {
         ],
         _ => Vec::new(),
     }
-}
-
-/// `text` as one word for a shell.
-pub(super) fn shell_word(text: &str) -> String {
-    let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_.:/@".contains(character);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        return text.to_owned();
-    }
-    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 #[cfg(test)]

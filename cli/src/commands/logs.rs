@@ -6,12 +6,13 @@ use flowmonkey_core::execution::Status;
 use flowmonkey_core::ids::ExecutionId;
 use serde_json::Value;
 
-use super::place::{Access, Session};
-use super::{print, tell};
-use crate::args::{Output, Place};
+use super::place::{Access, Asking};
+use super::tell;
 use crate::client::{Client, query};
 use crate::errors::{CliError, Exit};
+use crate::output::{Output, write};
 use crate::show;
+use crate::signals::Signals;
 
 /// Lines that are asked for at once.
 const PAGE: usize = 500;
@@ -26,41 +27,63 @@ pub(super) struct Asked {
     pub(super) attempt: Option<u32>,
 }
 
-pub(super) async fn logs(asked: &Asked, place: &Place, server: Option<&str>) -> Result<Exit, CliError> {
-    let session = Session::open(place, server, Access::Look).await?;
+pub(super) async fn logs(asked: &Asked, asking: &Asking<'_>) -> Result<Exit, CliError> {
+    let mut signals = Signals::listen()?;
+    let session = asking.open(Access::Look).await?;
     // Where nobody works on the record, no line will come.
     let follow = asked.follow && !session.is_opened_here();
     if asked.follow && !follow {
         tell("nobody works on this record now: these are all the lines there are");
     }
-    let shown = show_lines(&session.client, asked, follow, place.output).await;
-    session.close(place).await?;
-    shown?;
-    Ok(Exit::Done)
+    let shown = tokio::select! {
+        shown = show_lines(&session.client, asked, follow, asking.settings.output) => shown,
+        () = signals.next() => Ok(Exit::Interrupted),
+    };
+    session.close(asking.place).await?;
+    shown
 }
 
-async fn show_lines(client: &Client, asked: &Asked, follow: bool, output: Output) -> Result<(), CliError> {
-    let mut after = None;
+async fn show_lines(client: &Client, asked: &Asked, follow: bool, output: Output) -> Result<Exit, CliError> {
+    let mut after: Option<String> = None;
+    let mut is_away = false;
+    let mut has_answered = false;
     loop {
-        // First whether it has ended: results bring their lines before they count.
-        let has_ended = !follow || has_ended(client, asked.id).await?;
-        loop {
-            let lines = page(client, asked, after.as_deref()).await?;
-            let Some(last) = lines.last() else { break };
-            after = Some(format!("{}.{}.{}", last["task"], last["attempt"], last["line"]));
-            let text = lines.iter().map(|line| match output {
-                Output::Json => line.to_string() + "\n",
-                Output::Table => readable(line) + "\n",
-            });
-            print(&text.collect::<String>())?;
-            if lines.len() < PAGE {
-                break;
+        let looked = async {
+            // First whether it has ended: results bring their lines before they count.
+            let has_ended = !follow || has_ended(client, asked.id).await?;
+            Ok::<_, CliError>((has_ended, page(client, asked, after.as_deref()).await?))
+        };
+        let (has_ended, lines) = match looked.await {
+            Ok(found) => found,
+            // A server that was there comes again: its lines are in the record.
+            Err(CliError::Unreachable(_) | CliError::Refused { status: 429 | 500.., .. })
+                if follow && has_answered =>
+            {
+                if !std::mem::replace(&mut is_away, true) {
+                    tell(&format!("{} does not answer; asking again until it does", client.base()));
+                }
+                tokio::time::sleep(ASK_EVERY).await;
+                continue;
             }
+            Err(error) => return Err(error),
+        };
+        has_answered = true;
+        if std::mem::take(&mut is_away) {
+            tell(&format!("{} answers again", client.base()));
         }
-        if has_ended {
-            return Ok(());
+        if let Some(last) = lines.last() {
+            after = Some(format!("{}.{}.{}", last["task"], last["attempt"], last["line"]));
         }
-        tokio::time::sleep(ASK_EVERY).await;
+        let text: String = lines.iter().map(|line| output.one(line, readable)).collect();
+        if !write(&text)? {
+            return Ok(Exit::Done);
+        }
+        if lines.len() < PAGE {
+            if has_ended {
+                return Ok(Exit::Done);
+            }
+            tokio::time::sleep(ASK_EVERY).await;
+        }
     }
 }
 
@@ -78,9 +101,16 @@ async fn page(client: &Client, asked: &Asked, after: Option<&str>) -> Result<Vec
     }
 }
 
+/// Whether an execution has ended. Asked of the list, which reads no history.
 async fn has_ended(client: &Client, id: ExecutionId) -> Result<bool, CliError> {
-    let record = client.get(&format!("/v1/executions/{id}")).await?;
-    Ok(record["status"].as_str().and_then(Status::parse).is_some_and(Status::is_terminal))
+    let pairs = [("id", id.to_string()), ("children", "true".to_owned()), ("limit", "1".to_owned())];
+    let list = client.get(&format!("/v1/executions{}", query(pairs))).await?;
+    let found = &list["items"][0];
+    if found.is_null() {
+        // It is not there, or not for us: that is told as always.
+        client.get(&format!("/v1/executions/{id}")).await?;
+    }
+    Ok(found["status"].as_str().and_then(Status::parse).is_some_and(Status::is_terminal))
 }
 
 /// One line for people.

@@ -9,11 +9,12 @@ use flowmonkey_engine::store::{
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::{print, print_json, tell};
-use crate::args::{DatabaseArgs, MoveArgs, Output};
+use super::tell;
+use crate::args::{DatabaseArgs, MoveArgs};
 use crate::distributed::connect;
 use crate::embedded::data_dir::{self, DataDir, Ownership, owned};
 use crate::errors::{CliError, Exit};
+use crate::output::Output;
 use crate::show;
 
 /// Begins the name of a source.
@@ -22,7 +23,7 @@ const SQLITE: &str = "sqlite:";
 const MOVED: &str = ".moved";
 const BAR: &str = "{bar:40} {human_pos} of {human_len} rows  {msg}";
 
-pub(crate) async fn move_record(args: MoveArgs) -> Result<Exit, CliError> {
+pub(crate) async fn move_record(args: MoveArgs, output: Output) -> Result<Exit, CliError> {
     let source = Source::open(&args.from).await?;
     let database = DatabaseArgs { database: args.to.clone(), pooler: args.pooler, no_migrate: false };
     let carried = carry(&source, connect::database_options(&database)).await;
@@ -34,17 +35,12 @@ pub(crate) async fn move_record(args: MoveArgs) -> Result<Exit, CliError> {
         }
     };
     let tables = carried?;
-    match args.output {
-        Output::Json => {
-            let rows: serde_json::Map<_, _> =
-                tables.iter().map(|moved| (moved.table.to_owned(), json!(moved.rows))).collect();
-            print_json(&json!({ "rows": rows }))?;
-        }
-        Output::Table => {
-            let rows = tables.iter().map(|moved| vec![moved.table.to_owned(), moved.rows.to_string()]);
-            print(&show::table(&["table", "rows"], rows))?;
-        }
-    }
+    let rows: serde_json::Map<_, _> =
+        tables.iter().map(|moved| (moved.table.to_owned(), json!(moved.rows))).collect();
+    output.print(&json!({ "rows": rows }), |_| {
+        let rows = tables.iter().map(|moved| vec![moved.table.to_owned(), moved.rows.to_string()]);
+        show::table(&["table", "rows"], rows)
+    })?;
     if let Some(kept) = kept? {
         tell(&format!("the old record is kept as {}; nothing goes on in it", kept.display()));
     }

@@ -20,13 +20,13 @@ use flowmonkey_engine::view;
 use flowmonkey_handlers::HttpPolicy;
 use serde_json::Value;
 
-use super::{print, print_json, tell};
-use crate::args::{Output, RunArgs};
-use crate::client::Client;
+use super::tell;
+use crate::args::RunArgs;
 use crate::embedded::data_dir::{DataDir, Ownership, address_of, owned};
 use crate::embedded::rest::Next;
 use crate::embedded::{ANY_PORT, Embedded, Options, handlers};
 use crate::errors::{CliError, Exit};
+use crate::settings::Settings;
 use crate::signals::Signals;
 use crate::tree::Tree;
 use crate::{show, source};
@@ -42,23 +42,31 @@ const QUIET_MAX: Duration = Duration::from_secs(2);
 /// Executions that are read at a time.
 const PAGE: usize = 1000;
 
-pub(crate) async fn run(args: RunArgs, server: Option<&str>) -> Result<Exit, CliError> {
+pub(crate) async fn run(args: RunArgs, settings: &Settings) -> Result<Exit, CliError> {
     if args.file == "-" && args.input.as_deref() == Some("-") {
         return Err(CliError::Usage("standard input can be the flow or the input, not both".into()));
     }
-    if args.fallback.is_some() && server.is_none() {
+    let client = settings.client()?;
+    if args.fallback.is_some() && client.is_none() {
         return Err(CliError::Usage(
             "--fallback is of use with --server only: without, the flow runs here".into(),
         ));
     }
     let mut interrupts = Signals::listen()?;
-    match server {
-        Some(server) => server::run(&args, &Client::new(server)?, &mut interrupts).await,
+    let job = Job { args: &args, settings };
+    match client {
+        Some(client) => server::run(&job, &client, &mut interrupts).await,
         None => {
             let wanted = Wanted::read(&args)?;
-            here(&args, wanted, &mut interrupts).await
+            here(&job, wanted, &mut interrupts).await
         }
     }
+}
+
+/// What the command line asks for.
+struct Job<'a> {
+    args: &'a RunArgs,
+    settings: &'a Settings,
 }
 
 /// What is to run.
@@ -121,7 +129,8 @@ impl Place {
     }
 }
 
-async fn here(args: &RunArgs, wanted: Wanted, interrupts: &mut Signals) -> Result<Exit, CliError> {
+async fn here(job: &Job<'_>, wanted: Wanted, interrupts: &mut Signals) -> Result<Exit, CliError> {
+    let Job { args, settings } = job;
     let Wanted { flow, bundle, input, id, key } = wanted;
     let registry = handlers::registry(&args.handlers)?;
     let place = match &args.data_dir {
@@ -175,7 +184,7 @@ async fn here(args: &RunArgs, wanted: Wanted, interrupts: &mut Signals) -> Resul
     embedded.close(GRACE).await;
     let keep = !is_refused && !matches!(result, Ok((Exit::Done, _)));
     if let Ok((_, Some(record))) = &result {
-        print_record(record, args.output)?;
+        settings.output.print(record, show::record)?;
         if keep {
             advise(record, place.path());
         }
@@ -292,7 +301,7 @@ async fn has_live_descendants(embedded: &Embedded, root: ExecutionId) -> Result<
     }
 }
 
-const fn exit_of(status: Status, waits: bool) -> Exit {
+pub(super) const fn exit_of(status: Status, waits: bool) -> Exit {
     match status {
         Status::Completed => Exit::Done,
         Status::Failed | Status::Cancelled => Exit::Failed,
@@ -309,13 +318,6 @@ const fn exit_of(status: Status, waits: bool) -> Exit {
                 Exit::Failed
             }
         }
-    }
-}
-
-fn print_record(record: &Value, output: Output) -> Result<(), CliError> {
-    match output {
-        Output::Json => print_json(record),
-        Output::Table => print(&show::record(record)),
     }
 }
 

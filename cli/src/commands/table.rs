@@ -1,30 +1,26 @@
 //! `flowmonkey table …`.
 
+use reqwest::Method;
 use serde_json::Value;
 
-use super::execution::look;
-use super::place::{Access, Session};
-use super::{print, print_json};
-use crate::args::{Output, TableCommand};
+use super::place::{Access, Asking, Session};
+use crate::args::TableCommand;
 use crate::client::{query, segment};
 use crate::errors::{CliError, Exit};
+use crate::settings::Settings;
 use crate::{show, source};
 
-pub(crate) async fn table(command: TableCommand, server: Option<&str>) -> Result<Exit, CliError> {
+pub(crate) async fn table(command: TableCommand, settings: &Settings) -> Result<Exit, CliError> {
     match command {
-        TableCommand::List { place } => look(&place, server, "/v1/tables", tables).await,
+        TableCommand::List { place } => Asking { settings, place: &place }.look("/v1/tables", tables).await,
         TableCommand::Rows { table, after, limit, place } => {
             let mut pairs = vec![("limit", limit.to_string())];
             pairs.extend(after.map(|after| ("cursor", after.to_string())));
             let path = format!("/v1/tables/{}/rows{}", segment(&table), query(pairs));
-            let session = Session::open(&place, server, Access::Look).await?;
+            let session = Session::open(settings, &place, Access::Look).await?;
             let page = rows_of(&session, &table, &path).await;
             session.close(&place).await?;
-            let page = page?;
-            match place.output {
-                Output::Json => print_json(&page)?,
-                Output::Table => print(&rows(&page))?,
-            }
+            settings.output.print(&page?, rows)?;
             Ok(Exit::Done)
         }
         TableCommand::Define { definition, place } => {
@@ -32,13 +28,10 @@ pub(crate) async fn table(command: TableCommand, server: Option<&str>) -> Result
             let Some(id) = definition["id"].as_str() else {
                 return Err(CliError::Usage("the definition must be an object with an `id`".into()));
             };
-            let session = Session::open(&place, server, Access::Act).await?;
-            let defined = session.client.put(&format!("/v1/tables/{}", segment(id)), &definition).await;
-            let defined = session.close(&place).await.and(defined)?;
-            match place.output {
-                Output::Json => print_json(&defined)?,
-                Output::Table => print(&format!("table {id} is defined"))?,
-            }
+            let path = format!("/v1/tables/{}", segment(id));
+            let asking = Asking { settings, place: &place };
+            let defined = asking.send(Method::PUT, &path, Some(&definition)).await?;
+            settings.output.print(&defined, |_| format!("table {id} is defined"))?;
             Ok(Exit::Done)
         }
     }

@@ -30,11 +30,12 @@ use flowmonkey_worker::{Failure, Handler, Registry, Task};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::args::{CheckpointArgs, DemoArgs, Durability, HandlerArgs, Output};
-use crate::commands::{print, print_json, tell};
+use crate::args::{CheckpointArgs, DemoArgs, Durability, HandlerArgs};
+use crate::commands::tell;
 use crate::embedded::data_dir::{DataDir, Ownership, owned};
 use crate::embedded::{ANY_PORT, Embedded, Options, handlers};
 use crate::errors::{CliError, Exit};
+use crate::output::Output;
 use crate::panics::Contained;
 use crate::tree::Tree;
 
@@ -45,7 +46,7 @@ const BUILT_FROM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// How long handlers may take to end once the execution has ended.
 const GRACE: Duration = Duration::from_secs(1);
 
-pub(crate) async fn demo(args: DemoArgs) -> Result<Exit, CliError> {
+pub(crate) async fn demo(args: DemoArgs, output: Output) -> Result<Exit, CliError> {
     let flow = flow()?;
     let input =
         json!({ "project": project(args.project.as_deref())?, "reportDirectory": absolute(&args.report)? });
@@ -87,10 +88,7 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<Exit, CliError> {
         return Ok(Exit::Failed);
     }
     let summary = summary::Summary::new(&execution, elapsed)?;
-    match args.output {
-        Output::Json => print_json(&json!(summary))?,
-        Output::Table => print(&summary.text())?,
-    }
+    output.print(&json!(summary), |_| summary.text())?;
     Ok(Exit::Done)
 }
 

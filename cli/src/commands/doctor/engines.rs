@@ -2,10 +2,12 @@
 
 use super::{Findings, State};
 use crate::client::Client;
+use crate::settings::{Origin, Server, Settings};
 
 /// Asks one engine.
-pub(super) async fn look(findings: &mut Findings, url: &str) {
-    let client = match Client::new(url) {
+pub(super) async fn look(findings: &mut Findings, url: &str, settings: &Settings) {
+    let server = Server { url: url.to_owned(), origin: Origin::Option("--engine") };
+    let client = match Client::new(&server, settings.token.as_ref()) {
         Ok(client) => client,
         Err(error) => return findings.add("engine", State::Bad, error.to_string()),
     };

@@ -14,13 +14,13 @@ use flowmonkey_plumbing::clock::SystemClock;
 use flowmonkey_plumbing::ids::{SystemEntropy, new_uuid};
 use serde_json::{Value, json};
 
-use super::{Wanted, exit_of, here, print_record, tell_existing};
-use crate::args::{Fallback, RunArgs};
+use super::{Job, Wanted, exit_of, here, tell_existing};
+use crate::args::Fallback;
 use crate::client::{Client, Failure, Fate};
 use crate::commands::tell;
 use crate::errors::{CliError, Exit};
 use crate::signals::Signals;
-use crate::source;
+use crate::{show, source};
 
 /// How long a start may take before it counts as lost, where there is a fallback.
 const START_MAX: Duration = Duration::from_secs(15);
@@ -28,7 +28,8 @@ const START_MAX: Duration = Duration::from_secs(15);
 const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
 
 /// Starts the flow on a server and waits for its end; with a fallback, runs it here when the server cannot be reached.
-pub(super) async fn run(args: &RunArgs, client: &Client, interrupts: &mut Signals) -> Result<Exit, CliError> {
+pub(super) async fn run(job: &Job<'_>, client: &Client, interrupts: &mut Signals) -> Result<Exit, CliError> {
+    let args = job.args;
     let is_file = args.file == "-" || Path::new(&args.file).exists() || args.file.contains(['/', '.']);
     if args.skip_time {
         return Err(CliError::Usage("--skip-time is of no use with --server".into()));
@@ -48,7 +49,7 @@ pub(super) async fn run(args: &RunArgs, client: &Client, interrupts: &mut Signal
             request["idempotencyKey"] = json!(key);
         }
         let started = client.post("/v1/executions", &request).await?;
-        return follow(args, client, &started, interrupts).await;
+        return follow(job, client, &started, interrupts).await;
     };
     if !is_file {
         return Err(CliError::Usage(format!(
@@ -66,13 +67,13 @@ pub(super) async fn run(args: &RunArgs, client: &Client, interrupts: &mut Signal
         () = interrupts.next() => return Ok(Exit::Interrupted),
     };
     match (started, fallback) {
-        (Ok(started), Fallback::Embedded) => follow(args, client, &started, interrupts).await,
+        (Ok(started), Fallback::Embedded) => follow(job, client, &started, interrupts).await,
         (Err(Failure { error, fate: Fate::Refused }), Fallback::Embedded) => Err(error),
         (Err(Failure { error, fate: Fate::NotSent }), Fallback::Embedded) => {
             tell(&format!(
                 "{error}\nit has got nothing of this; running here instead, idempotency key {key}"
             ));
-            here(args, wanted, interrupts).await
+            here(job, wanted, interrupts).await
         }
         (Err(Failure { error, fate: Fate::Unknown }), Fallback::Embedded) => {
             tell(&format!(
@@ -82,7 +83,7 @@ pub(super) async fn run(args: &RunArgs, client: &Client, interrupts: &mut Signal
                  cancel {id} --server {url}",
                 url = client.base(),
             ));
-            here(args, wanted, interrupts).await
+            here(job, wanted, interrupts).await
         }
     }
 }
@@ -128,7 +129,7 @@ async fn start(client: &Client, request: &Value) -> Result<Value, Failure> {
 
 /// Waits for the end of what was started.
 async fn follow(
-    args: &RunArgs,
+    job: &Job<'_>,
     client: &Client,
     started: &Value,
     interrupts: &mut Signals,
@@ -163,7 +164,7 @@ async fn follow(
         if has_ended
             || (!asks && only_others_move(client, &path).await.map_err(|error| gone(client, &id, error))?)
         {
-            print_record(&record, args.output)?;
+            job.settings.output.print(&record, show::record)?;
             return Ok(exit_of(status.unwrap_or(Status::Failed), !has_ended));
         }
     }
@@ -172,7 +173,7 @@ async fn follow(
 /// What a server that went away means for an execution that it has started.
 fn gone(client: &Client, id: &str, error: CliError) -> CliError {
     let CliError::Unreachable(reason) = error else { return error };
-    let url = client.base().trim_end_matches('/');
+    let url = client.base();
     CliError::Unreachable(format!(
         "{reason}\n{id} is not lost: it goes on there, at the latest when the server is back; look with\n  flowmonkey \
          execution show {id} --server {url}"
