@@ -141,9 +141,9 @@ impl Oidc {
         // A key is of one family: the algorithms that are checked must all be of it.
         let validation = Validation { algorithms: vec![header.alg], ..self.validation.clone() };
         let claims = decode::<Map<String, Value>>(token, &key, &validation);
-        let claims = claims.map_err(|error| match error.kind() {
-            ErrorKind::ExpiredSignature => OidcError::Expired,
-            _ => refused(error.to_string()),
+        let claims = claims.map_err(|error| {
+            let is_late = matches!(error.kind(), ErrorKind::ExpiredSignature);
+            if is_late { OidcError::Expired } else { refused(error.to_string()) }
         })?;
         self.principal(&claims.claims)
     }
@@ -234,13 +234,14 @@ fn find<'a>(keys: &'a [(String, Jwk)], kid: &str) -> Option<&'a Jwk> {
 fn is_usable(key: &Jwk) -> bool {
     let for_signatures =
         key.common.public_key_use.as_ref().is_none_or(|wanted| *wanted == PublicKeyUse::Signature);
-    let curve = match &key.algorithm {
-        AlgorithmParameters::RSA(_) => true,
-        AlgorithmParameters::EllipticCurve(parameters) => parameters.curve == EllipticCurve::P256,
-        AlgorithmParameters::OctetKeyPair(parameters) => parameters.curve == EllipticCurve::Ed25519,
-        _ => false,
-    };
-    for_signatures && curve
+    for_signatures
+        && match &key.algorithm {
+            AlgorithmParameters::RSA(_) => true,
+            AlgorithmParameters::EllipticCurve(parameters) => parameters.curve == EllipticCurve::P256,
+            AlgorithmParameters::OctetKeyPair(parameters) => parameters.curve == EllipticCurve::Ed25519,
+            // The library marks its list as open.
+            AlgorithmParameters::OctetKey(_) | AlgorithmParameters::Other(_) | _ => false,
+        }
 }
 
 async fn fetch<T: DeserializeOwned>(client: &reqwest::Client, url: &str) -> Result<T, String> {

@@ -144,5 +144,5 @@ pub(super) fn scopes_text(scopes: &[Scope]) -> String {
 
 /// Scopes as they were stored.
 pub(super) fn scopes_of(text: &str) -> Result<Vec<Scope>, StoreError> {
-    text.split_whitespace().map(|word| word.parse().map_err(|error| corrupt(&"fm_api_keys", error))).collect()
+    text.split_whitespace().map(|word| word.parse().map_err(|error| corrupt("fm_api_keys", error))).collect()
 }

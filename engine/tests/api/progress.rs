@@ -348,11 +348,11 @@ async fn a_map_of_sub_flows_that_are_maps_shows_how_far_their_tasks_are() {
         bench.flush().await;
     }
     let told = told(&mut updates);
-    let of_the_root = told.iter().filter_map(|update| {
+    let mut of_the_root = told.iter().filter_map(|update| {
         let Update::Progress { execution, task: None, progress, .. } = update else { return None };
         (execution.to_string() == id).then_some(progress.percent)
     });
-    assert_eq!(of_the_root.last(), Some(22.5), "{told:?}");
+    assert_eq!(of_the_root.next_back(), Some(22.5), "{told:?}");
 }
 
 /// Counts what is published.

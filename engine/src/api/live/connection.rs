@@ -85,12 +85,12 @@ impl Connection {
         })?;
         let mut named = None;
         if let Some(execution) = filter.execution {
-            let found = self.live.engine.execution(execution).await.map_err(|error| match error {
-                EngineError::ExecutionNotFound(_) => Refused::NoSuchExecution,
-                error => {
-                    tracing::debug!(%error, %execution, "an execution that is to be followed cannot be read");
-                    Refused::Unavailable
+            let found = self.live.engine.execution(execution).await.map_err(|error| {
+                if matches!(error, EngineError::ExecutionNotFound(_)) {
+                    return Refused::NoSuchExecution;
                 }
+                tracing::debug!(%error, %execution, "an execution that is to be followed cannot be read");
+                Refused::Unavailable
             })?;
             if !self.mailbox.visibility().sees(found.identity.tenant_id.as_deref()) {
                 return Err(Refused::NoSuchExecution);

@@ -26,7 +26,7 @@ impl ControlStore for SqliteStore {
             .bind(filter.before.unwrap_or(END))
             .bind(filter.handler_type.as_deref().map(text))
             .bind(filter.error_code.as_deref().map(text))
-            .bind(filter.execution.map(|id| blob(id)))
+            .bind(filter.execution.map(blob))
             .bind(filter.since.map_or(i64::MIN, Timestamp::as_millis))
             .bind(filter.until.map_or(END, Timestamp::as_millis))
             .bind(filter.flow_id.as_deref().map(text))
@@ -183,10 +183,8 @@ impl ControlStore for SqliteStore {
         before: Option<ExecutionId>,
         max: usize,
     ) -> Result<Vec<OperationItem>, StoreError> {
-        let statement = query(sql::OPERATION_ITEMS_PAGE)
-            .bind(text(id))
-            .bind(before.map(|before| blob(before)))
-            .bind(integer(max as u64));
+        let statement =
+            query(sql::OPERATION_ITEMS_PAGE).bind(text(id)).bind(before.map(blob)).bind(integer(max as u64));
         let found = self.read(statement).await?;
         Ok(self.sound(&found, control::operation_item))
     }
