@@ -6,6 +6,7 @@ mod support;
 
 use std::net::TcpListener;
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::{Value, json};
 use support::{Bench, Done, FAILING, HELLO, Running, SIGNAL, http, wait_for};
@@ -31,10 +32,18 @@ steps:
 
 const HANDLER: &str = r#"{ "type": "pack", "version": "1.0.0", "command": ["sh", "pack.sh"] }"#;
 
+/// How many ports were tried, so that no two tests of this process get the same.
+static TRIED: AtomicU16 = AtomicU16::new(0);
+
 /// A port that nobody listens on, and that no outgoing connection gets, so that a server can come back to it.
 fn free_port() -> u16 {
     let start = 9000 + u16::try_from(std::process::id() % 4000).unwrap();
-    (start..14_000).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port")
+    loop {
+        let port = start + TRIED.fetch_add(1, Ordering::Relaxed) % 1000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// `flowmonkey dev`, and the command line that asks it.
