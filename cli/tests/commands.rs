@@ -31,9 +31,14 @@ fn the_help_names_every_command() {
             "demo",
             "flow",
             "execution",
+            "task",
+            "failed",
+            "queue",
+            "event",
             "table",
             "key",
             "audit",
+            "profile",
             "doctor",
             "redis-acl",
             "backup",
@@ -43,12 +48,40 @@ fn the_help_names_every_command() {
             "help"
         ]
     );
-    assert_eq!(listed(&["flow"]), ["validate", "graph", "schema", "help"]);
+    assert_eq!(
+        listed(&["flow"]),
+        [
+            "validate", "graph", "schema", "publish", "list", "show", "diff", "archive", "restore", "pause",
+            "resume", "help"
+        ]
+    );
+    assert_eq!(listed(&["failed"]), ["list", "show", "replay", "discard", "help"]);
+    assert_eq!(listed(&["queue"]), ["list", "pause", "resume", "help"]);
+    assert_eq!(listed(&["worker"]), ["list", "drain", "help"]);
+    assert_eq!(listed(&["event"]), ["publish", "list", "help"]);
+    assert_eq!(listed(&["profile"]), ["list", "show", "help"]);
     assert_eq!(
         listed(&["execution"]),
         [
-            "list", "show", "history", "logs", "explain", "cancel", "pause", "resume", "signal", "retry",
-            "rerun", "help"
+            "list",
+            "count",
+            "show",
+            "history",
+            "tasks",
+            "children",
+            "logs",
+            "events",
+            "explain",
+            "watch",
+            "cancel",
+            "pause",
+            "resume",
+            "signal",
+            "retry",
+            "rerun",
+            "terminate",
+            "delete",
+            "help"
         ]
     );
     assert_eq!(listed(&["key"]), ["create", "list", "revoke", "help"]);

@@ -25,7 +25,16 @@ async fn an_engine_answers_those_who_have_a_key() {
     assert_eq!(http(&url, "GET", "/livez", "").0, 200);
     assert_eq!(http(&url, "GET", "/v1/executions", "").0, 401);
     let refused = bench.run(&["execution", "list", "--server", &url]);
-    assert!(refused.code != 0 && refused.stderr.contains("KEY_MISSING"), "{}", refused.stderr);
+    assert!(refused.code == 4 && refused.stderr.contains("KEY_MISSING"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("show a key: --token-file") && refused.stderr.contains("request rq_"));
+    let wrong = bench.file("wrong", "fmk_0000000000000000_00000000000000000000000000000000\n");
+    for verb in [&["execution", "list"][..], &["execution", "watch", "ex_00000000000000000000000000000001"]] {
+        let given = ["--server", &url, "--token-file", wrong.to_str().unwrap()];
+        let refused = bench.run(&[verb, &given].concat());
+        assert!(refused.code == 4 && refused.stderr.contains("KEY_INVALID"), "{}", refused.stderr);
+        assert!(refused.stderr.contains("the key was given by --token-file"), "{}", refused.stderr);
+        assert!(refused.stderr.contains("others on this machine can read the token"), "{}", refused.stderr);
+    }
     bench.run(&["execution", "list", "--server", &url, "--token-file", token]).expect(0);
     let with_key = |args: &[&str]| {
         bench.run(&[args, &["--server", &url, "--token-file", token, "--output", "json"]].concat())

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 
-use support::Bench;
+use support::{Bench, http, wait_for};
 
 const ROWS: u16 = 24;
 const COLUMNS: u16 = 100;
@@ -139,5 +139,29 @@ fn a_failure_is_told_below_nothing_else() {
     let seen = terminal.seen();
     assert!(seen.contains("failed") && seen.contains("no boxes left"), "{seen}");
     assert!(!has_colour(&terminal.raw), "{:?}", String::from_utf8_lossy(&terminal.raw));
+    assert!(!terminal.screen.screen().hide_cursor(), "the cursor is given back");
+}
+
+#[test]
+fn a_watcher_sees_the_progress_of_an_execution_elsewhere() {
+    let bench = bench();
+    let dev =
+        bench.start(&["dev", "--data-dir", "data", "--listen", "127.0.0.1:0", "--handlers", "handlers.json"]);
+    let url = bench.address("data", &dev);
+    bench.run(&["flow", "publish", "packing.yaml", "--server", &url]).expect(0);
+    let (_, started) = http(&url, "POST", "/v1/executions", r#"{"flowId":"packing"}"#);
+    let id = started["id"].as_str().unwrap();
+    // What was reported before it is watched is shown, too.
+    wait_for("the progress", || {
+        let (_, record) = http(&url, "GET", &format!("/v1/executions/{id}"), "");
+        record["progress"]["percent"].as_f64().is_some_and(|percent| percent > 44.0).then_some(())
+    });
+    let mut terminal = Terminal::start(&bench, &["execution", "watch", id, "--server", &url], true);
+    terminal.wait_for(&["packing@1.0.0", "pack", "45%", "half the boxes"]);
+    drop(File::options().write(true).open(bench.path("gate")).unwrap());
+    assert_eq!(terminal.end(), 0, "{}", terminal.seen());
+    let seen = terminal.seen();
+    assert!(seen.contains("completed") && seen.contains("boxes"), "{seen}");
+    assert!(!seen.contains("half the boxes"), "{seen}");
     assert!(!terminal.screen.screen().hide_cursor(), "the cursor is given back");
 }

@@ -7,7 +7,7 @@ use std::io::IsTerminal;
 
 use flowmonkey_core::execution::Status;
 use flowmonkey_core::ids::ExecutionId;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::place::{Access, Asking};
 use super::run::exit_of;
@@ -45,7 +45,7 @@ pub(super) async fn watch(asked: &Asked, asking: &Asking<'_>) -> Result<Exit, Cl
 
 /// Where what happens is shown.
 enum View {
-    Tree(RemoteTree),
+    Tree(Box<RemoteTree>),
     Lines(Output),
 }
 
@@ -76,7 +76,7 @@ async fn follow(asked: &Asked, client: &Client, output: Output, is_idle: bool) -
     let is_tree = output == Output::Table && has_terminals;
     let mut view = if is_tree {
         let title = format!("{}@{}", show::cell(&record["flowId"]), show::cell(&record["flowVersion"]));
-        View::Tree(RemoteTree::new(asked.id, title))
+        View::Tree(Box::new(RemoteTree::new(asked.id, title)))
     } else {
         View::Lines(output)
     };
@@ -103,6 +103,16 @@ async fn to_the_end(follower: &mut Follower<'_>, view: &mut View, is_idle: bool)
     loop {
         if follower.has_caught_up() && (is_idle || follower.has_ended()) {
             return Ok(true);
+        }
+        if let View::Tree(tree) = view
+            && follower.take_fresh()
+        {
+            // Progress that was reported before is not repeated live.
+            let record = follower.record().await?;
+            tree.draw(&json!({
+                "type": "execution.progress", "executionId": record["id"], "stepId": record["currentStepId"],
+                "progress": record["progress"],
+            }));
         }
         if let Some(message) = follower.next().await?
             && !view.show(&message)?

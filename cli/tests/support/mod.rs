@@ -18,8 +18,11 @@ pub use flows::{FAILING, HELLO, MONTH, SIGNAL};
 pub use http::{http, try_http, wait_for};
 
 /// Settings of whoever runs the tests that the program must not see.
-const SETTINGS: [&str; 8] = [
+const SETTINGS: [&str; 11] = [
+    "FLOWMONKEY_CONFIG",
     "FLOWMONKEY_LOG",
+    "FLOWMONKEY_OUTPUT",
+    "FLOWMONKEY_PROFILE",
     "FLOWMONKEY_SERVER",
     "FLOWMONKEY_DATA_DIR",
     "FLOWMONKEY_DATABASE",

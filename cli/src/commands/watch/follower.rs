@@ -38,12 +38,24 @@ pub(super) struct Follower<'a> {
     head: Option<u64>,
     /// Whether the last that was told of it was its end.
     has_ended: bool,
+    /// Whether it has caught up on this connection, and nobody was told yet.
+    is_fresh: bool,
 }
 
 impl<'a> Follower<'a> {
     /// Of an execution, from its beginning; with `children`, of what it starts, too, from now on.
     pub(super) const fn new(client: &'a Client, id: ExecutionId, children: bool) -> Self {
-        Self { client, id, children, socket: None, was_there: false, after: 0, head: None, has_ended: false }
+        Self {
+            client,
+            id,
+            children,
+            socket: None,
+            was_there: false,
+            after: 0,
+            head: None,
+            has_ended: false,
+            is_fresh: true,
+        }
     }
 
     /// Whether all was told that had happened when the subscription began.
@@ -51,9 +63,25 @@ impl<'a> Follower<'a> {
         self.head.is_some_and(|head| self.after >= head)
     }
 
+    /// Whether it has just caught up on a new connection: true once for each.
+    pub(super) fn take_fresh(&mut self) -> bool {
+        self.has_caught_up() && std::mem::take(&mut self.is_fresh)
+    }
+
     /// Whether it has ended, as far as was told.
     pub(super) const fn has_ended(&self) -> bool {
         self.has_ended
+    }
+
+    /// The execution as it is; null when the server has just gone away again.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub(super) async fn record(&self) -> Result<Value, CliError> {
+        match self.client.get(&format!("/v1/executions/{}", self.id)).await {
+            Err(CliError::Unreachable(_) | CliError::Refused { status: 429 | 500.., .. }) => Ok(Value::Null),
+            found => found,
+        }
     }
 
     /// The next message about the execution; none: something else was said. Comes again when the connection is lost.
@@ -67,6 +95,7 @@ impl<'a> Follower<'a> {
                 let fresh = connect(self.client, self.id, self.children, self.after, self.was_there).await?;
                 self.was_there = true;
                 self.head = None;
+                self.is_fresh = true;
                 none.insert(fresh)
             }
         };
