@@ -586,6 +586,19 @@ impl ControlStore for SimStore {
         self.call(self.0.store.open_operations(max)).await
     }
 
+    async fn operations(
+        &self,
+        tenant: Option<&str>,
+        before: Option<&str>,
+        max: usize,
+    ) -> Result<Vec<Operation>, StoreError> {
+        self.call(self.0.store.operations(tenant, before, max)).await
+    }
+
+    async fn stop_operation(&self, id: &str, at: Timestamp) -> Result<bool, StoreError> {
+        self.call(self.0.store.stop_operation(id, at)).await
+    }
+
     async fn note_operation(&self, id: &str, items: &[OperationItem]) -> Result<(), StoreError> {
         self.call(self.0.store.note_operation(id, items)).await
     }

@@ -5,6 +5,7 @@
 
 mod access;
 mod audit;
+mod bulk;
 mod cloud_events;
 mod deletion;
 mod events;
@@ -146,6 +147,9 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         .route("/v1/keys", get(keys::list).post(keys::create))
         .route("/v1/keys/{target}", post(keys::verb))
         .route("/v1/audit", get(audit::list))
+        .route("/v1/operations", get(bulk::list).post(bulk::create))
+        .route("/v1/operations/{target}", get(bulk::get).post(bulk::verb))
+        .route("/v1/operations/{id}/items", get(bulk::items))
         .route("/v1/queues", get(operations::queues))
         .route("/v1/queues/{target}", post(pauses::pool_verb))
         .route("/v1/workers", get(operations::workers))

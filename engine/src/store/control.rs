@@ -154,7 +154,7 @@ pub struct Operation {
     pub max: u64,
     /// When it was asked for.
     pub created_at: Timestamp,
-    /// When it was done with all.
+    /// When it was done with all, or had stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
     /// The execution that was looked at last; newest first, and none that was made after the operation.
@@ -164,6 +164,27 @@ pub struct Operation {
     pub done: u64,
     /// Executions that refused it.
     pub refused: u64,
+    /// When somebody asked it to stop. Only [`ControlStore::stop_operation`] sets it.
+    #[serde(skip)]
+    pub stopped_at: Option<Timestamp>,
+    /// Why it cannot be carried out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+impl Operation {
+    /// Executions that it is done with.
+    #[must_use]
+    pub const fn handled(&self) -> u64 {
+        self.done.saturating_add(self.refused)
+    }
+
+    /// Whether this comes after what is stored.
+    pub(super) fn follows(&self, stored: &Self) -> bool {
+        let is_further = stored.handled() < self.handled();
+        let ends = stored.handled() == self.handled() && self.ended_at.is_some();
+        stored.ended_at.is_none() && (is_further || ends)
+    }
 }
 
 /// What came of an operation for one execution.
@@ -236,7 +257,7 @@ pub trait ControlStore: Send + Sync + 'static {
     /// that they published go along once they are delivered, the idempotency key with the root. Rows of tables stay.
     async fn delete_tree(&self, root: &Execution, max: usize) -> Result<usize, StoreError>;
 
-    /// Stores an operation, or its progress.
+    /// Stores an operation, or its progress: what is behind that of another engine, or comes after the end, changes nothing.
     async fn save_operation(&self, operation: &Operation) -> Result<(), StoreError>;
 
     /// An operation.
@@ -244,6 +265,17 @@ pub trait ControlStore: Send + Sync + 'static {
 
     /// Operations that are not done, oldest first.
     async fn open_operations(&self, max: usize) -> Result<Vec<Operation>, StoreError>;
+
+    /// Operations of a tenant, or of all, newest first (ids begin with their instants), before `before`.
+    async fn operations(
+        &self,
+        tenant: Option<&str>,
+        before: Option<&str>,
+        max: usize,
+    ) -> Result<Vec<Operation>, StoreError>;
+
+    /// Notes that an operation is to stop; false when it has ended, was stopped before, or does not exist.
+    async fn stop_operation(&self, id: &str, at: Timestamp) -> Result<bool, StoreError>;
 
     /// Notes what came of an operation for some executions. Repeatable: what was noted first stays.
     async fn note_operation(&self, id: &str, items: &[OperationItem]) -> Result<(), StoreError>;
@@ -316,9 +348,12 @@ pub(super) fn archived_flow(row: &impl RecordRow) -> Result<ArchivedFlow, StoreE
     })
 }
 
-/// An operation: one column.
+/// An operation, in the order of the columns of `operations_*`.
 pub(super) fn operation(row: &impl RecordRow) -> Result<Operation, StoreError> {
-    rows::parsed(row, 0, &"a row of fm_operations")
+    let what = "a row of fm_operations";
+    let operation: Operation = rows::parsed(row, 0, &what)?;
+    let stopped_at: Option<i64> = rows::column(row, 1, &what)?;
+    Ok(Operation { stopped_at: stopped_at.map(Timestamp::from_millis), ..operation })
 }
 
 /// What came of an operation for one execution.

@@ -680,6 +680,21 @@ impl ControlStore for Away {
         self.inner.open_operations(max).await
     }
 
+    async fn operations(
+        &self,
+        tenant: Option<&str>,
+        before: Option<&str>,
+        max: usize,
+    ) -> Result<Vec<Operation>, StoreError> {
+        self.there()?;
+        self.inner.operations(tenant, before, max).await
+    }
+
+    async fn stop_operation(&self, id: &str, at: Timestamp) -> Result<bool, StoreError> {
+        self.there()?;
+        self.inner.stop_operation(id, at).await
+    }
+
     async fn note_operation(&self, id: &str, items: &[OperationItem]) -> Result<(), StoreError> {
         self.there()?;
         self.inner.note_operation(id, items).await

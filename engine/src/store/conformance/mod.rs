@@ -85,7 +85,8 @@ rules! {
         a_pause_stands_until_it_is_lifted,
         archived_versions_are_not_the_latest,
         trees_are_deleted_when_all_has_ended,
-        operations_go_on_where_they_were;
+        operations_go_on_where_they_were,
+        operations_are_listed_by_tenant;
     idempotency:
         the_same_key_gives_the_same_execution,
         an_expired_key_is_taken_over,

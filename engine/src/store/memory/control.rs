@@ -174,7 +174,12 @@ impl ControlStore for MemoryStore {
     }
 
     async fn save_operation(&self, operation: &Operation) -> Result<(), StoreError> {
-        self.rows().operations.insert(operation.id.clone(), operation.clone());
+        let mut rows = self.rows();
+        let stopped_at = match rows.operations.get(&operation.id) {
+            Some(stored) if !operation.follows(stored) => return Ok(()),
+            stored => stored.and_then(|stored| stored.stopped_at),
+        };
+        rows.operations.insert(operation.id.clone(), Operation { stopped_at, ..operation.clone() });
         Ok(())
     }
 
@@ -189,6 +194,26 @@ impl ControlStore for MemoryStore {
         open.sort_by_key(|one| one.created_at);
         open.truncate(max);
         Ok(open)
+    }
+
+    async fn operations(
+        &self,
+        tenant: Option<&str>,
+        before: Option<&str>,
+        max: usize,
+    ) -> Result<Vec<Operation>, StoreError> {
+        let rows = self.rows();
+        let found = rows.operations.values().rev().filter(|one| {
+            tenant.is_none_or(|tenant| one.tenant.as_deref() == Some(tenant))
+                && before.is_none_or(|before| &*one.id < before)
+        });
+        Ok(found.take(max).cloned().collect())
+    }
+
+    async fn stop_operation(&self, id: &str, at: Timestamp) -> Result<bool, StoreError> {
+        let mut rows = self.rows();
+        let open = rows.operations.get_mut(id).filter(|one| one.ended_at.is_none() && one.stopped_at.is_none());
+        Ok(open.map(|one| one.stopped_at = Some(at)).is_some())
     }
 
     async fn note_operation(&self, id: &str, items: &[OperationItem]) -> Result<(), StoreError> {

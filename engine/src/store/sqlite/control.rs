@@ -149,7 +149,9 @@ impl ControlStore for SqliteStore {
             .bind(text(&operation.id))
             .bind(operation.created_at.as_millis())
             .bind(operation.ended_at.map(Timestamp::as_millis))
-            .bind(json_text(operation)?);
+            .bind(json_text(operation)?)
+            .bind(text(tenants::column(operation.tenant.as_deref())))
+            .bind(integer(operation.handled()));
         self.write(statement).await.map(drop)
     }
 
@@ -161,6 +163,26 @@ impl ControlStore for SqliteStore {
     async fn open_operations(&self, max: usize) -> Result<Vec<Operation>, StoreError> {
         let found = self.read(query(sql::OPERATIONS_OPEN).bind(integer(max as u64))).await?;
         Ok(self.sound(&found, control::operation))
+    }
+
+    async fn operations(
+        &self,
+        tenant: Option<&str>,
+        before: Option<&str>,
+        max: usize,
+    ) -> Result<Vec<Operation>, StoreError> {
+        let before = before.map(text);
+        let statement = match tenant {
+            None => query(sql::OPERATIONS_LIST).bind(before),
+            Some(tenant) => query(sql::OPERATIONS_LIST_TENANT).bind(text(tenant)).bind(before),
+        };
+        let found = self.read(statement.bind(integer(max as u64))).await?;
+        Ok(self.sound(&found, control::operation))
+    }
+
+    async fn stop_operation(&self, id: &str, at: Timestamp) -> Result<bool, StoreError> {
+        let statement = query(sql::OPERATIONS_STOP).bind(text(id)).bind(at.as_millis());
+        Ok(self.write(statement).await? > 0)
     }
 
     async fn note_operation(&self, id: &str, items: &[OperationItem]) -> Result<(), StoreError> {

@@ -346,7 +346,18 @@ pub(in crate::store) const TABLES: [Table; 28] = [
         "fm_pauses",
         &[text("kind"), text("tenant_id"), text("name"), integer("at"), text("by"), text("reason")],
     ),
-    table("fm_operations", &[text("id"), integer("created_at"), integer("ended_at"), text("operation")]),
+    table(
+        "fm_operations",
+        &[
+            text("id"),
+            integer("created_at"),
+            integer("ended_at"),
+            text("operation"),
+            text("tenant_id"),
+            integer("handled"),
+            integer("stopped_at"),
+        ],
+    ),
     table("fm_operation_items", &[text("operation_id"), id("execution_id"), text("code")]),
     table("fm_keys", &[text("name"), Column { name: "key", kind: Kind::Bytes }]),
 ];
