@@ -305,20 +305,25 @@ TABLE fm_operations WITH fillfactor=50
     created_at bigint NOT NULL
     ended_at bigint
     operation text NOT NULL
+    tenant_id text NOT NULL DEFAULT ''::text
+    handled bigint NOT NULL DEFAULT 0
+    stopped_at bigint
     fm_operations_pkey PRIMARY KEY (id)
     CREATE INDEX fm_operations_ended ON public.fm_operations USING btree (ended_at) WHERE (ended_at IS NOT NULL)
     CREATE INDEX fm_operations_open ON public.fm_operations USING btree (created_at, id) WHERE (ended_at IS NULL)
+    CREATE INDEX fm_operations_tenant ON public.fm_operations USING btree (tenant_id, id)
     CREATE UNIQUE INDEX fm_operations_pkey ON public.fm_operations USING btree (id)
 
 TABLE fm_pauses
     kind text NOT NULL
+    tenant_id text NOT NULL
     name text NOT NULL
     at bigint NOT NULL
     by text NOT NULL
     reason text
-    fm_pauses_pkey PRIMARY KEY (kind, name)
+    fm_pauses_pkey PRIMARY KEY (kind, tenant_id, name)
     kind_known CHECK ((kind = ANY (ARRAY['pool'::text, 'flow'::text])))
-    CREATE UNIQUE INDEX fm_pauses_pkey ON public.fm_pauses USING btree (kind, name)
+    CREATE UNIQUE INDEX fm_pauses_pkey ON public.fm_pauses USING btree (kind, tenant_id, name)
 
 TABLE fm_pools WITH fillfactor=50
     pool text NOT NULL

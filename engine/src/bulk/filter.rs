@@ -99,9 +99,7 @@ impl Reader {
         let words: Option<Vec<String>> = match self.take("status") {
             None => return Vec::new(),
             Some(Value::String(text)) => Some(text.split(',').map(str::to_owned).collect()),
-            Some(Value::Array(items)) => {
-                items.iter().map(|item| item.as_str().map(str::to_owned)).collect()
-            }
+            Some(Value::Array(items)) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
             Some(_) => None,
         };
         let statuses: Option<Vec<Status>> =

@@ -17,8 +17,8 @@ use crate::deletion::DeleteError;
 use crate::engine::{Engine, EngineError};
 use crate::outcome::{Fault, rejection_code};
 use crate::store::{
-    Count, ExecutionFilter, FailedTaskEntry, FailedTaskFilter, Operation, OperationItem, SettledAs, Settlement,
-    Span, StoreError,
+    Count, ExecutionFilter, FailedTaskEntry, FailedTaskFilter, Operation, OperationItem, SettledAs,
+    Settlement, Span, StoreError,
 };
 
 /// Executions of one operation.

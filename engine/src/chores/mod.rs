@@ -49,12 +49,8 @@ const TURN_PAUSES: u32 = 2;
 
 /// Runs all chores until `shutdown`.
 pub fn spawn_all(engine: &Arc<Engine>, tracker: &TaskTracker, shutdown: &CancellationToken) {
-    let chore = |name: &'static str| Chore {
-        name,
-        engine: engine.clone(),
-        shutdown: shutdown.clone(),
-        turn: None,
-    };
+    let chore =
+        |name: &'static str| Chore { name, engine: engine.clone(), shutdown: shutdown.clone(), turn: None };
     let config = engine.config();
     for number in 0..config.collectors.max(1) {
         tracker.spawn(collector::run(chore("collector"), number));

@@ -49,7 +49,6 @@ pub async fn tick(engine: &Engine) -> Result<Pruned, EngineError> {
         logs_before: before(config.keep_logs),
     };
     let rows = engine.store.prune(&retention, PRUNE_BATCH_MAX).await?;
-    let operations =
-        engine.store.forget_operations(before(KEEP_OPERATIONS), FORGET_OPERATIONS_MAX).await?;
+    let operations = engine.store.forget_operations(before(KEEP_OPERATIONS), FORGET_OPERATIONS_MAX).await?;
     Ok(Pruned { rows, operations })
 }

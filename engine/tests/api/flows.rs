@@ -83,3 +83,30 @@ async fn a_flow_larger_than_the_limit_is_refused_before_it_is_read() {
     let large = "#".repeat(flowmonkey_engine::api::FLOW_BODY_BYTES_MAX + 1);
     server.text("/v1/flows", "application/yaml", &large).await.problem(413, "BODY_TOO_LARGE");
 }
+
+#[tokio::test]
+async fn a_flow_is_shown_as_a_graph() {
+    let server = Server::with_flows().await;
+    let drawn = server.get("/v1/flows/ask/graph").await.expect(200);
+    let ids: Vec<&str> =
+        drawn["nodes"].as_array().unwrap().iter().map(|node| node["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["/approve", "/paid"]);
+    assert_eq!(
+        drawn["nodes"][0],
+        json!({ "id": "/approve", "stepId": "approve", "type": "approval", "kind": "wait", "initial": true,
+            "conditional": false })
+    );
+    assert_eq!(
+        drawn["edges"],
+        json!([
+            { "from": "/approve", "to": "/paid", "kind": "success" },
+            { "from": "/paid", "to": null, "kind": "success" },
+        ])
+    );
+    assert_eq!((&drawn["id"], &drawn["version"]), (&json!("ask"), &json!("1.0.0")));
+    let text = server.raw("/v1/flows/ask/graph?version=1.0.0&format=mermaid").await;
+    assert!(text.starts_with("flowchart TD\n"), "{text}");
+    server.get("/v1/flows/ask/graph?format=svg").await.problem(422, "INVALID_PARAMETER");
+    server.get("/v1/flows/ask/graph?version=9.0.0").await.problem(404, "FLOW_NOT_FOUND");
+    server.get("/v1/flows/none/graph").await.problem(404, "FLOW_NOT_FOUND");
+}

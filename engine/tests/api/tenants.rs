@@ -12,6 +12,7 @@ use flowmonkey_engine::access::{Principal, Scope, Visibility};
 use flowmonkey_engine::chores::events;
 use flowmonkey_engine::store::{JobChange, Store, TableDefinition};
 use flowmonkey_plumbing::api::JobStatus;
+use flowmonkey_plumbing::queue::{TaskQueue as _, WorkerPresence};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -119,6 +120,20 @@ async fn what_belongs_to_an_execution_is_not_found_by_another_tenant() {
     callers.ask(Some("acme"), "POST", "/v1/flows", private).await.expect(201);
     let task = TaskId { execution: id.parse().unwrap(), number: 1 };
     let parked = callers.park("acme").await;
+    let operation = json!({ "verb": "pause", "filter": { "flowId": "none" } });
+    let operation = callers.ask(Some("acme"), "POST", "/v1/operations", operation).await.expect(202);
+    let operation = operation["id"].as_str().unwrap();
+    let worker = WorkerPresence {
+        worker: "w-own".into(),
+        pools: vec!["acme@toil".into()],
+        ..WorkerPresence::default()
+    };
+    callers.server.queue.announce(&worker).await.unwrap();
+    let shared = vec!["acme@toil".into(), "toil".into()];
+    let shared = WorkerPresence { worker: "w-shared".into(), pools: shared, ..WorkerPresence::default() };
+    callers.server.queue.announce(&shared).await.unwrap();
+    let refused = callers.ask(Some("acme"), "POST", "/v1/workers/w-shared:drain", json!(null)).await;
+    refused.problem(404, "WORKER_NOT_FOUND");
     // Path, method, what is asked for, and what its owner is answered. Those that change something come last.
     let asked = [
         ("/v1/executions/{target}", "GET", format!("/v1/executions/{id}"), json!(null), 200),
@@ -138,9 +153,14 @@ async fn what_belongs_to_an_execution_is_not_found_by_another_tenant() {
         ("/v1/flows/{id}", "POST", "/v1/flows/own:resume".into(), json!(null), 200),
         ("/v1/flows/{id}", "POST", "/v1/flows/own:archive".into(), json!(null), 200),
         ("/v1/flows/{id}/versions", "GET", "/v1/flows/own/versions".into(), json!(null), 200),
+        ("/v1/flows/{id}/graph", "GET", "/v1/flows/own/graph?version=1.0.0".into(), json!(null), 200),
         ("/v1/queues/{target}", "POST", "/v1/queues/acme@toil:pause".into(), json!(null), 200),
         ("/v1/queues/{target}", "POST", "/v1/queues/acme@toil:resume".into(), json!(null), 200),
+        ("/v1/workers/{target}", "POST", "/v1/workers/w-own:drain".into(), json!(null), 202),
         ("/v1/keys/{target}", "POST", format!("/v1/keys/{key}:revoke"), json!(null), 200),
+        ("/v1/operations/{target}", "GET", format!("/v1/operations/{operation}"), json!(null), 200),
+        ("/v1/operations/{id}/items", "GET", format!("/v1/operations/{operation}/items"), json!(null), 200),
+        ("/v1/operations/{target}", "POST", format!("/v1/operations/{operation}:cancel"), json!(null), 200),
         ("/v1/webhooks/{target}", "GET", format!("/v1/webhooks/{hook}"), json!(null), 200),
         ("/v1/webhooks/{target}", "PATCH", format!("/v1/webhooks/{hook}"), json!({ "active": false }), 200),
         ("/v1/webhooks/{id}/deliveries", "GET", format!("/v1/webhooks/{hook}/deliveries"), json!(null), 200),
@@ -184,8 +204,14 @@ async fn what_belongs_to_an_execution_is_not_found_by_another_tenant() {
         let code = foreign.body["code"].as_str().unwrap_or_default().to_owned();
         assert_eq!(foreign.status, 404, "{method} {path}: {}", foreign.body);
         // As if it had never been: the same words as for an id that nobody has.
-        let unknown = path.replace(&id, "ex_0192000000007000800000000000ffff").replace(hook, "wh_0");
-        let unknown = unknown.replace("/own", "/nobodys").replace("acme@toil", "other2@toil");
+        let unknown = path
+            .replace(&id, "ex_0192000000007000800000000000ffff")
+            .replace(hook, "wh_0")
+            .replace(operation, "op_0");
+        let unknown = unknown
+            .replace("/own", "/nobodys")
+            .replace("acme@toil", "other2@toil")
+            .replace("w-own", "w-none");
         let unknown = callers.ask(Some("other"), method, &unknown, body.clone()).await;
         assert_eq!(unknown.status, 404, "{method} {path}");
         assert_eq!(unknown.body["code"], code, "{method} {path}");
@@ -220,6 +246,8 @@ async fn what_belongs_to_an_execution_is_not_found_by_another_tenant() {
         "/v1/queues",
         "/v1/workers",
         "/v1/failed-tasks",
+        "/v1/handlers",
+        "/v1/operations",
         "/v1/tables",
         "/v1/tables/{id}",
         "/v1/tables/{id}/rows",
@@ -366,4 +394,45 @@ async fn sub_flows_are_of_the_parents_tenant() {
     let listed = callers.get("acme", "/v1/executions?children=true&flowId=greet").await.expect(200);
     assert_eq!(listed["items"].as_array().unwrap().len(), 1);
     assert_eq!(callers.items("other", "/v1/executions?children=true").await, 0);
+}
+
+#[tokio::test]
+async fn operations_reach_executions_of_their_tenant_only() {
+    let callers = Callers::new().await;
+    let (own, foreign) = (callers.start("acme", "work").await, callers.start("other", "work").await);
+    callers.ask(None, "POST", "/v1/flows", flow("work", work())).await.expect(201);
+    let start = json!({ "flowId": "work" });
+    let unowned = callers.ask(None, "POST", "/v1/executions", start).await.expect(202);
+    let unowned = unowned["id"].as_str().unwrap().to_owned();
+    let pause = json!({ "verb": "pause", "filter": { "flowId": "work" } });
+    let mut tried = pause.clone();
+    tried["dryRun"] = json!(true);
+    let tried = callers.ask(Some("acme"), "POST", "/v1/operations", tried).await.expect(200);
+    assert_eq!(tried["ids"], json!([own]));
+    let named = json!({ "verb": "pause", "filter": { "tenantId": "other" } });
+    let refused = callers.ask(Some("acme"), "POST", "/v1/operations", named).await;
+    assert_eq!(refused.problem(422, "INVALID_REQUEST")["errors"][0]["pointer"], "/filter/tenantId");
+    let asked = callers.ask(Some("acme"), "POST", "/v1/operations", pause.clone()).await.expect(202);
+    assert_eq!(asked["tenantId"], "acme");
+    let carry_out = async || {
+        while flowmonkey_engine::chores::operations::tick(&callers.server.engine).await.unwrap().operations
+            > 0
+        {}
+    };
+    carry_out().await;
+    let status = async |id: &str| {
+        let shown = callers.ask(None, "GET", &format!("/v1/executions/{id}"), Value::Null).await.expect(200);
+        shown["status"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(status(&own).await, "paused");
+    for id in [&foreign, &unowned] {
+        assert_eq!(status(id).await, "waiting_for_worker");
+    }
+    // Who sees all may mean all, or those of one.
+    let of_other = json!({ "verb": "pause", "filter": { "tenantId": "other" } });
+    callers.ask(None, "POST", "/v1/operations", of_other).await.expect(202);
+    carry_out().await;
+    assert_eq!((&*status(&foreign).await, &*status(&unowned).await), ("paused", "waiting_for_worker"));
+    assert_eq!(callers.items("acme", "/v1/operations").await, 1);
+    assert_eq!(callers.items("other", "/v1/operations").await, 0, "it was asked for by somebody else");
 }

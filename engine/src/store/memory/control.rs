@@ -212,7 +212,8 @@ impl ControlStore for MemoryStore {
 
     async fn stop_operation(&self, id: &str, at: Timestamp) -> Result<bool, StoreError> {
         let mut rows = self.rows();
-        let open = rows.operations.get_mut(id).filter(|one| one.ended_at.is_none() && one.stopped_at.is_none());
+        let open =
+            rows.operations.get_mut(id).filter(|one| one.ended_at.is_none() && one.stopped_at.is_none());
         Ok(open.map(|one| one.stopped_at = Some(at)).is_some())
     }
 
