@@ -345,6 +345,17 @@ TABLE fm_progress
     CREATE INDEX fm_progress_at ON public.fm_progress USING btree (at)
     CREATE UNIQUE INDEX fm_progress_pkey ON public.fm_progress USING btree (execution_id, task_number, at)
 
+TABLE fm_retention
+    tenant_id text NOT NULL
+    flow_id text NOT NULL
+    completed_ms bigint
+    failed_ms bigint
+    at bigint NOT NULL
+    by text NOT NULL
+    fm_retention_pkey PRIMARY KEY (tenant_id, flow_id)
+    says_something CHECK (((completed_ms IS NOT NULL) OR (failed_ms IS NOT NULL)))
+    CREATE UNIQUE INDEX fm_retention_pkey ON public.fm_retention USING btree (tenant_id, flow_id)
+
 TABLE fm_schema
     only_row boolean NOT NULL DEFAULT true
     readable_from bigint NOT NULL
@@ -570,6 +581,20 @@ BEGIN
 END $function$
 
 
+CREATE OR REPLACE FUNCTION public.fm_forget_whole(gone uuid[])
+ RETURNS bigint
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    DELETE FROM fm_history WHERE execution_id = ANY (gone);
+    DELETE FROM fm_progress WHERE execution_id = ANY (gone);
+    DELETE FROM fm_task_logs WHERE execution_id = ANY (gone);
+    DELETE FROM fm_jobs WHERE execution_id = ANY (gone);
+    DELETE FROM fm_context_patches WHERE execution_id = ANY (gone);
+    RETURN fm_forget(gone);
+END $function$
+
+
 CREATE OR REPLACE FUNCTION public.fm_prepare_history(weeks integer)
  RETURNS integer
  LANGUAGE plpgsql
@@ -617,6 +642,9 @@ BEGIN
         WHERE ended_at IS NOT NULL AND ended_at < ended_before AND parent_id IS NULL
           AND NOT EXISTS (SELECT 1 FROM fm_executions AS child
               WHERE child.parent_id IS NOT NULL AND child.root_id = root.id AND child.ended_at IS NULL)
+          AND NOT EXISTS (SELECT 1 FROM fm_retention AS own
+              WHERE own.tenant_id = coalesce(root.tenant_id, '') AND own.flow_id = root.flow_id
+                AND CASE WHEN root.status = 'completed' THEN own.completed_ms ELSE own.failed_ms END IS NOT NULL)
         ORDER BY ended_at LIMIT max FOR UPDATE SKIP LOCKED) AS found;
     SELECT coalesce(array_agg(id), '{}') INTO gone FROM (
         SELECT id FROM fm_executions
@@ -628,6 +656,35 @@ BEGIN
         WHERE NOT EXISTS (SELECT 1 FROM fm_executions WHERE root_id = found.id AND parent_id IS NOT NULL)
         LIMIT max - deleted) AS childless;
     RETURN deleted + fm_forget(gone);
+END $function$
+
+
+CREATE OR REPLACE FUNCTION public.fm_prune_flow(the_tenant text, the_flow text, completed_before bigint, failed_before bigint, max bigint)
+ RETURNS bigint
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    roots uuid[];
+    gone uuid[];
+    deleted bigint;
+BEGIN
+    SELECT coalesce(array_agg(id), '{}') INTO roots FROM (
+        SELECT id FROM fm_executions AS root
+        WHERE flow_id = the_flow AND coalesce(tenant_id, '') = the_tenant AND parent_id IS NULL AND ended_at IS NOT NULL
+          AND ended_at < CASE WHEN status = 'completed' THEN completed_before ELSE failed_before END
+          AND NOT EXISTS (SELECT 1 FROM fm_executions AS child
+              WHERE child.parent_id IS NOT NULL AND child.root_id = root.id AND child.ended_at IS NULL)
+        ORDER BY id LIMIT max FOR UPDATE SKIP LOCKED) AS found;
+    SELECT coalesce(array_agg(id), '{}') INTO gone FROM (
+        SELECT id FROM fm_executions
+        WHERE root_id = ANY (roots) AND parent_id IS NOT NULL AND ended_at IS NOT NULL
+        LIMIT max FOR UPDATE SKIP LOCKED) AS found;
+    deleted := fm_forget_whole(gone);
+    SELECT coalesce(array_agg(id), '{}') INTO gone FROM (
+        SELECT id FROM unnest(roots) AS found (id)
+        WHERE NOT EXISTS (SELECT 1 FROM fm_executions WHERE root_id = found.id AND parent_id IS NOT NULL)
+        LIMIT max - deleted) AS childless;
+    RETURN deleted + fm_forget_whole(gone);
 END $function$
 
 

@@ -321,6 +321,17 @@ CREATE TABLE fm_progress (
 
 CREATE INDEX fm_progress_at ON fm_progress (at);
 
+CREATE TABLE fm_retention (
+    tenant_id    TEXT NOT NULL,
+    flow_id      TEXT NOT NULL,
+    completed_ms INTEGER,
+    failed_ms    INTEGER,
+    at           INTEGER NOT NULL,
+    by           TEXT NOT NULL,
+    PRIMARY KEY (tenant_id, flow_id),
+    CONSTRAINT says_something CHECK (completed_ms IS NOT NULL OR failed_ms IS NOT NULL)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE fm_schema (
     only_row      INTEGER PRIMARY KEY DEFAULT 1 CHECK (only_row = 1),
     readable_from INTEGER NOT NULL

@@ -12,7 +12,7 @@ use flowmonkey_engine::store::{
     AccessStore, ApiKey, ApiKeyFilter, ArchivedFlow, AuditEntry, AuditFilter, AuditRow, AuditSeal, Batch,
     BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, ControlStore, Count,
     Delivery, DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskEntry,
-    FailedTaskFilter, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage,
+    FailedTaskFilter, FlowRetention, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage,
     LogFilter, LogRow, NewDelivery, ObjectTable, Operation, OperationItem, Pause, PauseKind, ProgressRow,
     ProgressStore, PublishOutcome, PublishedEvent, PublishedFlow, Retention, SearchStore, SettledDelivery,
     Settlement, Staged, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
@@ -610,6 +610,27 @@ impl ControlStore for SimStore {
         max: usize,
     ) -> Result<Vec<OperationItem>, StoreError> {
         self.call(self.0.store.operation_items(id, before, max)).await
+    }
+
+    async fn flow_retentions(&self) -> Result<Vec<FlowRetention>, StoreError> {
+        self.call(self.0.store.flow_retentions()).await
+    }
+
+    async fn set_flow_retention(&self, retention: &FlowRetention) -> Result<(), StoreError> {
+        self.call(self.0.store.set_flow_retention(retention)).await
+    }
+
+    async fn lift_flow_retention(&self, tenant: Option<&str>, flow: &str) -> Result<bool, StoreError> {
+        self.call(self.0.store.lift_flow_retention(tenant, flow)).await
+    }
+
+    async fn prune_flow(
+        &self,
+        retention: &FlowRetention,
+        now: Timestamp,
+        max: usize,
+    ) -> Result<usize, StoreError> {
+        self.call(self.0.store.prune_flow(retention, now, max)).await
     }
 
     async fn forget_operations(&self, before: Timestamp, max: usize) -> Result<usize, StoreError> {

@@ -30,6 +30,7 @@ mod problem;
 mod progress;
 mod rate;
 mod request;
+mod retention;
 mod search;
 mod serve;
 mod start;
@@ -123,6 +124,7 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         .route("/v1/flows/{id}", get(flows::get).post(versions::verb))
         .route("/v1/flows/{id}/versions", get(versions::versions))
         .route("/v1/flows/{id}/graph", get(graphs::graph))
+        .route("/v1/flows/{id}/retention", get(retention::get).put(retention::set).delete(retention::lift))
         .route("/v1/flows/{id}/executions", post(start::of_flow))
         .route("/v1/executions", get(search::list).post(start::start))
         .route("/v1/executions:count", get(search::count))

@@ -48,7 +48,10 @@ pub async fn tick(engine: &Engine) -> Result<Pruned, EngineError> {
         progress_before: before(config.keep_progress),
         logs_before: before(config.keep_logs),
     };
-    let rows = engine.store.prune(&retention, PRUNE_BATCH_MAX).await?;
+    let mut rows = engine.store.prune(&retention, PRUNE_BATCH_MAX).await?;
+    for own in engine.store.flow_retentions().await? {
+        rows += engine.store.prune_flow(&own, now, PRUNE_BATCH_MAX).await?;
+    }
     let operations = engine.store.forget_operations(before(KEEP_OPERATIONS), FORGET_OPERATIONS_MAX).await?;
     Ok(Pruned { rows, operations })
 }

@@ -196,6 +196,42 @@ pub struct OperationItem {
     pub code: Option<String>,
 }
 
+/// How long the executions of a flow are kept after their end, where that is not the default: those of trees whose root is
+/// one of the flow's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowRetention {
+    /// Whose flow; none: nobody's.
+    pub tenant: Option<String>,
+    /// Its id.
+    pub flow_id: String,
+    /// Milliseconds that those are kept which completed; none: the default.
+    pub completed_ms: Option<u64>,
+    /// Milliseconds that those are kept which failed or were cancelled; none: the default.
+    pub failed_ms: Option<u64>,
+    /// When it was said.
+    pub at: Timestamp,
+    /// Who said it.
+    pub by: String,
+}
+
+impl FlowRetention {
+    /// Executions that completed before this instant go.
+    #[must_use]
+    pub fn completed_before(&self, now: Timestamp) -> Option<Timestamp> {
+        self.completed_ms.map(|kept| earlier(now, kept))
+    }
+
+    /// Executions that ended otherwise before this instant go.
+    #[must_use]
+    pub fn failed_before(&self, now: Timestamp) -> Option<Timestamp> {
+        self.failed_ms.map(|kept| earlier(now, kept))
+    }
+}
+
+fn earlier(now: Timestamp, kept_ms: u64) -> Timestamp {
+    Timestamp::from_millis(now.as_millis().saturating_sub(i64::try_from(kept_ms).unwrap_or(i64::MAX)))
+}
+
 /// A version of a flow that does not start any more.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ArchivedFlow {
@@ -288,6 +324,24 @@ pub trait ControlStore: Send + Sync + 'static {
         max: usize,
     ) -> Result<Vec<OperationItem>, StoreError>;
 
+    /// How long executions are kept of flows where that is not the default, by tenant and flow.
+    async fn flow_retentions(&self) -> Result<Vec<FlowRetention>, StoreError>;
+
+    /// Says how long the executions of a flow are kept, whatever was said before.
+    async fn set_flow_retention(&self, retention: &FlowRetention) -> Result<(), StoreError>;
+
+    /// The default holds again for a flow; false when it did.
+    async fn lift_flow_retention(&self, tenant: Option<&str>, flow: &str) -> Result<bool, StoreError>;
+
+    /// Deletes at most `max` executions of a flow that have passed its retention, with all that belongs to them: trees of
+    /// which nothing is alive, as [`Store::prune`](super::Store::prune) does, which leaves them alone. How many went.
+    async fn prune_flow(
+        &self,
+        retention: &FlowRetention,
+        now: Timestamp,
+        max: usize,
+    ) -> Result<usize, StoreError>;
+
     /// Forgets operations that ended before an instant, at most `max`; how many went.
     async fn forget_operations(&self, before: Timestamp, max: usize) -> Result<usize, StoreError>;
 }
@@ -360,4 +414,22 @@ pub(super) fn operation(row: &impl RecordRow) -> Result<Operation, StoreError> {
 pub(super) fn operation_item(row: &impl RecordRow) -> Result<OperationItem, StoreError> {
     let what = "a row of fm_operation_items";
     Ok(OperationItem { execution: rows::id(row, 0, &what)?, code: rows::column(row, 1, &what)? })
+}
+
+/// How long a flow's executions are kept, in the order of the columns of `retention_list`.
+pub(super) fn flow_retention(row: &impl RecordRow) -> Result<FlowRetention, StoreError> {
+    let what = "a row of fm_retention";
+    let millis = |place| -> Result<Option<u64>, StoreError> {
+        let millis: Option<i64> = rows::column(row, place, &what)?;
+        let whole = |millis| u64::try_from(millis).map_err(|error| rows::corrupt(what, error));
+        millis.map(whole).transpose()
+    };
+    Ok(FlowRetention {
+        tenant: tenants::owner(rows::column(row, 0, &what)?),
+        flow_id: rows::column(row, 1, &what)?,
+        completed_ms: millis(2)?,
+        failed_ms: millis(3)?,
+        at: rows::instant(row, 4, &what)?,
+        by: rows::column(row, 5, &what)?,
+    })
 }

@@ -94,6 +94,8 @@ pub(crate) struct Probe {
     pub(crate) finishes_open: watch::Sender<bool>,
     /// Announcements fail.
     pub(crate) failing_announcements: AtomicBool,
+    /// Whether announcements are answered with the request to drain.
+    pub(crate) asks_to_drain: AtomicBool,
     /// What was called, in order: claims and announcements.
     pub(crate) calls: Mutex<Vec<String>>,
     /// The announcements.

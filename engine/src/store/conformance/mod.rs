@@ -26,6 +26,7 @@ mod joins;
 mod objects;
 mod progress;
 mod reads;
+mod retention;
 mod search;
 mod tenants;
 mod upkeep;
@@ -114,6 +115,9 @@ rules! {
         history_comes_in_whole_decisions,
         counts_are_by_status,
         failed_tasks_come_newest_first;
+    retention:
+        flows_say_how_long_their_executions_are_kept,
+        trees_go_by_the_flow_of_their_root;
     search:
         executions_are_found_by_time,
         executions_are_found_by_what_they_are_at,

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 
 use async_trait::async_trait;
-use flowmonkey_core::execution::{Execution, FlowReference};
+use flowmonkey_core::execution::{Execution, FlowReference, Status};
 use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_core::time::Timestamp;
 
 use super::{MemoryRows, MemoryStore};
 use crate::store::control::{
-    ArchivedFlow, ControlStore, FailedTaskEntry, FailedTaskFilter, Operation, OperationItem, Pause,
-    PauseKind, Settlement,
+    ArchivedFlow, ControlStore, FailedTaskEntry, FailedTaskFilter, FlowRetention, Operation, OperationItem,
+    Pause, PauseKind, Settlement,
 };
 use crate::store::{StoreError, flows};
 
@@ -236,6 +236,37 @@ impl ControlStore for MemoryStore {
             operation == id && before.is_none_or(|before| *execution < before)
         });
         Ok(own.take(max).map(|(_, item)| item.clone()).collect())
+    }
+
+    async fn flow_retentions(&self) -> Result<Vec<FlowRetention>, StoreError> {
+        Ok(self.rows().retentions.values().cloned().collect())
+    }
+
+    async fn set_flow_retention(&self, retention: &FlowRetention) -> Result<(), StoreError> {
+        let key = (retention.tenant.clone().unwrap_or_default(), retention.flow_id.clone());
+        self.rows().retentions.insert(key, retention.clone());
+        Ok(())
+    }
+
+    async fn lift_flow_retention(&self, tenant: Option<&str>, flow: &str) -> Result<bool, StoreError> {
+        let key = (tenant.unwrap_or_default().to_owned(), flow.to_owned());
+        Ok(self.rows().retentions.remove(&key).is_some())
+    }
+
+    async fn prune_flow(
+        &self,
+        retention: &FlowRetention,
+        now: Timestamp,
+        max: usize,
+    ) -> Result<usize, StoreError> {
+        let (completed, failed) = (retention.completed_before(now), retention.failed_before(now));
+        Ok(self.rows().prune_trees(max, |root| {
+            let identity = &root.identity;
+            let before = if root.status() == Status::Completed { completed } else { failed };
+            identity.tenant_id == retention.tenant
+                && identity.flow.id == retention.flow_id
+                && before.is_some_and(|before| root.updated_at < before)
+        }))
     }
 
     async fn forget_operations(&self, before: Timestamp, max: usize) -> Result<usize, StoreError> {

@@ -10,8 +10,8 @@ use sqlx::query;
 use super::encode::{blob, hex};
 use super::{SqliteStore, sql};
 use crate::store::control::{
-    self, ArchivedFlow, ControlStore, FailedTaskEntry, FailedTaskFilter, Operation, OperationItem, Pause,
-    PauseKind, Settlement,
+    self, ArchivedFlow, ControlStore, FailedTaskEntry, FailedTaskFilter, FlowRetention, Operation,
+    OperationItem, Pause, PauseKind, Settlement,
 };
 use crate::store::encode::{integer, json as json_text, text};
 use crate::store::{StoreError, flows, rows, tenants};
@@ -215,6 +215,43 @@ impl ControlStore for SqliteStore {
 
     async fn forget_operations(&self, before: Timestamp, max: usize) -> Result<usize, StoreError> {
         let statement = query(sql::OPERATIONS_FORGET).bind(before.as_millis()).bind(integer(max as u64));
+        let gone = self.write(statement).await?;
+        Ok(usize::try_from(gone).unwrap_or(usize::MAX))
+    }
+
+    async fn flow_retentions(&self) -> Result<Vec<FlowRetention>, StoreError> {
+        let found = self.read(query(sql::RETENTION_LIST)).await?;
+        Ok(self.sound(&found, control::flow_retention))
+    }
+
+    async fn set_flow_retention(&self, retention: &FlowRetention) -> Result<(), StoreError> {
+        let statement = query(sql::RETENTION_SET)
+            .bind(text(tenants::column(retention.tenant.as_deref())))
+            .bind(text(&retention.flow_id))
+            .bind(retention.completed_ms.map(integer))
+            .bind(retention.failed_ms.map(integer))
+            .bind(retention.at.as_millis())
+            .bind(text(&retention.by));
+        self.write(statement).await.map(drop)
+    }
+
+    async fn lift_flow_retention(&self, tenant: Option<&str>, flow: &str) -> Result<bool, StoreError> {
+        let statement = query(sql::RETENTION_LIFT).bind(text(tenants::column(tenant))).bind(text(flow));
+        Ok(self.write(statement).await? > 0)
+    }
+
+    async fn prune_flow(
+        &self,
+        retention: &FlowRetention,
+        now: Timestamp,
+        max: usize,
+    ) -> Result<usize, StoreError> {
+        let statement = query(sql::EXECUTIONS_PRUNE_FLOW)
+            .bind(text(tenants::column(retention.tenant.as_deref())))
+            .bind(text(&retention.flow_id))
+            .bind(retention.completed_before(now).map(Timestamp::as_millis))
+            .bind(retention.failed_before(now).map(Timestamp::as_millis))
+            .bind(integer(max as u64));
         let gone = self.write(statement).await?;
         Ok(usize::try_from(gone).unwrap_or(usize::MAX))
     }
