@@ -68,6 +68,7 @@ pub(super) async fn set(
         fields.missing("completedDays");
     }
     fields.finish()?;
+    let (completed_ms, failed_ms) = (completed_ms.flatten(), failed_ms.flatten());
     exists(&api, tenant.as_deref(), &id).await?;
     let (at, by) = (api.engine.now(), access.principal().name.to_string());
     let own = FlowRetention { tenant, flow_id: id, completed_ms, failed_ms, at, by };
@@ -102,16 +103,14 @@ pub(super) async fn lift(
     Ok(Json(shown(&api, &id, tenant.as_deref(), None)))
 }
 
-/// Whole days, as milliseconds.
-fn days(fields: &mut Fields, name: &'static str) -> Option<u64> {
+/// Whole days, as milliseconds; none: not given. Within, none: what was given is wrong.
+fn days(fields: &mut Fields, name: &'static str) -> Option<Option<u64>> {
     let value = fields.value(name)?;
-    match value.as_u64() {
-        Some(days) if (1..=DAYS_MAX).contains(&days) => Some(days * DAY_MS),
-        Some(_) | None => {
-            fields.error(name, format!("`{name}` must be a whole number of days from 1 to {DAYS_MAX}"));
-            None
-        }
+    let days = value.as_u64().filter(|days| (1..=DAYS_MAX).contains(days));
+    if days.is_none() {
+        fields.error(name, format!("`{name}` must be a whole number of days from 1 to {DAYS_MAX}"));
     }
+    Some(days.map(|days| days * DAY_MS))
 }
 
 /// That the flow exists, for the caller.

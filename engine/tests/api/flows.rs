@@ -141,7 +141,7 @@ async fn a_flow_says_how_long_its_executions_are_kept() {
         (json!({ "failedDays": 1, "keys": 1 }), "/keys"),
     ] {
         let problem = send("PUT", body.clone()).await.problem(422, "INVALID_REQUEST");
-        assert_eq!(pointers(&problem).last(), Some(&pointer), "{body}");
+        assert_eq!(pointers(&problem), [pointer], "{body}");
     }
     assert_eq!(send("DELETE", json!(null)).await.expect(200), expected);
     server.get("/v1/flows/none/retention").await.problem(404, "FLOW_NOT_FOUND");

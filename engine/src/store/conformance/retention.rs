@@ -39,7 +39,7 @@ fn executions_before(millis: i64) -> Retention {
 }
 
 fn one_step(name: &str) -> Arc<Flow> {
-    flow(name, "1.0.0", &json!({ "only": { "type": "do" } }))
+    flow(name, "1.0.0", &json!({ "first": { "type": "do" } }))
 }
 
 /// An execution that ends at the instant.
