@@ -103,7 +103,7 @@ class Worker:
         if function not in ("extend", "announce"):
             keys.append(f"{self.key('processing')}:{self.name}")
         return self.redis.execute_command(
-            "FCALL", f"flowmonkey_1_{function}", len(keys), *keys, self.name, *arguments)
+            "FCALL", f"flowmonkey_2_{function}", len(keys), *keys, self.name, *arguments)
 
     def succeeds(self, function, *arguments):
         try:
@@ -195,7 +195,9 @@ class Worker:
         presence = {"worker": self.name, "pools": [self.pool], "version": VERSION, "slots": self.slots}
         presence.update(running=len(self.tasks), startedAt=self.started, draining=self.release_at < math.inf)
         presence["manifests"] = [{"type": self.pool, "version": VERSION}]
-        self.call("announce", json.dumps(presence), self.key("results-bell"))
+        answer = self.call("announce", json.dumps(presence), self.key("results-bell"))
+        if answer == self.started.encode() and self.release_at == math.inf:
+            self.drain()
 
     def extend(self):
         sent_at = time.monotonic()

@@ -97,6 +97,8 @@ pub const TALK_ROWS_MAX: usize = 1000;
 pub const ROLLUPS_WAITING_MAX: usize = 1000;
 /// Fan-outs whose progress is read from the record in one flush.
 pub const ROLLUPS_PER_FLUSH: usize = 32;
+/// How long operations on many executions are kept after their end, with what came of them for each execution.
+pub const KEEP_OPERATIONS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// How long a task may be out before the reconciler misses it: a relay may be on its way.
 pub const RECONCILE_AFTER: Duration = Duration::from_secs(2);
 

@@ -7,6 +7,7 @@ pub mod api;
 mod apply;
 mod around;
 pub mod audit;
+pub mod bulk;
 pub mod chores;
 mod commit;
 pub mod config;

@@ -74,3 +74,25 @@ pub enum CommandError {
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
+
+/// The stable code of a refusal.
+pub(crate) const fn rejection_code(rejection: &Rejection) -> &'static str {
+    match rejection {
+        Rejection::Finished(_) => "EXECUTION_FINISHED",
+        Rejection::StaleAttempt => "STALE_ATTEMPT",
+        Rejection::StaleJoin => "STALE_JOIN",
+        Rejection::AlreadyCancelling => "ALREADY_CANCELLING",
+        Rejection::Compensating => "COMPENSATING",
+        Rejection::NotWaiting(_) => "NOT_WAITING",
+        Rejection::InvalidAnswer(_) => "INVALID_ANSWER",
+        Rejection::SignalBufferFull { .. } => "SIGNAL_BUFFER_FULL",
+        Rejection::DuplicateSignal => "DUPLICATE_SIGNAL",
+        Rejection::AlreadyPaused => "ALREADY_PAUSED",
+        Rejection::NotPaused => "NOT_PAUSED",
+        Rejection::Paused => "EXECUTION_PAUSED",
+        Rejection::NotRetryable(_) => "NOT_RETRYABLE",
+        Rejection::Compensated => "ALREADY_COMPENSATED",
+        Rejection::CountedChild => "COUNTED_CHILD",
+        Rejection::NothingDue => "NOTHING_DUE",
+    }
+}

@@ -305,20 +305,25 @@ TABLE fm_operations WITH fillfactor=50
     created_at bigint NOT NULL
     ended_at bigint
     operation text NOT NULL
+    tenant_id text NOT NULL DEFAULT ''::text
+    handled bigint NOT NULL DEFAULT 0
+    stopped_at bigint
     fm_operations_pkey PRIMARY KEY (id)
     CREATE INDEX fm_operations_ended ON public.fm_operations USING btree (ended_at) WHERE (ended_at IS NOT NULL)
     CREATE INDEX fm_operations_open ON public.fm_operations USING btree (created_at, id) WHERE (ended_at IS NULL)
+    CREATE INDEX fm_operations_tenant ON public.fm_operations USING btree (tenant_id, id)
     CREATE UNIQUE INDEX fm_operations_pkey ON public.fm_operations USING btree (id)
 
 TABLE fm_pauses
     kind text NOT NULL
+    tenant_id text NOT NULL
     name text NOT NULL
     at bigint NOT NULL
     by text NOT NULL
     reason text
-    fm_pauses_pkey PRIMARY KEY (kind, name)
+    fm_pauses_pkey PRIMARY KEY (kind, tenant_id, name)
     kind_known CHECK ((kind = ANY (ARRAY['pool'::text, 'flow'::text])))
-    CREATE UNIQUE INDEX fm_pauses_pkey ON public.fm_pauses USING btree (kind, name)
+    CREATE UNIQUE INDEX fm_pauses_pkey ON public.fm_pauses USING btree (kind, tenant_id, name)
 
 TABLE fm_pools WITH fillfactor=50
     pool text NOT NULL
@@ -339,6 +344,17 @@ TABLE fm_progress
     fm_progress_pkey PRIMARY KEY (execution_id, task_number, at)
     CREATE INDEX fm_progress_at ON public.fm_progress USING btree (at)
     CREATE UNIQUE INDEX fm_progress_pkey ON public.fm_progress USING btree (execution_id, task_number, at)
+
+TABLE fm_retention
+    tenant_id text NOT NULL
+    flow_id text NOT NULL
+    completed_ms bigint
+    failed_ms bigint
+    at bigint NOT NULL
+    by text NOT NULL
+    fm_retention_pkey PRIMARY KEY (tenant_id, flow_id)
+    says_something CHECK (((completed_ms IS NOT NULL) OR (failed_ms IS NOT NULL)))
+    CREATE UNIQUE INDEX fm_retention_pkey ON public.fm_retention USING btree (tenant_id, flow_id)
 
 TABLE fm_schema
     only_row boolean NOT NULL DEFAULT true
@@ -565,6 +581,20 @@ BEGIN
 END $function$
 
 
+CREATE OR REPLACE FUNCTION public.fm_forget_whole(gone uuid[])
+ RETURNS bigint
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    DELETE FROM fm_history WHERE execution_id = ANY (gone);
+    DELETE FROM fm_progress WHERE execution_id = ANY (gone);
+    DELETE FROM fm_task_logs WHERE execution_id = ANY (gone);
+    DELETE FROM fm_jobs WHERE execution_id = ANY (gone);
+    DELETE FROM fm_context_patches WHERE execution_id = ANY (gone);
+    RETURN fm_forget(gone);
+END $function$
+
+
 CREATE OR REPLACE FUNCTION public.fm_prepare_history(weeks integer)
  RETURNS integer
  LANGUAGE plpgsql
@@ -612,6 +642,9 @@ BEGIN
         WHERE ended_at IS NOT NULL AND ended_at < ended_before AND parent_id IS NULL
           AND NOT EXISTS (SELECT 1 FROM fm_executions AS child
               WHERE child.parent_id IS NOT NULL AND child.root_id = root.id AND child.ended_at IS NULL)
+          AND NOT EXISTS (SELECT 1 FROM fm_retention AS own
+              WHERE own.tenant_id = coalesce(root.tenant_id, '') AND own.flow_id = root.flow_id
+                AND CASE WHEN root.status = 'completed' THEN own.completed_ms ELSE own.failed_ms END IS NOT NULL)
         ORDER BY ended_at LIMIT max FOR UPDATE SKIP LOCKED) AS found;
     SELECT coalesce(array_agg(id), '{}') INTO gone FROM (
         SELECT id FROM fm_executions
@@ -623,6 +656,35 @@ BEGIN
         WHERE NOT EXISTS (SELECT 1 FROM fm_executions WHERE root_id = found.id AND parent_id IS NOT NULL)
         LIMIT max - deleted) AS childless;
     RETURN deleted + fm_forget(gone);
+END $function$
+
+
+CREATE OR REPLACE FUNCTION public.fm_prune_flow(the_tenant text, the_flow text, completed_before bigint, failed_before bigint, max bigint)
+ RETURNS bigint
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    roots uuid[];
+    gone uuid[];
+    deleted bigint;
+BEGIN
+    SELECT coalesce(array_agg(id), '{}') INTO roots FROM (
+        SELECT id FROM fm_executions AS root
+        WHERE flow_id = the_flow AND coalesce(tenant_id, '') = the_tenant AND parent_id IS NULL AND ended_at IS NOT NULL
+          AND ended_at < CASE WHEN status = 'completed' THEN completed_before ELSE failed_before END
+          AND NOT EXISTS (SELECT 1 FROM fm_executions AS child
+              WHERE child.parent_id IS NOT NULL AND child.root_id = root.id AND child.ended_at IS NULL)
+        ORDER BY id LIMIT max FOR UPDATE SKIP LOCKED) AS found;
+    SELECT coalesce(array_agg(id), '{}') INTO gone FROM (
+        SELECT id FROM fm_executions
+        WHERE root_id = ANY (roots) AND parent_id IS NOT NULL AND ended_at IS NOT NULL
+        LIMIT max FOR UPDATE SKIP LOCKED) AS found;
+    deleted := fm_forget_whole(gone);
+    SELECT coalesce(array_agg(id), '{}') INTO gone FROM (
+        SELECT id FROM unnest(roots) AS found (id)
+        WHERE NOT EXISTS (SELECT 1 FROM fm_executions WHERE root_id = found.id AND parent_id IS NOT NULL)
+        LIMIT max - deleted) AS childless;
+    RETURN deleted + fm_forget_whole(gone);
 END $function$
 
 

@@ -282,19 +282,22 @@ CREATE TABLE fm_operations (
     created_at INTEGER NOT NULL,
     ended_at   INTEGER,
     operation  TEXT NOT NULL
-) STRICT;
+, tenant_id TEXT NOT NULL DEFAULT '', handled INTEGER NOT NULL DEFAULT 0, stopped_at INTEGER) STRICT;
 
 CREATE INDEX fm_operations_ended ON fm_operations (ended_at) WHERE ended_at IS NOT NULL;
 
 CREATE INDEX fm_operations_open ON fm_operations (created_at, id) WHERE ended_at IS NULL;
 
+CREATE INDEX fm_operations_tenant ON fm_operations (tenant_id, id);
+
 CREATE TABLE fm_pauses (
-    kind   TEXT NOT NULL,
-    name   TEXT NOT NULL,
-    at     INTEGER NOT NULL,
-    by     TEXT NOT NULL,
-    reason TEXT,
-    PRIMARY KEY (kind, name),
+    kind      TEXT NOT NULL,
+    tenant_id TEXT NOT NULL,
+    name      TEXT NOT NULL,
+    at        INTEGER NOT NULL,
+    by        TEXT NOT NULL,
+    reason    TEXT,
+    PRIMARY KEY (kind, tenant_id, name),
     CONSTRAINT kind_known CHECK (kind IN ('pool', 'flow'))
 ) STRICT, WITHOUT ROWID;
 
@@ -317,6 +320,17 @@ CREATE TABLE fm_progress (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX fm_progress_at ON fm_progress (at);
+
+CREATE TABLE fm_retention (
+    tenant_id    TEXT NOT NULL,
+    flow_id      TEXT NOT NULL,
+    completed_ms INTEGER,
+    failed_ms    INTEGER,
+    at           INTEGER NOT NULL,
+    by           TEXT NOT NULL,
+    PRIMARY KEY (tenant_id, flow_id),
+    CONSTRAINT says_something CHECK (completed_ms IS NOT NULL OR failed_ms IS NOT NULL)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE fm_schema (
     only_row      INTEGER PRIMARY KEY DEFAULT 1 CHECK (only_row = 1),

@@ -191,6 +191,10 @@ impl DispatchQueue for SimQueue {
         self.0.queue().workers().await
     }
 
+    async fn ask_to_drain(&self, worker: &WorkerPresence) -> Result<(), QueueError> {
+        self.0.queue().ask_to_drain(worker).await
+    }
+
     async fn generations(&self, pools: &[String]) -> Result<Vec<Option<u64>>, QueueError> {
         self.before().await?;
         let mut generations = self.0.queue().generations(pools).await?;

@@ -12,11 +12,11 @@ use flowmonkey_engine::store::{
     AccessStore, ApiKey, ApiKeyFilter, ArchivedFlow, AuditEntry, AuditFilter, AuditRow, AuditSeal, Batch,
     BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, ControlStore, Count,
     Delivery, DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskEntry,
-    FailedTaskFilter, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage,
-    LogFilter, LogRow, NewDelivery, ObjectTable, Operation, OperationItem, Pause, PauseKind, ProgressRow,
-    ProgressStore, PublishOutcome, PublishedEvent, PublishedFlow, Retention, SearchStore, SettledDelivery,
-    Settlement, Staged, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
-    Webhook, WebhookNote,
+    FailedTaskFilter, FlowRetention, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join,
+    JoinState, ListPage, LogFilter, LogRow, NewDelivery, ObjectTable, Operation, OperationItem, Pause,
+    PauseKind, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, PublishedFlow, Retention,
+    SearchStore, SettledDelivery, Settlement, Staged, Store, StoreError, StoredCheckpoint, TableDefinition,
+    TableRowRecord, TaskOut, Webhook, WebhookNote,
 };
 
 use crate::boundary::Boundary;
@@ -586,6 +586,19 @@ impl ControlStore for SimStore {
         self.call(self.0.store.open_operations(max)).await
     }
 
+    async fn operations(
+        &self,
+        tenant: Option<&str>,
+        before: Option<&str>,
+        max: usize,
+    ) -> Result<Vec<Operation>, StoreError> {
+        self.call(self.0.store.operations(tenant, before, max)).await
+    }
+
+    async fn stop_operation(&self, id: &str, at: Timestamp) -> Result<bool, StoreError> {
+        self.call(self.0.store.stop_operation(id, at)).await
+    }
+
     async fn note_operation(&self, id: &str, items: &[OperationItem]) -> Result<(), StoreError> {
         self.call(self.0.store.note_operation(id, items)).await
     }
@@ -597,6 +610,27 @@ impl ControlStore for SimStore {
         max: usize,
     ) -> Result<Vec<OperationItem>, StoreError> {
         self.call(self.0.store.operation_items(id, before, max)).await
+    }
+
+    async fn flow_retentions(&self) -> Result<Vec<FlowRetention>, StoreError> {
+        self.call(self.0.store.flow_retentions()).await
+    }
+
+    async fn set_flow_retention(&self, retention: &FlowRetention) -> Result<(), StoreError> {
+        self.call(self.0.store.set_flow_retention(retention)).await
+    }
+
+    async fn lift_flow_retention(&self, tenant: Option<&str>, flow: &str) -> Result<bool, StoreError> {
+        self.call(self.0.store.lift_flow_retention(tenant, flow)).await
+    }
+
+    async fn prune_flow(
+        &self,
+        retention: &FlowRetention,
+        now: Timestamp,
+        max: usize,
+    ) -> Result<usize, StoreError> {
+        self.call(self.0.store.prune_flow(retention, now, max)).await
     }
 
     async fn forget_operations(&self, before: Timestamp, max: usize) -> Result<usize, StoreError> {

@@ -32,7 +32,11 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         presence.draining = shared.draining.is_cancelled();
         presence.running = u32::try_from(shared.running.len()).unwrap_or(u32::MAX);
         let wait = match within_limit(shared.queue.announce(&presence)).await {
-            Ok(()) => {
+            Ok(asked_to_drain) => {
+                if asked_to_drain && !shared.asked_to_drain.is_cancelled() {
+                    tracing::info!("somebody has asked the worker to drain");
+                    shared.asked_to_drain.cancel();
+                }
                 if failures > 0 {
                     tracing::info!(failures, "the worker is announced again");
                 }
@@ -89,7 +93,7 @@ fn public(manifest: &Manifest) -> Manifest {
     Manifest { env: BTreeMap::new(), ..manifest.clone() }
 }
 
-async fn within_limit(call: impl Future<Output = Result<(), QueueError>>) -> Result<(), QueueError> {
+async fn within_limit<T>(call: impl Future<Output = Result<T, QueueError>>) -> Result<T, QueueError> {
     let too_long = || QueueError::Unavailable(format!("no answer within {ANNOUNCE_LIMIT:?}").into());
     timeout(ANNOUNCE_LIMIT, call).await.unwrap_or_else(|_| Err(too_long()))
 }

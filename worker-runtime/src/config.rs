@@ -18,6 +18,8 @@ pub const HEARTBEAT_MS_MIN: u64 = 10;
 pub const CHECKPOINT_WAIT_MS: u64 = 30_000;
 /// Default milliseconds before results are written to disk.
 pub const SPILL_AFTER_MS: u64 = 5_000;
+/// Default time that handlers have to end by themselves when somebody has asked the worker to drain.
+pub const DRAIN_GRACE_MS: u64 = 30_000;
 /// Default bytes of results on disk.
 pub const SPILL_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
@@ -44,6 +46,8 @@ pub struct WorkerConfig {
     pub cancel_grace_ms: u64,
     /// Milliseconds that a handler has to end after a drain's grace has passed, to save a checkpoint. Default 1,000.
     pub stop_grace_ms: u64,
+    /// Milliseconds that handlers have to end by themselves when somebody has asked the worker to drain. Default 30,000.
+    pub drain_grace_ms: u64,
     /// Milliseconds at the end of a drain for reporting what is done, while the queue is unreachable. Default 10,000.
     pub flush_ms: u64,
     /// Log lines kept of one attempt. Default 1,000.
@@ -77,6 +81,7 @@ impl WorkerConfig {
             poll_ms: 1_000,
             cancel_grace_ms: 10_000,
             stop_grace_ms: 1_000,
+            drain_grace_ms: DRAIN_GRACE_MS,
             flush_ms: 10_000,
             log_lines_max: crate::journal::LOG_LINES_DEFAULT,
             checkpoint_wait_ms: CHECKPOINT_WAIT_MS,
@@ -122,6 +127,10 @@ impl WorkerConfig {
 
     pub(crate) fn cancel_grace(&self) -> Duration {
         Duration::from_millis(self.cancel_grace_ms)
+    }
+
+    pub(crate) fn drain_grace(&self) -> Duration {
+        Duration::from_millis(self.drain_grace_ms)
     }
 
     pub(crate) fn stop_grace(&self) -> Duration {

@@ -48,6 +48,8 @@ pub(crate) struct Shared {
     reporter: TaskTracker,
     /// Cancelled: nothing is claimed any more.
     pub(crate) draining: CancellationToken,
+    /// Cancelled: somebody has asked the worker to drain.
+    pub(crate) asked_to_drain: CancellationToken,
     /// Cancelled: leases are no longer kept.
     pub(crate) heartbeats_end: CancellationToken,
     /// Cancelled: the worker was announced, or that has failed once.
@@ -82,6 +84,7 @@ impl Worker {
             handlers: TaskTracker::new(),
             reporter: TaskTracker::new(),
             draining: CancellationToken::new(),
+            asked_to_drain: CancellationToken::new(),
             heartbeats_end: CancellationToken::new(),
             announced: CancellationToken::new(),
             retired: CancellationToken::new(),
@@ -113,6 +116,7 @@ impl Worker {
         let report = report::run(Arc::clone(&shared), outlets, receiver, reported.drop_guard());
         shared.reporter.spawn(report);
         shared.claimer.spawn(Claimer::new(Arc::clone(&shared), sender).run());
+        shared.handlers.spawn(drain_when_asked(Arc::clone(&shared)));
         tracing::info!(worker = %shared.config.worker_id, slots = shared.config.concurrency, "worker started");
         Ok(WorkerHandle {
             _stop_claiming: shared.draining.clone().drop_guard(),
@@ -171,49 +175,67 @@ impl WorkerHandle {
     /// Ends the worker: claims no more, gives handlers `grace` to end by themselves, stops the rest and hands it back, and
     /// reports all of it. Takes at most `grace` and the configured `stop_grace_ms` and `flush_ms`.
     pub async fn drain(self, grace: Duration) -> DrainReport {
-        let shared = &self.shared;
-        let metrics = &shared.metrics;
-        let ended = || {
-            let WorkerMetrics { succeeded, failed, waited, .. } = &**metrics;
-            succeeded.get() + failed.get() + waited.get()
-        };
-        let (ended_before, stopped_before, released_before) =
-            (ended(), metrics.stopped.get(), metrics.released.get());
-        shared.draining.cancel();
-        for tracker in [&shared.claimer, &shared.attempts, &shared.reporter] {
-            tracker.close();
-        }
-        let work = async {
-            shared.claimer.wait().await;
-            shared.attempts.wait().await;
-        };
-        if timeout(grace, work).await.is_err() {
-            tracing::info!(
-                attempts = shared.attempts.len(),
-                "the drain's grace has passed; stopping handlers"
-            );
-            shared.running.stop_all(Stop::Drain);
-        }
-        let flush = Duration::from_millis(shared.config.flush_ms);
-        let rest = async {
-            shared.claimer.wait().await;
-            shared.attempts.wait().await;
-            shared.reporter.wait().await;
-        };
-        if timeout(shared.config.stop_grace() + flush, rest).await.is_err() {
-            tracing::warn!(attempts = shared.running.len(), "the drain ended before everything was reported");
-        }
-        shared.heartbeats_end.cancel();
-        if timeout(2 * ANNOUNCE_LIMIT, shared.retired.cancelled()).await.is_err() {
-            tracing::warn!("the worker's end could not be announced in time");
-        }
-        let spilled = shared.running.spilled();
-        DrainReport {
-            finished: ended() - ended_before,
-            stopped: metrics.stopped.get() - stopped_before,
-            released: metrics.released.get() - released_before,
-            spilled: u64::try_from(spilled).unwrap_or(u64::MAX),
-            unreported: u64::try_from(shared.running.len().saturating_sub(spilled)).unwrap_or(u64::MAX),
-        }
+        drain(&self.shared, grace).await
+    }
+
+    /// Waits until the worker has left because somebody asked it to drain through the queue: it has claimed no more since,
+    /// what it had has ended within the configured `drain_grace_ms` or was handed back, and it is out of the books.
+    pub async fn drained(&self) {
+        self.shared.asked_to_drain.cancelled().await;
+        self.shared.retired.cancelled().await;
+    }
+}
+
+async fn drain_when_asked(shared: Arc<Shared>) {
+    tokio::select! {
+        biased;
+        () = shared.asked_to_drain.cancelled() => {}
+        // It ends anyhow.
+        () = shared.draining.cancelled() => return,
+    }
+    let report = drain(&shared, shared.config.drain_grace()).await;
+    tracing::info!(?report, "the worker has drained");
+}
+
+async fn drain(shared: &Shared, grace: Duration) -> DrainReport {
+    let metrics = &shared.metrics;
+    let ended = || {
+        let WorkerMetrics { succeeded, failed, waited, .. } = &**metrics;
+        succeeded.get() + failed.get() + waited.get()
+    };
+    let (ended_before, stopped_before, released_before) =
+        (ended(), metrics.stopped.get(), metrics.released.get());
+    shared.draining.cancel();
+    for tracker in [&shared.claimer, &shared.attempts, &shared.reporter] {
+        tracker.close();
+    }
+    let work = async {
+        shared.claimer.wait().await;
+        shared.attempts.wait().await;
+    };
+    if timeout(grace, work).await.is_err() {
+        tracing::info!(attempts = shared.attempts.len(), "the drain's grace has passed; stopping handlers");
+        shared.running.stop_all(Stop::Drain);
+    }
+    let flush = Duration::from_millis(shared.config.flush_ms);
+    let rest = async {
+        shared.claimer.wait().await;
+        shared.attempts.wait().await;
+        shared.reporter.wait().await;
+    };
+    if timeout(shared.config.stop_grace() + flush, rest).await.is_err() {
+        tracing::warn!(attempts = shared.running.len(), "the drain ended before everything was reported");
+    }
+    shared.heartbeats_end.cancel();
+    if timeout(2 * ANNOUNCE_LIMIT, shared.retired.cancelled()).await.is_err() {
+        tracing::warn!("the worker's end could not be announced in time");
+    }
+    let spilled = shared.running.spilled();
+    DrainReport {
+        finished: ended() - ended_before,
+        stopped: metrics.stopped.get() - stopped_before,
+        released: metrics.released.get() - released_before,
+        spilled: u64::try_from(spilled).unwrap_or(u64::MAX),
+        unreported: u64::try_from(shared.running.len().saturating_sub(spilled)).unwrap_or(u64::MAX),
     }
 }

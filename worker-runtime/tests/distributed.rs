@@ -150,6 +150,29 @@ async fn workers_are_announced_before_they_claim_and_retire_at_the_end() {
 }
 
 #[tokio::test]
+async fn a_worker_that_is_asked_to_drain_finishes_what_it_has_and_leaves() {
+    let queue = Probe::new();
+    let gated = Gated::new();
+    // It is announced again soon.
+    queue.failing_announcements.store(true, Ordering::SeqCst);
+    let worker = start(config(), &queue, Arc::default(), [gated.handler()]);
+    queue.queue.push(vec![task("t", "gated")]).await.unwrap();
+    wait_for(&gated.started, 1).await;
+    queue.asks_to_drain.store(true, Ordering::SeqCst);
+    queue.failing_announcements.store(false, Ordering::SeqCst);
+    let mut announced = queue.announced.subscribe();
+    soon(announced.wait_for(|announced| announced.iter().any(|presence| presence.draining))).await.unwrap();
+    queue.queue.push(vec![task("later", "gated")]).await.unwrap();
+    gated.gate.add_permits(1);
+    assert_eq!(queue.result().await.task_id, "t");
+    soon(worker.drained()).await;
+    assert_eq!(queue.queue.workers().await.unwrap(), []);
+    let depths = queue.queue.depths().await.unwrap();
+    assert_eq!((depths[0].1.normal, depths[0].1.in_flight), (1, 0), "it has claimed no more");
+    assert_eq!(soon(worker.drain(LONG)).await, DrainReport::default());
+}
+
+#[tokio::test]
 async fn announcements_that_fail_hold_nothing_up_and_are_repeated() {
     let queue = Probe::new();
     let gated = Gated::new();

@@ -22,8 +22,10 @@ pub(crate) async fn worker(args: WorkerArgs) -> Result<Exit, CliError> {
         handlers = process.handler_types.join(", "),
         engines = args.engines.join(", "),
     ));
-    signals.next().await;
-    tell("stopping: running handlers may end; once more to leave at once");
+    tokio::select! {
+        () = signals.next() => tell("stopping: running handlers may end; once more to leave at once"),
+        () = process.drained() => tell("somebody has asked this worker to drain; it has"),
+    }
     tokio::select! {
         report = process.close(Duration::from_millis(args.grace_ms)) => {
             tell(&format!(

@@ -150,6 +150,7 @@ impl EngineProcess {
         let name = format!("{}-worker-{:08x}", self.engine.config().engine_id, entropy.bits() >> 96);
         let config = WorkerConfig {
             concurrency,
+            drain_grace_ms: args.grace_ms,
             heartbeat_ms: u64::try_from(heartbeat.as_millis()).unwrap_or(u64::MAX),
             pool_prefix: EMBEDDED_POOLS.into(),
             checkpoint_wait_ms: args.checkpoints.wait_ms,

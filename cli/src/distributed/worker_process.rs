@@ -74,6 +74,7 @@ impl WorkerProcess {
         let config = WorkerConfig {
             concurrency: args.handlers.concurrency.map_or(CONCURRENCY, |given| given as usize),
             heartbeat_ms: args.heartbeat_ms,
+            drain_grace_ms: args.grace_ms,
             spill_dir: args.spill_dir.clone(),
             checkpoint_wait_ms: args.checkpoints.wait_ms,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -85,6 +86,11 @@ impl WorkerProcess {
             .with_result_route(Arc::new(EngineRoute(plumbing.clone())));
         let handle = worker.start().map_err(CliError::io("cannot start the worker"))?;
         Ok(Self { name, handler_types, handle, queue, plumbing })
+    }
+
+    /// Waits until the worker has left because somebody asked it to drain.
+    pub(crate) async fn drained(&self) {
+        self.handle.drained().await;
     }
 
     /// Claims no more, lets what runs end within `grace`, and gives back the rest.

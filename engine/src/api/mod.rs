@@ -5,6 +5,7 @@
 
 mod access;
 mod audit;
+mod bulk;
 mod cloud_events;
 mod deletion;
 mod docs;
@@ -15,7 +16,9 @@ mod failed_tasks;
 mod fields;
 mod flows;
 mod gate;
+mod graphs;
 mod guard;
+mod handlers;
 mod jobs;
 mod keys;
 mod live;
@@ -28,6 +31,7 @@ mod problem;
 mod progress;
 mod rate;
 mod request;
+mod retention;
 mod search;
 mod serve;
 mod start;
@@ -37,6 +41,7 @@ mod verbs;
 mod versions;
 mod wait;
 mod webhooks;
+mod workers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,6 +124,8 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
     Router::new()
         .route("/v1/flows/{id}", get(flows::get).post(versions::verb))
         .route("/v1/flows/{id}/versions", get(versions::versions))
+        .route("/v1/flows/{id}/graph", get(graphs::graph))
+        .route("/v1/flows/{id}/retention", get(retention::get).put(retention::set).delete(retention::lift))
         .route("/v1/flows/{id}/executions", post(start::of_flow))
         .route("/v1/executions", get(search::list).post(start::start))
         .route("/v1/executions:count", get(search::count))
@@ -147,9 +154,14 @@ pub fn router(engine: Arc<Engine>, options: ApiOptions) -> Router {
         .route("/v1/keys", get(keys::list).post(keys::create))
         .route("/v1/keys/{target}", post(keys::verb))
         .route("/v1/audit", get(audit::list))
+        .route("/v1/operations", get(bulk::list).post(bulk::create))
+        .route("/v1/operations/{target}", get(bulk::get).post(bulk::verb))
+        .route("/v1/operations/{id}/items", get(bulk::items))
         .route("/v1/queues", get(operations::queues))
         .route("/v1/queues/{target}", post(pauses::pool_verb))
+        .route("/v1/handlers", get(handlers::list))
         .route("/v1/workers", get(operations::workers))
+        .route("/v1/workers/{target}", post(workers::verb))
         .route("/v1/failed-tasks", get(failed_tasks::list))
         .route("/v1/failed-tasks/{target}", get(failed_tasks::get).post(failed_tasks::verb))
         .route("/v1/tables", get(tables::list))

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::apply::CommandError;
 use crate::engine::EngineError;
+use crate::outcome::rejection_code;
 use crate::store::StoreError;
 
 /// Seconds after which a request that met a full or unavailable engine may come again.
@@ -407,28 +408,6 @@ impl From<CommandError> for Problem {
             CommandError::Rejected(rejection) => rejection.into(),
             CommandError::Engine(error) => error.into(),
         }
-    }
-}
-
-/// The stable code of a refusal.
-const fn rejection_code(rejection: &Rejection) -> &'static str {
-    match rejection {
-        Rejection::Finished(_) => "EXECUTION_FINISHED",
-        Rejection::StaleAttempt => "STALE_ATTEMPT",
-        Rejection::StaleJoin => "STALE_JOIN",
-        Rejection::AlreadyCancelling => "ALREADY_CANCELLING",
-        Rejection::Compensating => "COMPENSATING",
-        Rejection::NotWaiting(_) => "NOT_WAITING",
-        Rejection::InvalidAnswer(_) => "INVALID_ANSWER",
-        Rejection::SignalBufferFull { .. } => "SIGNAL_BUFFER_FULL",
-        Rejection::DuplicateSignal => "DUPLICATE_SIGNAL",
-        Rejection::AlreadyPaused => "ALREADY_PAUSED",
-        Rejection::NotPaused => "NOT_PAUSED",
-        Rejection::Paused => "EXECUTION_PAUSED",
-        Rejection::NotRetryable(_) => "NOT_RETRYABLE",
-        Rejection::Compensated => "ALREADY_COMPENSATED",
-        Rejection::CountedChild => "COUNTED_CHILD",
-        Rejection::NothingDue => "NOTHING_DUE",
     }
 }
 

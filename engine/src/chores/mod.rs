@@ -9,6 +9,7 @@ pub mod fall_back;
 pub mod jobs;
 pub mod leftovers;
 pub mod objects;
+pub mod operations;
 pub(crate) mod patches;
 pub mod presence;
 pub mod progress;
@@ -38,17 +39,18 @@ const LEFTOVERS_EVERY: Duration = Duration::from_millis(250);
 /// Time between looks at what people have paused and archived.
 const CONTROLS_EVERY: Duration = Duration::from_secs(1);
 
+/// Time between looks for operations on many executions.
+const OPERATIONS_EVERY: Duration = Duration::from_secs(1);
+/// How long the operations are one engine's: longer than a batch of each takes.
+const OPERATIONS_TURN: Duration = Duration::from_secs(15);
+
 /// A turn outlives so many pauses of its holder.
 const TURN_PAUSES: u32 = 2;
 
 /// Runs all chores until `shutdown`.
 pub fn spawn_all(engine: &Arc<Engine>, tracker: &TaskTracker, shutdown: &CancellationToken) {
-    let chore = |name: &'static str| Chore {
-        name,
-        engine: engine.clone(),
-        shutdown: shutdown.clone(),
-        in_turn: false,
-    };
+    let chore =
+        |name: &'static str| Chore { name, engine: engine.clone(), shutdown: shutdown.clone(), turn: None };
     let config = engine.config();
     for number in 0..config.collectors.max(1) {
         tracker.spawn(collector::run(chore("collector"), number));
@@ -66,6 +68,8 @@ pub fn spawn_all(engine: &Arc<Engine>, tracker: &TaskTracker, shutdown: &Cancell
     tracker.spawn(chore("sweeper").in_turn().every(config.sweep_every, sweeper::tick));
     tracker.spawn(chore("jobs").in_turn().every(config.jobs_every, jobs::tick));
     tracker.spawn(chore("pruner").in_turn().every(config.prune_every, pruner::tick));
+    let operations = chore("operations").in_turn_of(OPERATIONS_TURN);
+    tracker.spawn(operations.every(OPERATIONS_EVERY, operations::tick));
     tracker.spawn(chore("audit").in_turn().every(config.seal_audit_every, audit::tick));
     if config.objects.is_some() {
         tracker.spawn(chore("objects").in_turn().every(config.collect_objects_every, objects::tick));
@@ -77,7 +81,8 @@ pub(crate) struct Chore {
     name: &'static str,
     pub(crate) engine: Arc<Engine>,
     pub(crate) shutdown: CancellationToken,
-    in_turn: bool,
+    /// Whether only one of several engines does it at a time, and for how long at least.
+    turn: Option<Duration>,
 }
 
 impl Chore {
@@ -89,10 +94,13 @@ impl Chore {
     ) {
         let mut backoff = Backoff::default();
         while !self.shutdown.is_cancelled() {
-            let is_ours = !self.in_turn || {
-                let turn = self.engine.has_turn(self.name, pause * TURN_PAUSES).await;
-                // Whether it is our turn shows when the record is back.
-                turn.unwrap_or(false)
+            let is_ours = match self.turn {
+                None => true,
+                Some(least) => {
+                    let turn = self.engine.has_turn(self.name, least.max(pause * TURN_PAUSES)).await;
+                    // Whether it is our turn shows when the record is back.
+                    turn.unwrap_or(false)
+                }
             };
             if !is_ours {
                 self.rest(pause).await;
@@ -111,8 +119,13 @@ impl Chore {
     }
 
     /// Only one of several engines does it at a time, for all.
-    const fn in_turn(mut self) -> Self {
-        self.in_turn = true;
+    const fn in_turn(self) -> Self {
+        self.in_turn_of(Duration::ZERO)
+    }
+
+    /// As [`Self::in_turn`], for at least so long.
+    const fn in_turn_of(mut self, least: Duration) -> Self {
+        self.turn = Some(least);
         self
     }
 

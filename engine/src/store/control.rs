@@ -154,7 +154,7 @@ pub struct Operation {
     pub max: u64,
     /// When it was asked for.
     pub created_at: Timestamp,
-    /// When it was done with all.
+    /// When it was done with all, or had stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
     /// The execution that was looked at last; newest first, and none that was made after the operation.
@@ -164,6 +164,27 @@ pub struct Operation {
     pub done: u64,
     /// Executions that refused it.
     pub refused: u64,
+    /// When somebody asked it to stop. Only [`ControlStore::stop_operation`] sets it.
+    #[serde(skip)]
+    pub stopped_at: Option<Timestamp>,
+    /// Why it cannot be carried out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+impl Operation {
+    /// Executions that it is done with.
+    #[must_use]
+    pub const fn handled(&self) -> u64 {
+        self.done.saturating_add(self.refused)
+    }
+
+    /// Whether this comes after what is stored.
+    pub(super) fn follows(&self, stored: &Self) -> bool {
+        let is_further = stored.handled() < self.handled();
+        let ends = stored.handled() == self.handled() && self.ended_at.is_some();
+        stored.ended_at.is_none() && (is_further || ends)
+    }
 }
 
 /// What came of an operation for one execution.
@@ -173,6 +194,42 @@ pub struct OperationItem {
     pub execution: ExecutionId,
     /// Code of the refusal; none: it was carried out.
     pub code: Option<String>,
+}
+
+/// How long the executions of a flow are kept after their end, where that is not the default: those of trees whose root is
+/// one of the flow's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowRetention {
+    /// Whose flow; none: nobody's.
+    pub tenant: Option<String>,
+    /// Its id.
+    pub flow_id: String,
+    /// Milliseconds that those are kept which completed; none: the default.
+    pub completed_ms: Option<u64>,
+    /// Milliseconds that those are kept which failed or were cancelled; none: the default.
+    pub failed_ms: Option<u64>,
+    /// When it was said.
+    pub at: Timestamp,
+    /// Who said it.
+    pub by: String,
+}
+
+impl FlowRetention {
+    /// Executions that completed before this instant go.
+    #[must_use]
+    pub fn completed_before(&self, now: Timestamp) -> Option<Timestamp> {
+        self.completed_ms.map(|kept| earlier(now, kept))
+    }
+
+    /// Executions that ended otherwise before this instant go.
+    #[must_use]
+    pub fn failed_before(&self, now: Timestamp) -> Option<Timestamp> {
+        self.failed_ms.map(|kept| earlier(now, kept))
+    }
+}
+
+fn earlier(now: Timestamp, kept_ms: u64) -> Timestamp {
+    Timestamp::from_millis(now.as_millis().saturating_sub(i64::try_from(kept_ms).unwrap_or(i64::MAX)))
 }
 
 /// A version of a flow that does not start any more.
@@ -236,7 +293,7 @@ pub trait ControlStore: Send + Sync + 'static {
     /// that they published go along once they are delivered, the idempotency key with the root. Rows of tables stay.
     async fn delete_tree(&self, root: &Execution, max: usize) -> Result<usize, StoreError>;
 
-    /// Stores an operation, or its progress.
+    /// Stores an operation, or its progress: what is behind that of another engine, or comes after the end, changes nothing.
     async fn save_operation(&self, operation: &Operation) -> Result<(), StoreError>;
 
     /// An operation.
@@ -244,6 +301,17 @@ pub trait ControlStore: Send + Sync + 'static {
 
     /// Operations that are not done, oldest first.
     async fn open_operations(&self, max: usize) -> Result<Vec<Operation>, StoreError>;
+
+    /// Operations of a tenant, or of all, newest first (ids begin with their instants), before `before`.
+    async fn operations(
+        &self,
+        tenant: Option<&str>,
+        before: Option<&str>,
+        max: usize,
+    ) -> Result<Vec<Operation>, StoreError>;
+
+    /// Notes that an operation is to stop; false when it has ended, was stopped before, or does not exist.
+    async fn stop_operation(&self, id: &str, at: Timestamp) -> Result<bool, StoreError>;
 
     /// Notes what came of an operation for some executions. Repeatable: what was noted first stays.
     async fn note_operation(&self, id: &str, items: &[OperationItem]) -> Result<(), StoreError>;
@@ -255,6 +323,24 @@ pub trait ControlStore: Send + Sync + 'static {
         before: Option<ExecutionId>,
         max: usize,
     ) -> Result<Vec<OperationItem>, StoreError>;
+
+    /// How long executions are kept of flows where that is not the default, by tenant and flow.
+    async fn flow_retentions(&self) -> Result<Vec<FlowRetention>, StoreError>;
+
+    /// Says how long the executions of a flow are kept, whatever was said before.
+    async fn set_flow_retention(&self, retention: &FlowRetention) -> Result<(), StoreError>;
+
+    /// The default holds again for a flow; false when it did.
+    async fn lift_flow_retention(&self, tenant: Option<&str>, flow: &str) -> Result<bool, StoreError>;
+
+    /// Deletes at most `max` executions of a flow that have passed its retention, with all that belongs to them: trees of
+    /// which nothing is alive, as [`Store::prune`](super::Store::prune) does, which leaves them alone. How many went.
+    async fn prune_flow(
+        &self,
+        retention: &FlowRetention,
+        now: Timestamp,
+        max: usize,
+    ) -> Result<usize, StoreError>;
 
     /// Forgets operations that ended before an instant, at most `max`; how many went.
     async fn forget_operations(&self, before: Timestamp, max: usize) -> Result<usize, StoreError>;
@@ -316,13 +402,34 @@ pub(super) fn archived_flow(row: &impl RecordRow) -> Result<ArchivedFlow, StoreE
     })
 }
 
-/// An operation: one column.
+/// An operation, in the order of the columns of `operations_*`.
 pub(super) fn operation(row: &impl RecordRow) -> Result<Operation, StoreError> {
-    rows::parsed(row, 0, &"a row of fm_operations")
+    let what = "a row of fm_operations";
+    let operation: Operation = rows::parsed(row, 0, &what)?;
+    let stopped_at: Option<i64> = rows::column(row, 1, &what)?;
+    Ok(Operation { stopped_at: stopped_at.map(Timestamp::from_millis), ..operation })
 }
 
 /// What came of an operation for one execution.
 pub(super) fn operation_item(row: &impl RecordRow) -> Result<OperationItem, StoreError> {
     let what = "a row of fm_operation_items";
     Ok(OperationItem { execution: rows::id(row, 0, &what)?, code: rows::column(row, 1, &what)? })
+}
+
+/// How long a flow's executions are kept, in the order of the columns of `retention_list`.
+pub(super) fn flow_retention(row: &impl RecordRow) -> Result<FlowRetention, StoreError> {
+    let what = "a row of fm_retention";
+    let millis = |place| -> Result<Option<u64>, StoreError> {
+        let millis: Option<i64> = rows::column(row, place, &what)?;
+        let whole = |millis| u64::try_from(millis).map_err(|error| rows::corrupt(what, error));
+        millis.map(whole).transpose()
+    };
+    Ok(FlowRetention {
+        tenant: tenants::owner(rows::column(row, 0, &what)?),
+        flow_id: rows::column(row, 1, &what)?,
+        completed_ms: millis(2)?,
+        failed_ms: millis(3)?,
+        at: rows::instant(row, 4, &what)?,
+        by: rows::column(row, 5, &what)?,
+    })
 }

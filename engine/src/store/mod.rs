@@ -41,8 +41,8 @@ use crate::access::Visibility;
 pub use access::{AccessStore, ApiKey, ApiKeyFilter, AuditEntry, AuditFilter, AuditRow, AuditSeal};
 pub use context::{ContextPatch, ContextStore, Staged};
 pub use control::{
-    ArchivedFlow, ControlStore, FailedTaskEntry, FailedTaskFilter, Operation, OperationItem, Pause,
-    PauseKind, SettledAs, Settlement,
+    ArchivedFlow, ControlStore, FailedTaskEntry, FailedTaskFilter, FlowRetention, Operation, OperationItem,
+    Pause, PauseKind, SettledAs, Settlement,
 };
 pub use error::StoreError;
 pub use events::{

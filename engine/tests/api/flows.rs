@@ -1,7 +1,9 @@
 //! Publishing and reading flows.
 
 use axum::body::Body;
-use serde_json::json;
+use flowmonkey_engine::chores::pruner;
+use flowmonkey_engine::store::{ControlStore as _, FlowRetention};
+use serde_json::{Value, json};
 
 use crate::{Server, flow, greet, pointers, request, work};
 
@@ -82,4 +84,87 @@ async fn a_flow_larger_than_the_limit_is_refused_before_it_is_read() {
     let server = Server::new().await;
     let large = "#".repeat(flowmonkey_engine::api::FLOW_BODY_BYTES_MAX + 1);
     server.text("/v1/flows", "application/yaml", &large).await.problem(413, "BODY_TOO_LARGE");
+}
+
+#[tokio::test]
+async fn a_flow_is_shown_as_a_graph() {
+    let server = Server::with_flows().await;
+    let drawn = server.get("/v1/flows/ask/graph").await.expect(200);
+    let ids: Vec<&str> =
+        drawn["nodes"].as_array().unwrap().iter().map(|node| node["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["/approve", "/paid"]);
+    assert_eq!(
+        drawn["nodes"][0],
+        json!({ "id": "/approve", "stepId": "approve", "type": "approval", "kind": "wait", "initial": true,
+            "conditional": false })
+    );
+    assert_eq!(
+        drawn["edges"],
+        json!([
+            { "from": "/approve", "to": "/paid", "kind": "success" },
+            { "from": "/paid", "to": null, "kind": "success" },
+        ])
+    );
+    assert_eq!((&drawn["id"], &drawn["version"]), (&json!("ask"), &json!("1.0.0")));
+    let text = server.raw("/v1/flows/ask/graph?version=1.0.0&format=mermaid").await;
+    assert!(text.starts_with("flowchart TD\n"), "{text}");
+    server.get("/v1/flows/ask/graph?format=svg").await.problem(422, "INVALID_PARAMETER");
+    server.get("/v1/flows/ask/graph?version=9.0.0").await.problem(404, "FLOW_NOT_FOUND");
+    server.get("/v1/flows/none/graph").await.problem(404, "FLOW_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn a_flow_says_how_long_its_executions_are_kept() {
+    let server = Server::with_flows().await;
+    let send = async |method: &str, body: Value| {
+        let headers = [("content-type", "application/json")];
+        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+        server.send(request(method, "/v1/flows/greet/retention", &headers, body)).await
+    };
+    let none = send("GET", json!(null)).await.expect(200);
+    let expected = json!({ "flowId": "greet", "tenantId": null, "completedDays": null, "failedDays": null,
+        "defaultDays": 30.0, "setAt": null, "setBy": null });
+    assert_eq!(none, expected);
+    let set = send("PUT", json!({ "completedDays": 1, "failedDays": 400 })).await.expect(200);
+    assert_eq!(
+        (&set["completedDays"], &set["failedDays"], &set["setBy"]),
+        (&json!(1), &json!(400), &json!("anonymous"))
+    );
+    assert_eq!(send("GET", json!(null)).await.expect(200), set);
+    let replaced = send("PUT", json!({ "completedDays": 2 })).await.expect(200);
+    assert_eq!((&replaced["completedDays"], &replaced["failedDays"]), (&json!(2), &json!(null)));
+    for (body, pointer) in [
+        (json!({}), "/completedDays"),
+        (json!({ "completedDays": 0 }), "/completedDays"),
+        (json!({ "failedDays": 36_501 }), "/failedDays"),
+        (json!({ "failedDays": 1.5 }), "/failedDays"),
+        (json!({ "failedDays": 1, "keys": 1 }), "/keys"),
+    ] {
+        let problem = send("PUT", body.clone()).await.problem(422, "INVALID_REQUEST");
+        assert_eq!(pointers(&problem), [pointer], "{body}");
+    }
+    assert_eq!(send("DELETE", json!(null)).await.expect(200), expected);
+    server.get("/v1/flows/none/retention").await.problem(404, "FLOW_NOT_FOUND");
+
+    // The pruner keeps to it: what ended a day ago is not there any more.
+    let id = server.start("greet", json!({})).await;
+    let other = server.start("greet", json!({})).await;
+    pruner::tick(&server.engine).await.unwrap();
+    server.get(&format!("/v1/executions/{other}")).await.expect(200);
+    let now = server.engine.now();
+    let at_once = FlowRetention {
+        tenant: None,
+        flow_id: "greet".into(),
+        completed_ms: Some(0),
+        failed_ms: None,
+        at: now,
+        by: "me".into(),
+    };
+    server.record.set_flow_retention(&at_once).await.unwrap();
+    // Clocks have milliseconds.
+    while server.engine.now() == now {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(pruner::tick(&server.engine).await.unwrap().rows, 2);
+    server.get(&format!("/v1/executions/{id}")).await.problem(404, "EXECUTION_NOT_FOUND");
 }

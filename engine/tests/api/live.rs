@@ -73,7 +73,7 @@ impl Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tracker.spawn(serve(listener, router.clone(), end.clone()));
-        let server = Server { engine, record, router };
+        let server = Server { engine, record, router, queue: queue.clone() };
         for flow in [flow("greet", greet()), flow("ask", ask()), flow("work", work())] {
             let status = server.post("/v1/flows", &flow).await.status.as_u16();
             assert!(status == 201 || status == 200, "{status}");

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 mod away;
+mod bulk;
 mod control;
 mod described;
 mod executions;
@@ -49,6 +50,7 @@ pub(crate) struct Server {
     pub(crate) engine: Arc<Engine>,
     pub(crate) record: Arc<Away>,
     pub(crate) router: Router,
+    pub(crate) queue: Arc<LocalQueue>,
 }
 
 /// An answer, its body read.
@@ -99,16 +101,17 @@ impl Server {
     pub(crate) async fn with(options: ApiOptions) -> Self {
         let record = Arc::new(Away::default());
         let clock = Arc::new(SystemClock);
+        let queue = Arc::new(LocalQueue::new(clock.clone(), LocalQueueLimits::default()));
         let deps = EngineDeps {
             store: record.clone(),
-            queue: Arc::new(LocalQueue::new(clock.clone(), LocalQueueLimits::default())),
+            queue: queue.clone(),
             clock,
             entropy: Arc::new(SystemEntropy::new()),
             handlers: Arc::new(AllHandlers),
             announced: None,
         };
         let engine = Engine::open(deps, EngineConfig::default(), None).await.unwrap();
-        Self { router: router(engine.clone(), options), engine, record }
+        Self { router: router(engine.clone(), options), engine, record, queue }
     }
 
     /// With the flows that most tests use.
@@ -132,6 +135,14 @@ impl Server {
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(request("GET", path, &[], Body::empty())).await
+    }
+
+    /// The text of an answer that is no JSON.
+    pub(crate) async fn raw(&self, path: &str) -> String {
+        let response = self.router.clone().oneshot(request("GET", path, &[], Body::empty())).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        String::from_utf8(bytes.to_vec()).unwrap()
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {

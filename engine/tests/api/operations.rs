@@ -2,6 +2,8 @@
 
 use axum::body::Body;
 use flowmonkey_engine::api::{ApiOptions, serve};
+use flowmonkey_plumbing::manifest::Manifest;
+use flowmonkey_plumbing::queue::{TaskQueue as _, WorkerPresence};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
@@ -205,4 +207,71 @@ async fn a_server_answers_until_it_is_shut_down() {
     served.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn workers_are_asked_to_drain() {
+    let server = Server::new().await;
+    let presence = |draining| WorkerPresence {
+        worker: "eu:w1".into(),
+        pools: vec!["acme@toil".into(), "toil".into()],
+        started_at: "2026-01-01T00:00:00.000Z".into(),
+        draining,
+        ..WorkerPresence::default()
+    };
+    assert!(!server.queue.announce(&presence(false)).await.unwrap());
+    let asked = server.post("/v1/workers/eu:w1:drain", &json!({})).await.expect(202);
+    assert_eq!(asked, json!({ "worker": "eu:w1", "pools": ["acme@toil", "toil"], "draining": false }));
+    assert!(server.queue.announce(&presence(true)).await.unwrap(), "it hears of it");
+    let shown = server.get("/v1/workers").await.expect(200);
+    assert_eq!(shown["items"][0]["draining"], true);
+    server.post("/v1/workers/w9:drain", &json!({})).await.problem(404, "WORKER_NOT_FOUND");
+    server.post("/v1/workers/eu:w1:praise", &json!({})).await.problem(404, "VERB_NOT_FOUND");
+    server.post("/v1/workers/eu:w1:drain", &json!({ "x": 1 })).await.problem(422, "INVALID_REQUEST");
+}
+
+#[tokio::test]
+async fn handlers_are_shown_with_workers_and_flows() {
+    let server = Server::with_flows().await;
+    server.post("/v1/flows?tenantId=acme", &crate::flow("own", crate::work())).await.expect(201);
+    let worker = |name: &str, pool: &str, version: &str, draining| WorkerPresence {
+        worker: name.into(),
+        pools: vec![pool.into()],
+        draining,
+        manifests: vec![Manifest {
+            handler_type: "toil".into(),
+            version: version.into(),
+            ..Manifest::default()
+        }],
+        ..WorkerPresence::default()
+    };
+    for presence in [worker("w1", "toil", "1.0.0", false), worker("w2", "acme@eu/toil", "2.0.0", true)] {
+        server.queue.announce(&presence).await.unwrap();
+    }
+    let shown = server.get("/v1/handlers").await.expect(200);
+    assert_eq!((&shown["flowsComplete"], shown["items"].as_array().unwrap().len()), (&json!(true), 1));
+    let toil = &shown["items"][0];
+    assert_eq!((&toil["type"], &toil["pools"]), (&json!("toil"), &json!(["acme@eu/toil", "toil"])));
+    let versions: Vec<&str> =
+        toil["versions"].as_array().unwrap().iter().map(|one| one["version"].as_str().unwrap()).collect();
+    assert_eq!(versions, ["1.0.0", "2.0.0"]);
+    assert_eq!(toil["versions"][1]["manifest"]["type"], "toil");
+    assert_eq!(
+        toil["workers"][1],
+        json!({ "worker": "w2", "version": "2.0.0", "pools": ["acme@eu/toil"], "region": null, "draining": true })
+    );
+    let mut flows: Vec<(&str, Option<&str>)> = toil["flows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|flow| (flow["id"].as_str().unwrap(), flow["tenantId"].as_str()))
+        .collect();
+    flows.sort_unstable();
+    assert_eq!(flows, [("own", Some("acme")), ("work", None)]);
+    // What the latest version uses counts.
+    let mut later = crate::flow("work", crate::greet());
+    later["version"] = json!("1.1.0");
+    server.post("/v1/flows", &later).await.expect(201);
+    let shown = server.get("/v1/handlers").await.expect(200);
+    assert_eq!(shown["items"][0]["flows"].as_array().unwrap().len(), 1);
 }

@@ -65,7 +65,7 @@ impl Bench {
         };
         let engine = Engine::open(deps, config, None).await.unwrap();
         let router = router(engine.clone(), ApiOptions::default());
-        let server = Server { engine, record: Arc::default(), router };
+        let server = Server { engine, record: Arc::default(), router, queue: queue.clone() };
         server.post("/v1/flows", &flow("work", steps)).await.expect(201);
         server.start("work", input).await;
         let task = claim(&queue).await;

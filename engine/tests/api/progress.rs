@@ -73,8 +73,12 @@ impl Bench {
         let config = EngineConfig { engine_id: name.into(), ..EngineConfig::default() };
         let engine = Engine::open(deps, config, None).await.unwrap();
         let plumbing = EnginePlumbing::new(engine.clone());
-        let server =
-            Server { router: router(engine.clone(), ApiOptions::default()), engine, record: Arc::default() };
+        let server = Server {
+            router: router(engine.clone(), ApiOptions::default()),
+            engine,
+            record: Arc::default(),
+            queue: queue.clone(),
+        };
         Self { server, store, queue, clock, plumbing }
     }
 

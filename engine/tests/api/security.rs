@@ -175,6 +175,11 @@ async fn scopes_say_what_a_key_may_do() {
     let start = json!({ "flowId": "greet", "input": { "name": "Ada" } });
     post(&server, "/v1/executions", &deployer, start.clone()).await.problem(403, "SCOPE_MISSING");
     post(&server, "/v1/executions", &operator, start).await.expect(202);
+    let operation = |verb: &str| json!({ "verb": verb, "filter": { "flowId": "greet" } });
+    post(&server, "/v1/operations", &viewer, operation("cancel")).await.problem(403, "SCOPE_MISSING");
+    post(&server, "/v1/operations", &operator, operation("cancel")).await.expect(202);
+    post(&server, "/v1/operations", &operator, operation("delete")).await.problem(403, "SCOPE_MISSING");
+    post(&server, "/v1/operations", &admin, operation("delete")).await.expect(202);
     for (path, key) in [("/v1/keys", &operator), ("/v1/audit", &deployer)] {
         get(&server, path, key).await.problem(403, "SCOPE_MISSING");
     }

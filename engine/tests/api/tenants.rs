@@ -12,6 +12,7 @@ use flowmonkey_engine::access::{Principal, Scope, Visibility};
 use flowmonkey_engine::chores::events;
 use flowmonkey_engine::store::{JobChange, Store, TableDefinition};
 use flowmonkey_plumbing::api::JobStatus;
+use flowmonkey_plumbing::queue::{TaskQueue as _, WorkerPresence};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -36,7 +37,7 @@ const WITHOUT_ROWS: [&str; 12] = [
     "get /v1/ws",
 ];
 /// Operations that show or make what is the caller's own, and name nothing that another has.
-const OF_ITS_OWN: [&str; 20] = [
+const OF_ITS_OWN: [&str; 23] = [
     "get /v1/flows",
     "post /v1/flows",
     "get /v1/executions",
@@ -54,6 +55,9 @@ const OF_ITS_OWN: [&str; 20] = [
     "get /v1/queues",
     "get /v1/workers",
     "get /v1/failed-tasks",
+    "get /v1/handlers",
+    "get /v1/operations",
+    "post /v1/operations",
     "get /v1/tables",
     // Names of tables are each tenant's own.
     "put /v1/tables/{id}",
@@ -148,6 +152,20 @@ async fn what_belongs_to_a_tenant_is_not_found_by_another() {
     let key = callers.ask(Some("acme"), "POST", "/v1/keys", key).await.expect(201);
     let key = key["id"].as_str().unwrap();
     let parked = callers.park("acme").await;
+    let operation = json!({ "verb": "pause", "filter": { "flowId": "none" } });
+    let operation = callers.ask(Some("acme"), "POST", "/v1/operations", operation).await.expect(202);
+    let operation = operation["id"].as_str().unwrap();
+    let worker = WorkerPresence {
+        worker: "w-own".into(),
+        pools: vec!["acme@toil".into()],
+        ..WorkerPresence::default()
+    };
+    callers.server.queue.announce(&worker).await.unwrap();
+    let shared = vec!["acme@toil".into(), "toil".into()];
+    let shared = WorkerPresence { worker: "w-shared".into(), pools: shared, ..WorkerPresence::default() };
+    callers.server.queue.announce(&shared).await.unwrap();
+    let refused = callers.ask(Some("acme"), "POST", "/v1/workers/w-shared:drain", json!(null)).await;
+    refused.problem(404, "WORKER_NOT_FOUND");
     // Where the ids stand: of the owner, and of nobody.
     let nobody = "ex_0192000000007000800000000000ffff";
     let task = |execution: &str| format!("{}_1", execution.replace("ex_", "tk_"));
@@ -159,6 +177,8 @@ async fn what_belongs_to_a_tenant_is_not_found_by_another() {
         ("/v1/webhooks/{id}", [hook, "wh_0"]),
         ("/v1/keys/{id}", [key, "0000000000000000"]),
         ("/v1/queues/{pool}", ["acme@toil", "nobody@toil"]),
+        ("/v1/operations/{id}", [operation, "op_0"]),
+        ("/v1/workers/{id}", ["w-own", "w-none"]),
     ];
     let address = |path: &str, which: usize| {
         let (place, ids) = places.iter().find(|(place, _)| path.starts_with(place)).unwrap();
@@ -198,6 +218,10 @@ async fn what_belongs_to_a_tenant_is_not_found_by_another() {
         ("post /v1/executions/{id}:rerun", json!({ "fromStep": "do", "input": {} }), 200),
         ("delete /v1/executions/{id}", json!(null), 200),
         ("post /v1/keys/{id}:revoke", json!(null), 200),
+        ("post /v1/workers/{id}:drain", json!(null), 202),
+        ("get /v1/operations/{id}", json!(null), 200),
+        ("get /v1/operations/{id}/items", json!(null), 200),
+        ("post /v1/operations/{id}:cancel", json!(null), 200),
         ("delete /v1/webhooks/{id}", json!(null), 204),
     ];
     for (operation, body, expected) in &asked {
@@ -373,4 +397,45 @@ async fn sub_flows_are_of_the_parents_tenant() {
     let listed = callers.get("acme", "/v1/executions?children=true&flowId=greet").await.expect(200);
     assert_eq!(listed["items"].as_array().unwrap().len(), 1);
     assert_eq!(callers.items("other", "/v1/executions?children=true").await, 0);
+}
+
+#[tokio::test]
+async fn operations_reach_executions_of_their_tenant_only() {
+    let callers = Callers::new().await;
+    let (own, foreign) = (callers.start("acme", "work").await, callers.start("other", "work").await);
+    callers.ask(None, "POST", "/v1/flows", flow("work", work())).await.expect(201);
+    let start = json!({ "flowId": "work" });
+    let unowned = callers.ask(None, "POST", "/v1/executions", start).await.expect(202);
+    let unowned = unowned["id"].as_str().unwrap().to_owned();
+    let pause = json!({ "verb": "pause", "filter": { "flowId": "work" } });
+    let mut tried = pause.clone();
+    tried["dryRun"] = json!(true);
+    let tried = callers.ask(Some("acme"), "POST", "/v1/operations", tried).await.expect(200);
+    assert_eq!(tried["ids"], json!([own]));
+    let named = json!({ "verb": "pause", "filter": { "tenantId": "other" } });
+    let refused = callers.ask(Some("acme"), "POST", "/v1/operations", named).await;
+    assert_eq!(refused.problem(422, "INVALID_REQUEST")["errors"][0]["pointer"], "/filter/tenantId");
+    let asked = callers.ask(Some("acme"), "POST", "/v1/operations", pause.clone()).await.expect(202);
+    assert_eq!(asked["tenantId"], "acme");
+    let carry_out = async || {
+        while flowmonkey_engine::chores::operations::tick(&callers.server.engine).await.unwrap().operations
+            > 0
+        {}
+    };
+    carry_out().await;
+    let status = async |id: &str| {
+        let shown = callers.ask(None, "GET", &format!("/v1/executions/{id}"), Value::Null).await.expect(200);
+        shown["status"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(status(&own).await, "paused");
+    for id in [&foreign, &unowned] {
+        assert_eq!(status(id).await, "waiting_for_worker");
+    }
+    // Who sees all may mean all, or those of one.
+    let of_other = json!({ "verb": "pause", "filter": { "tenantId": "other" } });
+    callers.ask(None, "POST", "/v1/operations", of_other).await.expect(202);
+    carry_out().await;
+    assert_eq!((&*status(&foreign).await, &*status(&unowned).await), ("paused", "waiting_for_worker"));
+    assert_eq!(callers.items("acme", "/v1/operations").await, 1);
+    assert_eq!(callers.items("other", "/v1/operations").await, 0, "it was asked for by somebody else");
 }

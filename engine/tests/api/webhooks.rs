@@ -60,9 +60,10 @@ impl Bench {
         webhook_policy: HttpPolicy,
         tracker: Option<&TaskTracker>,
     ) -> Self {
+        let queue = Arc::new(LocalQueue::new(clock.clone(), LocalQueueLimits::default()));
         let deps = EngineDeps {
             store: store.clone(),
-            queue: Arc::new(LocalQueue::new(clock.clone(), LocalQueueLimits::default())),
+            queue: queue.clone(),
             clock: clock.clone(),
             entropy: Arc::new(SystemEntropy::new()),
             handlers: Arc::new(AllHandlers),
@@ -71,7 +72,7 @@ impl Bench {
         let config = EngineConfig { webhook_policy, ..EngineConfig::default() };
         let engine = Engine::open(deps, config, tracker).await.unwrap();
         let router = router(engine.clone(), ApiOptions::default());
-        Self { server: Server { engine, record: Arc::default(), router }, clock, store }
+        Self { server: Server { engine, record: Arc::default(), router, queue }, clock, store }
     }
 
     fn advance(&self, seconds: u64) {

@@ -59,7 +59,7 @@ async fn a_second_look_finds_nothing_to_do() {
     bench.expect(id, Status::Completed).await;
     bench.clock.advance(1000 * 60 * 60 * 24 * 31);
     assert!(pruner::tick(&bench.engine).await.unwrap().rows > 0);
-    assert_eq!(pruner::tick(&bench.engine).await.unwrap(), pruner::Pruned { rows: 0 });
+    assert_eq!(pruner::tick(&bench.engine).await.unwrap(), pruner::Pruned { rows: 0, operations: 0 });
 }
 
 /// As the queue hands it out.

@@ -14,11 +14,11 @@ use flowmonkey_engine::store::{
     AccessStore, ApiKey, ApiKeyFilter, ArchivedFlow, AuditEntry, AuditFilter, AuditRow, AuditSeal, Batch,
     BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, ControlStore, Count,
     Delivery, DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskEntry,
-    FailedTaskFilter, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join, JoinState, ListPage,
-    LogFilter, LogRow, NewDelivery, ObjectTable, Operation, OperationItem, Pause, PauseKind, ProgressRow,
-    ProgressStore, PublishOutcome, PublishedEvent, PublishedFlow, Retention, SearchStore, SettledDelivery,
-    Settlement, Staged, Store, StoreError, StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
-    Webhook, WebhookNote,
+    FailedTaskFilter, FlowRetention, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join,
+    JoinState, ListPage, LogFilter, LogRow, NewDelivery, ObjectTable, Operation, OperationItem, Pause,
+    PauseKind, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, PublishedFlow, Retention,
+    SearchStore, SettledDelivery, Settlement, Staged, Store, StoreError, StoredCheckpoint, TableDefinition,
+    TableRowRecord, TaskOut, Webhook, WebhookNote,
 };
 
 /// How much was asked of a record at a time.
@@ -699,6 +699,21 @@ impl ControlStore for Fused {
         self.inner.open_operations(max).await
     }
 
+    async fn operations(
+        &self,
+        tenant: Option<&str>,
+        before: Option<&str>,
+        max: usize,
+    ) -> Result<Vec<Operation>, StoreError> {
+        self.alive()?;
+        self.inner.operations(tenant, before, max).await
+    }
+
+    async fn stop_operation(&self, id: &str, at: Timestamp) -> Result<bool, StoreError> {
+        self.alive()?;
+        self.inner.stop_operation(id, at).await
+    }
+
     async fn note_operation(&self, id: &str, items: &[OperationItem]) -> Result<(), StoreError> {
         self.alive()?;
         self.inner.note_operation(id, items).await
@@ -712,6 +727,31 @@ impl ControlStore for Fused {
     ) -> Result<Vec<OperationItem>, StoreError> {
         self.alive()?;
         self.inner.operation_items(id, before, max).await
+    }
+
+    async fn flow_retentions(&self) -> Result<Vec<FlowRetention>, StoreError> {
+        self.alive()?;
+        self.inner.flow_retentions().await
+    }
+
+    async fn set_flow_retention(&self, retention: &FlowRetention) -> Result<(), StoreError> {
+        self.alive()?;
+        self.inner.set_flow_retention(retention).await
+    }
+
+    async fn lift_flow_retention(&self, tenant: Option<&str>, flow: &str) -> Result<bool, StoreError> {
+        self.alive()?;
+        self.inner.lift_flow_retention(tenant, flow).await
+    }
+
+    async fn prune_flow(
+        &self,
+        retention: &FlowRetention,
+        now: Timestamp,
+        max: usize,
+    ) -> Result<usize, StoreError> {
+        self.alive()?;
+        self.inner.prune_flow(retention, now, max).await
     }
 
     async fn forget_operations(&self, before: Timestamp, max: usize) -> Result<usize, StoreError> {

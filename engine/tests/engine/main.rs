@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 #![expect(clippy::disallowed_methods, reason = "each test joins what it spawns")]
 
+mod bulk;
 mod chores;
 mod contexts;
 mod crashes;

@@ -71,6 +71,7 @@ macro_rules! queue_conformance {
             generations_only_go_forward,
             a_generation_replaces_only_the_one_that_was_found,
             workers_announce_themselves,
+            workers_learn_that_they_are_to_drain,
         );
     };
     (@rules $new_queue:path, $($rule:ident,)*) => {
@@ -620,4 +621,30 @@ pub async fn workers_announce_themselves(queue: &impl QueueUnderTest) {
     tasks.retire("w1", &one.pools).await.unwrap();
     let left: Vec<String> = dispatch.workers().await.unwrap().into_iter().map(|one| one.worker).collect();
     assert_eq!(left, ["w2"]);
+}
+
+/// A worker that is asked to drain hears of it when it announces itself; nobody else does, nor who takes its name later.
+pub async fn workers_learn_that_they_are_to_drain(queue: &impl QueueUnderTest) {
+    let (tasks, dispatch) = (queue.tasks(), queue.dispatch());
+    let worker = |name: &str, started_at: &str| WorkerPresence {
+        worker: name.into(),
+        pools: vec!["a".into(), "b".into()],
+        started_at: started_at.into(),
+        ..WorkerPresence::default()
+    };
+    let (one, two) = (worker("w1", "t1"), worker("w2", "t1"));
+    assert!(!tasks.announce(&one).await.unwrap());
+    assert!(!tasks.announce(&two).await.unwrap());
+    for _ in 0..2 {
+        dispatch.ask_to_drain(&one).await.unwrap();
+        let names: Vec<String> =
+            dispatch.workers().await.unwrap().into_iter().map(|one| one.worker).collect();
+        assert_eq!(names, ["w1", "w2"]);
+        for draining in [false, true] {
+            assert!(tasks.announce(&WorkerPresence { draining, ..one.clone() }).await.unwrap());
+        }
+        assert!(!tasks.announce(&two).await.unwrap());
+    }
+    tasks.retire("w1", &one.pools).await.unwrap();
+    assert!(!tasks.announce(&worker("w1", "t2")).await.unwrap(), "it is another process");
 }

@@ -241,8 +241,9 @@ pub trait TaskQueue: Send + Sync {
     async fn release(&self, pool: &str, worker: &str, deliveries: &[Delivery]) -> Result<(), QueueError>;
 
     /// Tells engines and people that the worker is there; to be repeated at least every
-    /// [`ANNOUNCE_EVERY`](crate::queue::ANNOUNCE_EVERY).
-    async fn announce(&self, presence: &WorkerPresence) -> Result<(), QueueError>;
+    /// [`ANNOUNCE_EVERY`](crate::queue::ANNOUNCE_EVERY). True: somebody has asked the worker to drain; it is told again until it
+    /// retires, or for a while.
+    async fn announce(&self, presence: &WorkerPresence) -> Result<bool, QueueError>;
 
     /// Tells that the worker has ended.
     async fn retire(&self, worker: &str, pools: &[String]) -> Result<(), QueueError>;
@@ -293,6 +294,10 @@ pub trait DispatchQueue: Send + Sync {
 
     /// The workers that announced themselves and have not fallen silent.
     async fn workers(&self) -> Result<Vec<WorkerPresence>, QueueError>;
+
+    /// Asks a worker to drain: it learns of it with its next announcement. Another process that takes the worker's name
+    /// later is not meant. Repeatable.
+    async fn ask_to_drain(&self, worker: &WorkerPresence) -> Result<(), QueueError>;
 
     /// The generation that the queue holds for each of `pools`; none: the queue has forgotten the pool.
     async fn generations(&self, pools: &[String]) -> Result<Vec<Option<u64>>, QueueError>;

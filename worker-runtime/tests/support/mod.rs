@@ -94,6 +94,8 @@ pub(crate) struct Probe {
     pub(crate) finishes_open: watch::Sender<bool>,
     /// Announcements fail.
     pub(crate) failing_announcements: AtomicBool,
+    /// Whether announcements are answered with the request to drain.
+    pub(crate) asks_to_drain: AtomicBool,
     /// What was called, in order: claims and announcements.
     pub(crate) calls: Mutex<Vec<String>>,
     /// The announcements.
@@ -121,6 +123,7 @@ impl Probe {
             away: AtomicBool::new(false),
             finishes_open: watch::Sender::new(true),
             failing_announcements: AtomicBool::new(false),
+            asks_to_drain: AtomicBool::new(false),
             calls: Mutex::default(),
             announced: watch::Sender::new(Vec::new()),
             failing_extends: AtomicBool::new(false),
@@ -219,14 +222,15 @@ impl TaskQueue for Probe {
         answer
     }
 
-    async fn announce(&self, presence: &WorkerPresence) -> Result<(), QueueError> {
+    async fn announce(&self, presence: &WorkerPresence) -> Result<bool, QueueError> {
         self.calls.lock().unwrap().push(format!("announce, draining: {}", presence.draining));
         self.reach()?;
         if self.failing_announcements.load(Ordering::SeqCst) {
             return Err(unavailable());
         }
         self.announced.send_modify(|announced| announced.push(presence.clone()));
-        self.queue.announce(presence).await
+        let asked = self.queue.announce(presence).await?;
+        Ok(asked || self.asks_to_drain.load(Ordering::SeqCst))
     }
 
     async fn retire(&self, worker: &str, pools: &[String]) -> Result<(), QueueError> {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use super::definition::{DefaultTarget, Flow, Graph, LoopCondition, Step, StepId, StepKind, Switch};
 
 /// Longest label, in characters.
@@ -67,8 +69,9 @@ impl Drawing {
                     None => &end,
                 };
                 ends |= target == &end;
-                let arrow = edge.arrow;
-                let label = edge.label.map_or_else(String::new, |label| format!("|\"{}\"|", escape(&label)));
+                let arrow = edge.kind.arrow();
+                let label = edge.case.or_else(|| edge.kind.label().map(str::to_owned));
+                let label = label.map_or_else(String::new, |label| format!("|\"{}\"|", escape(&label)));
                 self.line(depth, &format!("{node} {arrow}{label} {target}"));
             }
         }
@@ -123,20 +126,54 @@ impl Drawing {
     }
 }
 
-struct Edge<'a> {
-    arrow: &'static str,
-    label: Option<String>,
+/// A way from a step to another of its graph.
+pub(super) struct Edge<'a> {
+    pub(super) kind: EdgeKind,
+    /// The case of a step that chooses.
+    pub(super) case: Option<String>,
     /// None: the end of the graph.
-    target: Option<&'a StepId>,
+    pub(super) target: Option<&'a StepId>,
 }
 
-const SUCCESS: &str = "-->";
-const FAILURE: &str = "-.->";
-const RESUME: &str = "==>";
+/// When the cursor goes which way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EdgeKind {
+    /// After success.
+    Success,
+    /// When the step has chosen so.
+    Case,
+    /// After a wait.
+    Resume,
+    /// After a failure.
+    Failure,
+    /// To undo the step.
+    Compensation,
+}
 
-fn edges(step: &Step) -> Vec<Edge<'_>> {
+impl EdgeKind {
+    const fn arrow(self) -> &'static str {
+        match self {
+            Self::Success | Self::Case => "-->",
+            Self::Failure | Self::Compensation => "-.->",
+            Self::Resume => "==>",
+        }
+    }
+
+    const fn label(self) -> Option<&'static str> {
+        match self {
+            Self::Success | Self::Case => None,
+            Self::Resume => Some("resume"),
+            Self::Failure => Some("failure"),
+            Self::Compensation => Some("undone by"),
+        }
+    }
+}
+
+pub(super) fn edges(step: &Step) -> Vec<Edge<'_>> {
     let mut edges = Vec::new();
-    let mut case = |label: String, target| edges.push(Edge { arrow: SUCCESS, label: Some(label), target });
+    let mut case =
+        |label: String, target| edges.push(Edge { kind: EdgeKind::Case, case: Some(label), target });
     let mut routes = true;
     match &step.kind {
         StepKind::Conditional(cases) | StepKind::Switch(Switch::Cases(cases)) => {
@@ -179,16 +216,16 @@ fn edges(step: &Step) -> Vec<Edge<'_>> {
     }
     let transitions = &step.transitions;
     if !routes && transitions.on_resume.is_none() || transitions.on_success.is_some() {
-        edges.push(Edge { arrow: SUCCESS, label: None, target: transitions.on_success.as_ref() });
+        edges.push(Edge { kind: EdgeKind::Success, case: None, target: transitions.on_success.as_ref() });
     }
     if let Some(target) = &transitions.on_resume {
-        edges.push(Edge { arrow: RESUME, label: Some("resume".to_owned()), target: Some(target) });
+        edges.push(Edge { kind: EdgeKind::Resume, case: None, target: Some(target) });
     }
     if let Some(target) = &transitions.on_failure {
-        edges.push(Edge { arrow: FAILURE, label: Some("failure".to_owned()), target: Some(target) });
+        edges.push(Edge { kind: EdgeKind::Failure, case: None, target: Some(target) });
     }
     if let Some(target) = &step.compensate_with {
-        edges.push(Edge { arrow: FAILURE, label: Some("undone by".to_owned()), target: Some(target) });
+        edges.push(Edge { kind: EdgeKind::Compensation, case: None, target: Some(target) });
     }
     edges
 }

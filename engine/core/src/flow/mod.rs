@@ -7,6 +7,7 @@ pub mod expression;
 pub mod graph;
 pub mod js;
 pub mod json_schema;
+pub mod outline;
 pub mod parse;
 pub mod path;
 pub mod schema;

@@ -156,6 +156,8 @@ pub(super) async fn operations_go_on_where_they_were(store: &dyn Store) {
         cursor: None,
         done: 0,
         refused: 0,
+        stopped_at: None,
+        failure: None,
     };
     store.save_operation(&operation).await.unwrap();
     let items = [
@@ -167,16 +169,59 @@ pub(super) async fn operations_go_on_where_they_were(store: &dyn Store) {
     store.note_operation("op_1", &[again]).await.unwrap();
     assert_eq!(store.operation_items("op_1", None, 10).await.unwrap(), items);
     assert_eq!(store.operation_items("op_1", Some(id(2)), 10).await.unwrap(), items[1..]);
-    operation.cursor = Some(id(1));
+    let before = operation.clone();
+    operation = Operation { cursor: Some(id(1)), done: 1, refused: 1, ..operation };
     store.save_operation(&operation).await.unwrap();
+    // An engine that was slow.
+    store.save_operation(&before).await.unwrap();
     assert_eq!(store.open_operations(10).await.unwrap(), std::slice::from_ref(&operation));
     assert_eq!(store.forget_operations(at(99), 10).await.unwrap(), 0, "it is not done");
+    assert!(store.stop_operation("op_1", at(4)).await.unwrap());
+    assert!(!store.stop_operation("op_1", at(9)).await.unwrap(), "it was stopped before");
+    assert!(!store.stop_operation("op_9", at(9)).await.unwrap());
     operation.ended_at = Some(at(5));
     store.save_operation(&operation).await.unwrap();
+    operation.stopped_at = Some(at(4));
+    let late = Operation { ended_at: None, done: 7, ..operation.clone() };
+    store.save_operation(&late).await.unwrap();
+    assert!(!store.stop_operation("op_1", at(9)).await.unwrap(), "it has ended");
     assert!(store.open_operations(10).await.unwrap().is_empty());
     assert_eq!(store.operation("op_1").await.unwrap(), Some(operation));
     assert_eq!(store.forget_operations(at(5), 10).await.unwrap(), 0);
     assert_eq!(store.forget_operations(at(6), 10).await.unwrap(), 1);
     assert_eq!(store.operation("op_1").await.unwrap(), None);
     assert!(store.operation_items("op_1", None, 10).await.unwrap().is_empty());
+}
+
+pub(super) async fn operations_are_listed_by_tenant(store: &dyn Store) {
+    let operation = |number: u8, tenant: Option<&str>| Operation {
+        id: format!("op_{number}"),
+        verb: "cancel".into(),
+        reason: Some("why".into()),
+        filter: json!({}),
+        by: "me".into(),
+        tenant: tenant.map(ToOwned::to_owned),
+        max: 5,
+        created_at: at(i64::from(number)),
+        ended_at: None,
+        cursor: None,
+        done: 0,
+        refused: 0,
+        stopped_at: None,
+        failure: None,
+    };
+    for (number, tenant) in [(1, None), (2, Some("acme")), (3, Some("other")), (4, Some("acme"))] {
+        store.save_operation(&operation(number, tenant)).await.unwrap();
+    }
+    let listed = async |tenant: Option<&str>, before: Option<&str>, max: usize| {
+        let found = store.operations(tenant, before, max).await.unwrap();
+        found.into_iter().map(|one| one.id).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(None, None, 3).await, ["op_4", "op_3", "op_2"]);
+    assert_eq!(listed(None, Some("op_2"), 3).await, ["op_1"]);
+    assert_eq!(listed(Some("acme"), None, 9).await, ["op_4", "op_2"]);
+    assert_eq!(listed(Some("acme"), Some("op_4"), 9).await, ["op_2"]);
+    assert!(listed(Some("nobody"), None, 9).await.is_empty());
+    assert!(store.stop_operation("op_2", at(9)).await.unwrap());
+    assert_eq!(store.operations(Some("acme"), None, 9).await.unwrap()[1].stopped_at, Some(at(9)));
 }

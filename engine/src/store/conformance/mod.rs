@@ -26,6 +26,7 @@ mod joins;
 mod objects;
 mod progress;
 mod reads;
+mod retention;
 mod search;
 mod tenants;
 mod upkeep;
@@ -85,7 +86,8 @@ rules! {
         a_pause_stands_until_it_is_lifted,
         archived_versions_are_not_the_latest,
         trees_are_deleted_when_all_has_ended,
-        operations_go_on_where_they_were;
+        operations_go_on_where_they_were,
+        operations_are_listed_by_tenant;
     idempotency:
         the_same_key_gives_the_same_execution,
         an_expired_key_is_taken_over,
@@ -113,6 +115,9 @@ rules! {
         history_comes_in_whole_decisions,
         counts_are_by_status,
         failed_tasks_come_newest_first;
+    retention:
+        flows_say_how_long_their_executions_are_kept,
+        trees_go_by_the_flow_of_their_root;
     search:
         executions_are_found_by_time,
         executions_are_found_by_what_they_are_at,

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 
 use async_trait::async_trait;
-use flowmonkey_core::execution::{Execution, FlowReference};
+use flowmonkey_core::execution::{Execution, FlowReference, Status};
 use flowmonkey_core::ids::{ExecutionId, TaskId};
 use flowmonkey_core::time::Timestamp;
 
 use super::{MemoryRows, MemoryStore};
 use crate::store::control::{
-    ArchivedFlow, ControlStore, FailedTaskEntry, FailedTaskFilter, Operation, OperationItem, Pause,
-    PauseKind, Settlement,
+    ArchivedFlow, ControlStore, FailedTaskEntry, FailedTaskFilter, FlowRetention, Operation, OperationItem,
+    Pause, PauseKind, Settlement,
 };
 use crate::store::{StoreError, flows};
 
@@ -174,7 +174,12 @@ impl ControlStore for MemoryStore {
     }
 
     async fn save_operation(&self, operation: &Operation) -> Result<(), StoreError> {
-        self.rows().operations.insert(operation.id.clone(), operation.clone());
+        let mut rows = self.rows();
+        let stopped_at = match rows.operations.get(&operation.id) {
+            Some(stored) if !operation.follows(stored) => return Ok(()),
+            stored => stored.and_then(|stored| stored.stopped_at),
+        };
+        rows.operations.insert(operation.id.clone(), Operation { stopped_at, ..operation.clone() });
         Ok(())
     }
 
@@ -189,6 +194,27 @@ impl ControlStore for MemoryStore {
         open.sort_by_key(|one| one.created_at);
         open.truncate(max);
         Ok(open)
+    }
+
+    async fn operations(
+        &self,
+        tenant: Option<&str>,
+        before: Option<&str>,
+        max: usize,
+    ) -> Result<Vec<Operation>, StoreError> {
+        let rows = self.rows();
+        let found = rows.operations.values().rev().filter(|one| {
+            tenant.is_none_or(|tenant| one.tenant.as_deref() == Some(tenant))
+                && before.is_none_or(|before| &*one.id < before)
+        });
+        Ok(found.take(max).cloned().collect())
+    }
+
+    async fn stop_operation(&self, id: &str, at: Timestamp) -> Result<bool, StoreError> {
+        let mut rows = self.rows();
+        let open =
+            rows.operations.get_mut(id).filter(|one| one.ended_at.is_none() && one.stopped_at.is_none());
+        Ok(open.map(|one| one.stopped_at = Some(at)).is_some())
     }
 
     async fn note_operation(&self, id: &str, items: &[OperationItem]) -> Result<(), StoreError> {
@@ -210,6 +236,37 @@ impl ControlStore for MemoryStore {
             operation == id && before.is_none_or(|before| *execution < before)
         });
         Ok(own.take(max).map(|(_, item)| item.clone()).collect())
+    }
+
+    async fn flow_retentions(&self) -> Result<Vec<FlowRetention>, StoreError> {
+        Ok(self.rows().retentions.values().cloned().collect())
+    }
+
+    async fn set_flow_retention(&self, retention: &FlowRetention) -> Result<(), StoreError> {
+        let key = (retention.tenant.clone().unwrap_or_default(), retention.flow_id.clone());
+        self.rows().retentions.insert(key, retention.clone());
+        Ok(())
+    }
+
+    async fn lift_flow_retention(&self, tenant: Option<&str>, flow: &str) -> Result<bool, StoreError> {
+        let key = (tenant.unwrap_or_default().to_owned(), flow.to_owned());
+        Ok(self.rows().retentions.remove(&key).is_some())
+    }
+
+    async fn prune_flow(
+        &self,
+        retention: &FlowRetention,
+        now: Timestamp,
+        max: usize,
+    ) -> Result<usize, StoreError> {
+        let (completed, failed) = (retention.completed_before(now), retention.failed_before(now));
+        Ok(self.rows().prune_trees(max, |root| {
+            let identity = &root.identity;
+            let before = if root.status() == Status::Completed { completed } else { failed };
+            identity.tenant_id == retention.tenant
+                && identity.flow.id == retention.flow_id
+                && before.is_some_and(|before| root.updated_at < before)
+        }))
     }
 
     async fn forget_operations(&self, before: Timestamp, max: usize) -> Result<usize, StoreError> {

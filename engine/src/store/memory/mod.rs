@@ -23,7 +23,7 @@ use flowmonkey_core::time::Timestamp;
 
 use super::access::{ApiKey, AuditRow};
 use super::context::ContextPatch;
-use super::control::{Operation, OperationItem, Pause, PauseKind, Settlement};
+use super::control::{FlowRetention, Operation, OperationItem, Pause, PauseKind, Settlement};
 use super::events::{Delivery, Webhook};
 use super::jobs::JobRow;
 use super::model::{
@@ -91,6 +91,8 @@ pub struct MemoryRows {
     pub pauses: BTreeMap<(PauseKind, Option<String>, String), Pause>,
     /// Operations on many executions.
     pub operations: BTreeMap<String, Operation>,
+    /// By tenant and flow.
+    pub retentions: BTreeMap<(String, String), FlowRetention>,
     /// What came of them, by operation and execution.
     pub operation_items: BTreeMap<(String, ExecutionId), OperationItem>,
     /// Table definitions, by id and tenant.

@@ -413,15 +413,14 @@ impl MemoryRows {
         out.is_some_and(|out| out.run.task == task.number && out.run.attempt == attempt)
     }
 
-    fn prune(&mut self, retention: &Retention, max: usize) -> usize {
-        let ended_before =
-            |execution: &Execution, before| execution.is_terminal() && execution.updated_at < before;
+    /// Deletes at most `max` executions of trees of which nothing is alive and whose roots are old: children first.
+    pub(super) fn prune_trees(&mut self, max: usize, is_old: impl Fn(&Execution) -> bool) -> usize {
         let alive: BTreeSet<_> =
             self.executions.values().filter(|one| !one.is_terminal()).map(|one| one.identity.root).collect();
         let roots: BTreeSet<_> = self
             .executions
             .values()
-            .filter(|one| one.identity.parent.is_none() && ended_before(one, retention.executions_before))
+            .filter(|one| one.identity.parent.is_none() && one.is_terminal() && is_old(one))
             .map(Execution::id)
             .filter(|root| !alive.contains(root))
             .collect();
@@ -430,7 +429,22 @@ impl MemoryRows {
         gone.sort_by_key(|one| one.identity.parent.is_none());
         let gone: BTreeSet<ExecutionId> = gone.into_iter().take(max).map(Execution::id).collect();
         self.forget(&gone);
-        let mut left = max - gone.len();
+        gone.len()
+    }
+
+    fn prune(&mut self, retention: &Retention, max: usize) -> usize {
+        let ended_before =
+            |execution: &Execution, before| execution.is_terminal() && execution.updated_at < before;
+        let before = retention.executions_before;
+        let own = self.retentions.clone();
+        let pruned = self.prune_trees(max, |root| {
+            let key = (root.identity.tenant_id.clone().unwrap_or_default(), root.identity.flow.id.clone());
+            let says = own.get(&key).and_then(|own| {
+                if root.status() == Status::Completed { own.completed_ms } else { own.failed_ms }
+            });
+            says.is_none() && root.updated_at < before
+        });
+        let mut left = max - pruned;
         let mut spare = |is_old: bool| {
             let goes = is_old && left > 0;
             left -= usize::from(goes);

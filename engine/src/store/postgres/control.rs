@@ -8,8 +8,8 @@ use sqlx::query;
 
 use super::{PostgresStore, sql};
 use crate::store::control::{
-    self, ArchivedFlow, ControlStore, FailedTaskEntry, FailedTaskFilter, Operation, OperationItem, Pause,
-    PauseKind, Settlement,
+    self, ArchivedFlow, ControlStore, FailedTaskEntry, FailedTaskFilter, FlowRetention, Operation,
+    OperationItem, Pause, PauseKind, Settlement,
 };
 use crate::store::encode::{integer, json, text};
 use crate::store::{StoreError, flows, rows, tenants};
@@ -139,7 +139,9 @@ impl ControlStore for PostgresStore {
             .bind(text(&operation.id))
             .bind(operation.created_at.as_millis())
             .bind(operation.ended_at.map(Timestamp::as_millis))
-            .bind(json(operation)?);
+            .bind(json(operation)?)
+            .bind(text(tenants::column(operation.tenant.as_deref())))
+            .bind(integer(operation.handled()));
         self.write(statement).await.map(drop)
     }
 
@@ -151,6 +153,26 @@ impl ControlStore for PostgresStore {
     async fn open_operations(&self, max: usize) -> Result<Vec<Operation>, StoreError> {
         let found = self.read(query(sql::OPERATIONS_OPEN).bind(integer(max as u64))).await?;
         Ok(self.sound(&found, control::operation))
+    }
+
+    async fn operations(
+        &self,
+        tenant: Option<&str>,
+        before: Option<&str>,
+        max: usize,
+    ) -> Result<Vec<Operation>, StoreError> {
+        let before = before.map(text);
+        let statement = match tenant {
+            None => query(sql::OPERATIONS_LIST).bind(before),
+            Some(tenant) => query(sql::OPERATIONS_LIST_TENANT).bind(text(tenant)).bind(before),
+        };
+        let found = self.read(statement.bind(integer(max as u64))).await?;
+        Ok(self.sound(&found, control::operation))
+    }
+
+    async fn stop_operation(&self, id: &str, at: Timestamp) -> Result<bool, StoreError> {
+        let statement = query(sql::OPERATIONS_STOP).bind(text(id)).bind(at.as_millis());
+        Ok(self.write(statement).await? > 0)
     }
 
     async fn note_operation(&self, id: &str, items: &[OperationItem]) -> Result<(), StoreError> {
@@ -181,6 +203,44 @@ impl ControlStore for PostgresStore {
         let statement = query(sql::OPERATIONS_FORGET).bind(before.as_millis()).bind(integer(max as u64));
         let gone = self.write(statement).await?;
         Ok(usize::try_from(gone).unwrap_or(usize::MAX))
+    }
+
+    async fn flow_retentions(&self) -> Result<Vec<FlowRetention>, StoreError> {
+        let found = self.read(query(sql::RETENTION_LIST)).await?;
+        Ok(self.sound(&found, control::flow_retention))
+    }
+
+    async fn set_flow_retention(&self, retention: &FlowRetention) -> Result<(), StoreError> {
+        let statement = query(sql::RETENTION_SET)
+            .bind(text(tenants::column(retention.tenant.as_deref())))
+            .bind(text(&retention.flow_id))
+            .bind(retention.completed_ms.map(integer))
+            .bind(retention.failed_ms.map(integer))
+            .bind(retention.at.as_millis())
+            .bind(text(&retention.by));
+        self.write(statement).await.map(drop)
+    }
+
+    async fn lift_flow_retention(&self, tenant: Option<&str>, flow: &str) -> Result<bool, StoreError> {
+        let statement = query(sql::RETENTION_LIFT).bind(text(tenants::column(tenant))).bind(text(flow));
+        Ok(self.write(statement).await? > 0)
+    }
+
+    async fn prune_flow(
+        &self,
+        retention: &FlowRetention,
+        now: Timestamp,
+        max: usize,
+    ) -> Result<usize, StoreError> {
+        let statement = query(sql::EXECUTIONS_PRUNE_FLOW)
+            .bind(text(tenants::column(retention.tenant.as_deref())))
+            .bind(text(&retention.flow_id))
+            .bind(retention.completed_before(now).map(Timestamp::as_millis))
+            .bind(retention.failed_before(now).map(Timestamp::as_millis))
+            .bind(integer(max as u64));
+        let row = self.read_one(statement).await?;
+        let gone: i64 = row.map_or(Ok(0), |row| rows::column(&row, 0, &"fm_prune_flow"))?;
+        Ok(usize::try_from(gone).unwrap_or(0))
     }
 }
 

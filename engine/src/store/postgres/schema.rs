@@ -23,6 +23,7 @@ pub(super) const MIGRATIONS: &[(&str, &str)] = &[
     ("separate tenants", include_str!("../../../../migrations/postgres/0011_separate_tenants.sql")),
     ("add keys and audit", include_str!("../../../../migrations/postgres/0012_add_keys_and_audit.sql")),
     ("add controls", include_str!("../../../../migrations/postgres/0013_add_controls.sql")),
+    ("carry out operations", include_str!("../../../../migrations/postgres/0014_carry_out_operations.sql")),
 ];
 
 /// The schema version that this program needs.

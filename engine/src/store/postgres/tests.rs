@@ -34,6 +34,7 @@ const EMPTY: &[&str] = &[
     "fm_operations",
     "fm_pauses",
     "fm_pools",
+    "fm_retention",
     "fm_tables",
     "fm_turns",
     "fm_webhooks",

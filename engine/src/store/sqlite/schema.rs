@@ -22,6 +22,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../../../migrations/sqlite/0010_separate_tenants.sql"),
     include_str!("../../../../migrations/sqlite/0011_add_keys_and_audit.sql"),
     include_str!("../../../../migrations/sqlite/0012_add_controls.sql"),
+    include_str!("../../../../migrations/sqlite/0013_carry_out_operations.sql"),
 ];
 
 /// The schema version that this program needs.

@@ -28,6 +28,7 @@ const MAY_SCAN: &[(&str, &str)] = &[
     ("flows_archived", "fm_flows"),
     ("failed_tasks_page", "fm_failed_tasks"),
     ("pauses_list", "fm_pauses"),
+    ("retention_list", "fm_retention"),
     // Those of attempts that are over are most of them: results take their own away.
     ("context_patches_prune", "fm_context_patches"),
     // A row for each large checkpoint.

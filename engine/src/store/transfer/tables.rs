@@ -64,7 +64,7 @@ const fn numbered(name: &'static str, sequence: &'static str, columns: &'static 
 }
 
 /// All tables that are carried over, in an order that keeps references whole.
-pub(in crate::store) const TABLES: [Table; 28] = [
+pub(in crate::store) const TABLES: [Table; 29] = [
     table(
         "fm_definitions",
         &[text("hash"), text("flow_id"), text("version"), text("status"), text("definition")],
@@ -346,7 +346,29 @@ pub(in crate::store) const TABLES: [Table; 28] = [
         "fm_pauses",
         &[text("kind"), text("tenant_id"), text("name"), integer("at"), text("by"), text("reason")],
     ),
-    table("fm_operations", &[text("id"), integer("created_at"), integer("ended_at"), text("operation")]),
+    table(
+        "fm_operations",
+        &[
+            text("id"),
+            integer("created_at"),
+            integer("ended_at"),
+            text("operation"),
+            text("tenant_id"),
+            integer("handled"),
+            integer("stopped_at"),
+        ],
+    ),
+    table(
+        "fm_retention",
+        &[
+            text("tenant_id"),
+            text("flow_id"),
+            integer("completed_ms"),
+            integer("failed_ms"),
+            integer("at"),
+            text("by"),
+        ],
+    ),
     table("fm_operation_items", &[text("operation_id"), id("execution_id"), text("code")]),
     table("fm_keys", &[text("name"), Column { name: "key", kind: Kind::Bytes }]),
 ];

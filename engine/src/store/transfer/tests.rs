@@ -48,7 +48,8 @@ const FILL: &str = r#"
     INSERT INTO fm_objects VALUES ('k', 1, 3);
     INSERT INTO fm_failed_tasks SELECT 17, id, 3, '{}', 1, 'h', 'E', 'replayed', 4, 'me', 'why' FROM fm_executions LIMIT 1;
     INSERT INTO fm_pauses VALUES ('pool', '', 'eu/h', 1, 'me', NULL);
-    INSERT INTO fm_operations VALUES ('op', 1, NULL, '{}');
+    INSERT INTO fm_operations VALUES ('op', 1, NULL, '{}', '', 0, NULL), ('oq', 1, 5, '{}', 't', 3, 4);
+    INSERT INTO fm_retention VALUES ('', 'f', NULL, 5, 1, 'me'), ('t', 'f', 6, NULL, 1, 'me');
     INSERT INTO fm_operation_items SELECT 'op', id, NULL FROM fm_executions;
     INSERT INTO fm_tables VALUES ('t', '[]', 1, ''), ('t', '[]', 1, 't');
     INSERT INTO fm_table_rows SELECT 23, 't', 'r', id, NULL, 1, '{"n":1.10}', 't' FROM fm_executions LIMIT 1;

@@ -119,9 +119,8 @@ impl TaskQueue for LocalQueue {
         Ok(())
     }
 
-    async fn announce(&self, presence: &WorkerPresence) -> Result<(), QueueError> {
-        self.state().announce(presence, self.clock.now_ms());
-        Ok(())
+    async fn announce(&self, presence: &WorkerPresence) -> Result<bool, QueueError> {
+        Ok(self.state().announce(presence, self.clock.now_ms()))
     }
 
     async fn retire(&self, worker: &str, _pools: &[String]) -> Result<(), QueueError> {
@@ -189,6 +188,11 @@ impl DispatchQueue for LocalQueue {
 
     async fn workers(&self) -> Result<Vec<WorkerPresence>, QueueError> {
         Ok(self.state().workers(self.clock.now_ms()))
+    }
+
+    async fn ask_to_drain(&self, worker: &WorkerPresence) -> Result<(), QueueError> {
+        self.state().ask_to_drain(worker);
+        Ok(())
     }
 
     async fn generations(&self, pools: &[String]) -> Result<Vec<Option<u64>>, QueueError> {

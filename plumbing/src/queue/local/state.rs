@@ -131,6 +131,8 @@ pub(super) struct State {
     generations: HashMap<String, u64>,
     /// Workers, and when they were last heard of.
     workers: BTreeMap<String, (WorkerPresence, i64)>,
+    /// Workers that are asked to drain, by when they were started.
+    drains: BTreeMap<String, String>,
     next_number: Number,
     next_tail: i64,
     next_head: i64,
@@ -151,6 +153,7 @@ impl State {
             late_results: 0,
             generations: HashMap::new(),
             workers: BTreeMap::new(),
+            drains: BTreeMap::new(),
             next_number: 0,
             next_tail: 0,
             next_head: -1,

@@ -71,7 +71,7 @@ fn worker(pool: &PoolKeys) -> String {
         format!("(+sismember +srem +scard ~{})", pool.cancel()),
         format!("(+get %R~{})", pool.generation()),
         format!("(+llen +lpush +blpop ~{})", pool.bell()),
-        format!("(+hset +hdel ~{})", pool.workers()),
+        format!("(+hget +hset +hdel ~{})", pool.workers()),
         format!("(+llen +lpush +ltrim %W~{})", pool.unreadable()),
         format!("(+hget +hset +hincrby +hlen ~{})", pool.gone()),
     ]

@@ -162,6 +162,15 @@ impl DispatchQueue for RedisQueue {
         Ok(workers.into_values().collect())
     }
 
+    async fn ask_to_drain(&self, worker: &WorkerPresence) -> Result<(), QueueError> {
+        for pool in &worker.pools {
+            let pool = self.shared.pool(pool)?;
+            let words = [worker.worker.clone(), worker.started_at.clone()];
+            self.shared.on_pool(Function::AskToDrain, "ask to drain", &pool, &[], &words).await?;
+        }
+        Ok(())
+    }
+
     async fn generations(&self, pools: &[String]) -> Result<Vec<Option<u64>>, QueueError> {
         let mut reads: Vec<BoxFuture<'_, _>> = Vec::with_capacity(pools.len());
         self.shared.pools.note(pools.iter().map(String::as_str));

@@ -10,7 +10,7 @@ use super::link::Line;
 
 /// Name of the library, with its version. Other code needs another version: engines and workers of both versions work
 /// with the same Redis while they are replaced, so an engine loads its library beside the older one.
-pub const LIBRARY: &str = "flowmonkey_1";
+pub const LIBRARY: &str = "flowmonkey_2";
 
 static SOURCE: LazyLock<String> = LazyLock::new(|| {
     let register = include_str!("scripts/register.lua").replace("LIBRARY", LIBRARY);
@@ -52,6 +52,7 @@ pub(super) enum Function {
     AdoptTasks,
     Mend,
     Workers,
+    AskToDrain,
     SetGeneration,
     KeepAlive,
 }
@@ -80,6 +81,7 @@ impl Function {
             Self::AdoptTasks => "adopt_tasks",
             Self::Mend => "mend",
             Self::Workers => "workers",
+            Self::AskToDrain => "ask_to_drain",
             Self::SetGeneration => "set_generation",
             Self::KeepAlive => "keep_alive",
         }

@@ -166,7 +166,8 @@ impl TaskQueue for RedisQueue {
         self.shared.release(&pool, &holder, deliveries).await
     }
 
-    async fn announce(&self, presence: &WorkerPresence) -> Result<(), QueueError> {
+    async fn announce(&self, presence: &WorkerPresence) -> Result<bool, QueueError> {
+        let mut drain = false;
         let json = serde_json::to_vec(&WorkerPresence { silent_ms: 0, ..presence.clone() })
             .map_err(|error| QueueError::Unavailable(Box::new(error)))?;
         for pool in &presence.pools {
@@ -175,9 +176,11 @@ impl TaskQueue for RedisQueue {
             self.shared.pools.note([pool.pool()]);
             let arguments = [name.into_bytes(), json.clone(), pool.results_bell().into_bytes()];
             let answer = self.shared.call(Function::Announce, "announce", &pool, &[], &arguments).await;
-            answer.map_err(|error| error.into_queue_error(pool.pool()))?;
+            let answer = answer.map_err(|error| error.into_queue_error(pool.pool()))?;
+            // Else a number.
+            drain |= answer.bytes().is_ok_and(|started| started == presence.started_at.as_bytes());
         }
-        Ok(())
+        Ok(drain)
     }
 
     async fn retire(&self, worker: &str, pools: &[String]) -> Result<(), QueueError> {

@@ -1,1 +1,1 @@
-SELECT operation FROM fm_operations WHERE id = ?1
+SELECT operation, stopped_at FROM fm_operations WHERE id = ?1

@@ -89,8 +89,13 @@ impl State {
         let silent_ms = |heard: i64| u64::try_from(now_ms.saturating_sub(heard)).unwrap_or(0);
         let is_there = |heard: i64| u128::from(silent_ms(heard)) < WORKER_SILENT_AFTER.as_millis();
         self.workers.retain(|_, (_, heard)| is_there(*heard));
+        self.drains.retain(|worker, _| self.workers.contains_key(worker));
         let workers = self.workers.values();
         workers.map(|(one, heard)| WorkerPresence { silent_ms: silent_ms(*heard), ..one.clone() }).collect()
+    }
+
+    pub(in crate::queue::local) fn ask_to_drain(&mut self, worker: &WorkerPresence) {
+        self.drains.insert(worker.worker.clone(), worker.started_at.clone());
     }
 
     pub(in crate::queue::local) fn has_results(&self) -> bool {

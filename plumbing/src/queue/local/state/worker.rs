@@ -8,12 +8,15 @@ use crate::queue::WorkerPresence;
 use crate::wire::{Priority, ResultMessage};
 
 impl State {
-    pub(in crate::queue::local) fn announce(&mut self, presence: &WorkerPresence, now_ms: i64) {
+    /// Whether the worker is asked to drain.
+    pub(in crate::queue::local) fn announce(&mut self, presence: &WorkerPresence, now_ms: i64) -> bool {
         self.workers.insert(presence.worker.clone(), (presence.clone(), now_ms));
+        self.drains.get(&presence.worker) == Some(&presence.started_at)
     }
 
     pub(in crate::queue::local) fn retire(&mut self, worker: &str) {
         self.workers.remove(worker);
+        self.drains.remove(worker);
     }
 
     pub(in crate::queue::local) fn has_ready(&self, pool: &str) -> bool {

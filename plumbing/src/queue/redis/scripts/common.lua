@@ -21,6 +21,8 @@ local SKIPS_MAX = 1000 -- Withdrawn elements that one call leaves out.
 local BELL_MAX = 128 -- Rings that nobody has heard.
 local UNREADABLE_MAX = 1000 -- Elements put aside; older ones are forgotten.
 local PAGE = 1000 -- Elements of a list read at a time.
+-- Begins the fields of `workers` that say who is asked to drain; no worker's name has such a character.
+local DRAIN = '\1'
 
 local function now()
   local time = redis.call('TIME')

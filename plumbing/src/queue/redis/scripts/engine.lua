@@ -290,13 +290,19 @@ local function workers(K, A)
     if not seen or time - tonumber(seen) > tonumber(A[1]) then
       redis.call('HDEL', K[WORKERS], all[i])
       if not seen then put_aside(K, all[i]) end
-    else
+    elseif string.sub(all[i], 1, #DRAIN) ~= DRAIN then
       known[#known + 1] = all[i]
       known[#known + 1] = time - tonumber(seen)
       known[#known + 1] = presence
     end
   end
   return known
+end
+
+-- ARGV worker, when it was started. It is forgotten as workers are.
+local function ask_to_drain(K, A)
+  redis.call('HSET', K[WORKERS], DRAIN .. A[1], string.format('%.0f ', now()) .. A[2])
+  return 1
 end
 
 -- ARGV generation[, the one that it replaces; empty: none] -> 1 when it was written

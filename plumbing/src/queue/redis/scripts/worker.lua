@@ -166,9 +166,11 @@ local function reassert(K, A)
 end
 
 -- ARGV worker, presence as JSON, channel of the results' bell
+-- -> 1, or the text that says when the worker was started that is asked to drain under this name
 local function announce(K, A)
   redis.call('HSET', K[WORKERS], A[1], string.format('%.0f ', now()) .. A[2])
   -- No result, but engines learn of the pool.
   redis.call('PUBLISH', A[3], 0)
-  return 1
+  local asked = redis.call('HGET', K[WORKERS], DRAIN .. A[1])
+  return asked and string.match(asked, '^%d+ (.*)$') or 1
 end

@@ -1,0 +1,1 @@
+SELECT fm_prune_flow($1, $2, $3, $4, $5)

@@ -1,0 +1,2 @@
+SELECT operation, stopped_at FROM fm_operations
+WHERE id < coalesce($1::text, 'p') ORDER BY id DESC LIMIT $2
