@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use super::Api;
 use super::access::{Access, Admin, Operator, Viewer};
 use super::fields::Fields;
+use super::openapi::answers::{OperationAnswer, OperationItemPage, OperationPage, OperationShown};
+use super::openapi::bodies::{NoFields, OperationBody};
+use super::openapi::queries::PageQuery;
 use super::problem::{Detail, ErrorClass, Problem};
 use super::request::{JsonBody, Parameters, Segment};
 use crate::bulk::{BeginError, NewOperation, OPERATION_EXECUTIONS_MAX, Verb, filter};
@@ -30,11 +33,13 @@ impl From<BeginError> for Problem {
 
 /// `POST /v1/operations {verb, filter, reason?, max?, dryRun?}`: does something to all executions that a filter finds.
 #[utoipa::path(
-    post, path = "/v1/operations", tag = "operations",
-    request_body = Value,
+    post, path = "/v1/operations", tag = "bulk", operation_id = "beginOperation",
+    summary = "Do something to all executions that a filter finds",
+    security(("apiKey" = ["operator"])),
+    request_body = OperationBody,
     responses(
-        (status = 200, description = "with `dryRun`: how many executions there are, and the first of them", body = Value),
-        (status = 202, description = "the operation; an engine carries it out in the background", body = Value),
+        (status = 200, description = "with `dryRun`: how many executions there are, and the first of them", body = OperationAnswer),
+        (status = 202, description = "an engine carries it out in the background", body = OperationAnswer),
     ),
 )]
 pub(super) async fn create(
@@ -128,12 +133,11 @@ fn read<S>(
 
 /// `GET /v1/operations`: the newest first.
 #[utoipa::path(
-    get, path = "/v1/operations", tag = "operations",
-    params(
-        ("limit" = Option<usize>, Query, description = "items of a page, at most 500; 50 when not given"),
-        ("cursor" = Option<String>, Query, description = "the `nextCursor` of the page before"),
-    ),
-    responses((status = 200, description = "a page of operations", body = Value)),
+    get, path = "/v1/operations", tag = "bulk", operation_id = "listOperations",
+    summary = "Operations on many executions",
+    security(("apiKey" = ["viewer"])),
+    params(PageQuery),
+    responses((status = 200, description = "a page of operations", body = OperationPage)),
 )]
 pub(super) async fn list(
     State(api): State<Api>,
@@ -152,9 +156,11 @@ pub(super) async fn list(
 
 /// `GET /v1/operations/{id}`: how far it is.
 #[utoipa::path(
-    get, path = "/v1/operations/{id}", tag = "operations",
+    get, path = "/v1/operations/{id}", tag = "bulk", operation_id = "getOperation",
+    summary = "How far an operation is",
+    security(("apiKey" = ["viewer"])),
     params(("id" = String, Path, description = "the id of the operation")),
-    responses((status = 200, description = "the operation", body = Value)),
+    responses((status = 200, description = "the operation", body = OperationShown)),
 )]
 pub(super) async fn get(
     State(api): State<Api>,
@@ -168,13 +174,11 @@ pub(super) async fn get(
 
 /// `GET /v1/operations/{id}/items`: what came of it for each execution, newest execution first.
 #[utoipa::path(
-    get, path = "/v1/operations/{id}/items", tag = "operations",
-    params(
-        ("id" = String, Path, description = "the id of the operation"),
-        ("limit" = Option<usize>, Query, description = "items of a page, at most 500; 50 when not given"),
-        ("cursor" = Option<String>, Query, description = "the `nextCursor` of the page before"),
-    ),
-    responses((status = 200, description = "a page: each with its execution and, where it was refused, the code", body = Value)),
+    get, path = "/v1/operations/{id}/items", tag = "bulk", operation_id = "listOperationItems",
+    summary = "What came of an operation for each execution",
+    security(("apiKey" = ["viewer"])),
+    params(("id" = String, Path, description = "the id of the operation"), PageQuery),
+    responses((status = 200, description = "a page of executions", body = OperationItemPage)),
 )]
 pub(super) async fn items(
     State(api): State<Api>,
@@ -198,10 +202,15 @@ pub(super) async fn items(
 
 /// `POST /v1/operations/{id}:cancel`: it stops after the batch that it is at. What was done stays done.
 #[utoipa::path(
-    post, path = "/v1/operations/{id}:cancel", tag = "operations",
+    post, path = "/v1/operations/{id}:cancel", tag = "bulk", operation_id = "cancelOperation",
+    summary = "Stop an operation",
+    security(("apiKey" = ["operator"])),
     params(("id" = String, Path, description = "the id of the operation")),
-    request_body = Value,
-    responses((status = 200, description = "the operation", body = Value)),
+    request_body = NoFields,
+    responses(
+        (status = 200, description = "the operation", body = OperationShown),
+        (status = 409, description = "`OPERATION_ENDED`: there is nothing left to stop"),
+    ),
 )]
 pub(super) async fn verb(
     State(api): State<Api>,

@@ -10,19 +10,27 @@ use serde_json::json;
 
 use super::Api;
 use super::access::{Access, Viewer};
+use super::openapi::answers::FlowGraph;
+use super::openapi::queries::TenantQuery;
 use super::problem::Problem;
 use super::request::{Parameters, Segment};
 
 /// `GET /v1/flows/{id}/graph`: the steps of a version as nodes, the ways between them as edges.
 #[utoipa::path(
-    get, path = "/v1/flows/{id}/graph", tag = "flows",
+    get, path = "/v1/flows/{id}/graph", tag = "flows", operation_id = "drawFlow",
+    summary = "A flow as nodes and edges",
+    security(("apiKey" = ["viewer"])),
     params(
         ("id" = String, Path, description = "the id of the flow"),
         ("version" = Option<String>, Query, description = "the version; the latest when not given"),
         ("format" = Option<String>, Query, description = "`json` (the default) or `mermaid`, as text"),
-        ("tenantId" = Option<String>, Query, description = "whose flow, for those who see all"),
+        TenantQuery,
     ),
-    responses((status = 200, description = "`nodes` and `edges`, or the text of a Mermaid flowchart", body = Value)),
+    responses((
+        status = 200,
+        description = "nodes and edges, or the text of a Mermaid flowchart",
+        content((FlowGraph = "application/json"), (String = "text/plain; charset=utf-8")),
+    )),
 )]
 pub(super) async fn graph(
     State(api): State<Api>,

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::Api;
 use super::access::{Access, Viewer};
+use super::openapi::answers::HandlerList;
 use super::operations::{parts, pool_is_seen};
 use super::problem::Problem;
 use super::request::Parameters;
@@ -33,8 +34,10 @@ struct Known {
 /// `GET /v1/handlers`: handler types by name, with the manifests, pools and workers that are there now, and the flows whose
 /// latest version uses them. Types that flows use and no worker serves are there, too.
 #[utoipa::path(
-    get, path = "/v1/handlers", tag = "handlers",
-    responses((status = 200, description = "handler types; `flowsComplete` says whether all flows were looked at", body = Value)),
+    get, path = "/v1/handlers", tag = "queues", operation_id = "listHandlers",
+    summary = "Handler types, who serves them and who uses them",
+    security(("apiKey" = ["viewer"])),
+    responses((status = 200, description = "handler types by name", body = HandlerList)),
 )]
 pub(super) async fn list(
     State(api): State<Api>,

@@ -18,8 +18,9 @@ use super::plumbing::{checkpoint, context, events as task_events, job, progress 
 use super::problem::{ErrorClass, Problem};
 use super::request::Parameters;
 use super::{
-    audit, deletion, docs, events, executions, explain, failed_tasks, flows, jobs, keys, live, metrics,
-    operations, pauses, progress, search, start, tables, tasks, verbs, versions, webhooks,
+    audit, bulk, deletion, docs, events, executions, explain, failed_tasks, flows, graphs, handlers, jobs,
+    keys, live, metrics, operations, pauses, progress, retention, search, start, tables, tasks, verbs,
+    versions, webhooks, workers,
 };
 
 /// Names the scheme of keys and of the tokens of an issuer.
@@ -47,6 +48,7 @@ const JSON: &str = "application/json";
         (name = "webhooks", description = "Who is told of events"),
         (name = "queues", description = "Pools of tasks, and the workers that serve them"),
         (name = "failed tasks", description = "What waits for a person"),
+        (name = "bulk", description = "Operations on many executions"),
         (name = "tables", description = "Rows that steps write"),
         (name = "keys", description = "Who may ask"),
         (name = "audit", description = "Who changed what"),
@@ -64,6 +66,10 @@ const JSON: &str = "application/json";
         versions::restore,
         versions::pause,
         versions::resume,
+        graphs::graph,
+        retention::get,
+        retention::set,
+        retention::lift,
         start::of_flow,
         start::start,
         search::list,
@@ -104,11 +110,18 @@ const JSON: &str = "application/json";
         operations::queues,
         pauses::pause_pool,
         pauses::resume_pool,
+        handlers::list,
         operations::workers,
+        workers::verb,
         failed_tasks::list,
         failed_tasks::get,
         failed_tasks::replay,
         failed_tasks::discard,
+        bulk::create,
+        bulk::list,
+        bulk::get,
+        bulk::items,
+        bulk::verb,
         tables::list,
         tables::define,
         tables::rows,

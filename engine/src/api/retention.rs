@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 use super::Api;
 use super::access::{Access, Admin, Viewer};
 use super::fields::Fields;
+use super::openapi::answers::FlowRetentionShown;
+use super::openapi::bodies::RetentionBody;
+use super::openapi::queries::TenantQuery;
 use super::problem::Problem;
 use super::request::{JsonBody, Parameters, Segment};
 use crate::engine::EngineError;
@@ -21,12 +24,11 @@ const DAY_SECONDS: f64 = 24.0 * 60.0 * 60.0;
 
 /// `GET /v1/flows/{id}/retention`: what holds for the flow; null: the default.
 #[utoipa::path(
-    get, path = "/v1/flows/{id}/retention", tag = "flows",
-    params(
-        ("id" = String, Path, description = "the id of the flow"),
-        ("tenantId" = Option<String>, Query, description = "whose flow, for those who see all"),
-    ),
-    responses((status = 200, description = "days by how executions end, and the default", body = Value)),
+    get, path = "/v1/flows/{id}/retention", tag = "flows", operation_id = "getFlowRetention",
+    summary = "How long executions of a flow are kept",
+    security(("apiKey" = ["viewer"])),
+    params(("id" = String, Path, description = "the id of the flow"), TenantQuery),
+    responses((status = 200, description = "what holds now", body = FlowRetentionShown)),
 )]
 pub(super) async fn get(
     State(api): State<Api>,
@@ -44,13 +46,12 @@ pub(super) async fn get(
 
 /// `PUT /v1/flows/{id}/retention {completedDays?, failedDays?}`: what is not given has the default.
 #[utoipa::path(
-    put, path = "/v1/flows/{id}/retention", tag = "flows",
-    params(
-        ("id" = String, Path, description = "the id of the flow"),
-        ("tenantId" = Option<String>, Query, description = "whose flow, for those who see all"),
-    ),
-    request_body = Value,
-    responses((status = 200, description = "what holds now", body = Value)),
+    put, path = "/v1/flows/{id}/retention", tag = "flows", operation_id = "setFlowRetention",
+    summary = "Say how long executions of a flow are kept",
+    security(("apiKey" = ["admin"])),
+    params(("id" = String, Path, description = "the id of the flow"), TenantQuery),
+    request_body = RetentionBody,
+    responses((status = 200, description = "what holds now", body = FlowRetentionShown)),
 )]
 pub(super) async fn set(
     State(api): State<Api>,
@@ -80,12 +81,11 @@ pub(super) async fn set(
 
 /// `DELETE /v1/flows/{id}/retention`: the default holds again.
 #[utoipa::path(
-    delete, path = "/v1/flows/{id}/retention", tag = "flows",
-    params(
-        ("id" = String, Path, description = "the id of the flow"),
-        ("tenantId" = Option<String>, Query, description = "whose flow, for those who see all"),
-    ),
-    responses((status = 200, description = "what holds now", body = Value)),
+    delete, path = "/v1/flows/{id}/retention", tag = "flows", operation_id = "liftFlowRetention",
+    summary = "Let the default hold again",
+    security(("apiKey" = ["admin"])),
+    params(("id" = String, Path, description = "the id of the flow"), TenantQuery),
+    responses((status = 200, description = "what holds now", body = FlowRetentionShown)),
 )]
 pub(super) async fn lift(
     State(api): State<Api>,

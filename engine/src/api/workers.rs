@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 use super::Api;
 use super::access::{Access, Operator};
 use super::fields::Fields;
+use super::openapi::answers::WorkerDraining;
+use super::openapi::bodies::NoFields;
 use super::operations::pool_is_seen;
 use super::problem::{ErrorClass, Problem};
 use super::request::{JsonBody, Parameters, Segment};
@@ -15,10 +17,12 @@ use super::request::{JsonBody, Parameters, Segment};
 /// `POST /v1/workers/{id}:drain`: the worker claims no more, ends or gives back what it has within its grace, and leaves. It
 /// learns of it with its next announcement, within ten seconds.
 #[utoipa::path(
-    post, path = "/v1/workers/{id}:drain", tag = "workers",
-    params(("id" = String, Path, description = "the name of the worker, as `GET /v1/workers` shows it")),
-    request_body = Value,
-    responses((status = 202, description = "it is asked; `draining` says whether it does already", body = Value)),
+    post, path = "/v1/workers/{id}:drain", tag = "queues", operation_id = "drainWorker",
+    summary = "Ask a worker to finish what it has, and to leave",
+    security(("apiKey" = ["operator"])),
+    params(("id" = String, Path, description = "the name of the worker, as the list of workers shows it")),
+    request_body = NoFields,
+    responses((status = 202, description = "it is asked", body = WorkerDraining)),
 )]
 pub(super) async fn verb(
     State(api): State<Api>,

@@ -324,13 +324,15 @@ async fn flows_are_found_by_the_tenant_of_the_caller_only() {
         refused.problem(404, "FLOW_NOT_FOUND");
         let named: Vec<Operation> =
             operations().into_iter().filter(|operation| operation.path.starts_with(FLOW)).collect();
-        assert_eq!(named.len(), 8);
+        assert_eq!(named.len(), 12);
         for Operation { method, path, .. } in named {
             let mut path = path.replace("{id}", flow);
             if path.ends_with(":diff") {
                 path.push_str("?from=1.0.0&to=1.0.0");
             }
-            let refused = callers.ask(Some("other"), &method.to_uppercase(), &path, json!({})).await;
+            let keeps = path.ends_with("/retention");
+            let body = if keeps { json!({ "completedDays": 1 }) } else { json!({}) };
+            let refused = callers.ask(Some("other"), &method.to_uppercase(), &path, body).await;
             refused.problem(404, "FLOW_NOT_FOUND");
         }
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::bodies::CloudEvent;
-use super::words::{ColumnType, ExecutionStatus, ScopeWord};
+use super::words::{ColumnType, ExecutionStatus, ScopeWord, VerbWord};
 
 macro_rules! answers {
     ($(
@@ -56,6 +56,8 @@ pages! {
     QueuePage of Queue, "Pools by name.";
     WorkerPage of Worker, "Workers by name.";
     FailedTaskPage of FailedTask, "Parked tasks, newest first.";
+    OperationPage of OperationShown, "Operations on many executions, newest first.";
+    OperationItemPage of OperationItem, "What came of an operation, newest execution first.";
     TablePage of Table, "Tables.";
     RowPage of Row, "Rows in the order of insertion.";
 }
@@ -70,7 +72,150 @@ pub(in crate::api) enum StartAnswer {
     Ended(Box<ExecutionShown>),
 }
 
+/// An operation that is carried out, or what a dry run found.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(in crate::api) enum OperationAnswer {
+    /// It is carried out in the background.
+    Begun(Box<OperationShown>),
+    /// Nothing was changed.
+    Preview(OperationPreview),
+}
+
 answers! {
+    /// An operation on many executions.
+    OperationShown {
+        id: String,
+        verb: VerbWord,
+        #[schema(required)]
+        reason: Option<String>,
+        /// As it was sent.
+        #[schema(value_type = Object)]
+        filter: Value,
+        #[schema(required)]
+        tenant_id: Option<String>,
+        /// Who asked for it.
+        by: String,
+        /// At most so many executions.
+        max: u64,
+        /// `running`, `cancelling`, `cancelled`, `completed` or `failed`.
+        state: String,
+        /// Executions to which it was done.
+        done: u64,
+        /// Executions that refused it.
+        refused: u64,
+        #[schema(format = DateTime)]
+        created_at: String,
+        #[schema(required, format = DateTime)]
+        ended_at: Option<String>,
+        /// Why it could not go on.
+        #[schema(required)]
+        failure: Option<String>,
+    }
+
+    /// What came of an operation for one execution.
+    OperationItem {
+        execution_id: String,
+        /// Whether it was done.
+        done: bool,
+        /// The code of the refusal.
+        #[schema(required)]
+        code: Option<String>,
+    }
+
+    /// Which executions an operation would go to.
+    OperationPreview {
+        dry_run: bool,
+        verb: VerbWord,
+        matching: Count,
+        /// The first of them.
+        ids: Vec<String>,
+    }
+
+    /// A worker that was asked to end.
+    WorkerDraining {
+        worker: String,
+        pools: Vec<String>,
+        /// Whether it was ending already.
+        draining: bool,
+    }
+
+    /// Handler types by name.
+    HandlerList {
+        items: Vec<HandlerShown>,
+        #[schema(required)]
+        next_cursor: Option<String>,
+        /// Whether all flows were looked at.
+        flows_complete: bool,
+    }
+
+    /// A handler type.
+    HandlerShown {
+        #[serde(rename = "type")]
+        handler_type: String,
+        versions: Vec<HandlerVersion>,
+        /// Pools in which it is served.
+        pools: Vec<String>,
+        /// Workers that serve it.
+        workers: Vec<HandlerWorker>,
+        /// Flows whose latest version uses it.
+        flows: Vec<PublishedFlow>,
+    }
+
+    /// A version of a handler.
+    HandlerVersion {
+        version: String,
+        #[schema(value_type = Object)]
+        manifest: Value,
+    }
+
+    /// A worker that serves a handler type.
+    HandlerWorker {
+        worker: String,
+        version: String,
+        pools: Vec<String>,
+        #[schema(required)]
+        region: Option<String>,
+        draining: bool,
+    }
+
+    /// How long executions of a flow are kept.
+    FlowRetentionShown {
+        flow_id: String,
+        #[schema(required)]
+        tenant_id: Option<String>,
+        /// Days of those that completed; null: the default.
+        #[schema(required)]
+        completed_days: Option<u64>,
+        /// Days of all others; null: the default.
+        #[schema(required)]
+        failed_days: Option<u64>,
+        default_days: f64,
+        #[schema(required, format = DateTime)]
+        set_at: Option<String>,
+        #[schema(required)]
+        set_by: Option<String>,
+    }
+
+    /// A flow, drawn.
+    FlowGraph {
+        id: String,
+        version: String,
+        hash: String,
+        /// Steps, by their places in the definition.
+        #[schema(value_type = Vec<Object>)]
+        nodes: Vec<Value>,
+        /// What follows what.
+        #[schema(value_type = Vec<Object>)]
+        edges: Vec<Value>,
+        /// Where the clean-up after a cancel begins.
+        #[schema(required)]
+        on_cancel: Option<String>,
+        /// Where the clean-up after a failure begins.
+        #[schema(required)]
+        on_failure: Option<String>,
+    }
+
     /// What was published.
     FlowPublished {
         id: String,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::words::{ColumnType, ScopeWord};
+use super::words::{ColumnType, ScopeWord, VerbWord};
 
 /// A flow. All of its fields are in `flow.schema.json`.
 #[derive(Deserialize, ToSchema)]
@@ -154,6 +154,83 @@ pub(in crate::api) struct RerunBody {
     /// Instead of the context that the execution had there.
     #[schema(value_type = Option<Object>)]
     input: Option<Value>,
+}
+
+/// Which executions are meant. All that is given has to hold, and something has to be given.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::api) struct ExecutionFilterBody {
+    /// One of these statuses: a list, or one text with commas.
+    #[schema(value_type = Value)]
+    status: Option<Value>,
+    /// The flow.
+    flow_id: Option<String>,
+    /// The version of the flow.
+    version: Option<String>,
+    /// Values of labels by name.
+    labels: Option<BTreeMap<String, String>>,
+    /// The tenant.
+    tenant_id: Option<String>,
+    /// Created at this instant or later.
+    #[schema(format = DateTime)]
+    created_after: Option<String>,
+    /// Created before this instant.
+    #[schema(format = DateTime)]
+    created_before: Option<String>,
+    /// Last changed at this instant or later.
+    #[schema(format = DateTime)]
+    updated_after: Option<String>,
+    /// Last changed before this instant.
+    #[schema(format = DateTime)]
+    updated_before: Option<String>,
+    /// Ended at this instant or later.
+    #[schema(format = DateTime)]
+    ended_after: Option<String>,
+    /// Ended before this instant.
+    #[schema(format = DateTime)]
+    ended_before: Option<String>,
+    /// The code of its error.
+    error_code: Option<String>,
+    /// The step that it is at, or ended at.
+    current_step_id: Option<String>,
+    /// How the reason begins for which it waits.
+    waiting_reason: Option<String>,
+    /// How its id begins.
+    #[schema(pattern = "^(ex_)?[0-9a-fA-F]{1,32}$")]
+    id: Option<String>,
+    /// Only children of this execution.
+    parent: Option<String>,
+    /// Children of all, too.
+    children: Option<bool>,
+}
+
+/// What is done to which executions.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({ "verb": "cancel", "filter": { "flowId": "hello" }, "dryRun": true }))]
+pub(in crate::api) struct OperationBody {
+    verb: VerbWord,
+    /// Why, for the verbs that take a reason.
+    #[schema(max_length = 1024)]
+    reason: Option<String>,
+    filter: ExecutionFilterBody,
+    /// Only say which executions are meant.
+    dry_run: Option<bool>,
+    /// At most so many executions.
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    max: Option<u64>,
+}
+
+/// How long executions of a flow are kept after they have ended. One of the two has to be there.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::api) struct RetentionBody {
+    /// Days of those that completed; without it the default.
+    #[schema(minimum = 1, maximum = 36_500)]
+    completed_days: Option<u64>,
+    /// Days of all others; without it the default.
+    #[schema(minimum = 1, maximum = 36_500)]
+    failed_days: Option<u64>,
 }
 
 /// Which version.

@@ -8,6 +8,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::access::Scope;
 use crate::api::tables::COLUMN_TYPES;
+use crate::bulk::Verb;
 
 /// A text that is one of these words.
 fn one_of<'w>(description: &str, words: impl IntoIterator<Item = &'w str>) -> RefOr<Schema> {
@@ -36,6 +37,8 @@ words! {
     ExecutionStatus of Status::ALL.map(Status::as_str);
     /// What a key allows.
     ScopeWord of Scope::ALL.map(Scope::as_str);
+    /// What is done to many executions.
+    VerbWord of Verb::ALL.map(Verb::as_str);
     /// What the values of a column are.
     ColumnType of COLUMN_TYPES;
 }
