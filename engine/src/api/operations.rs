@@ -94,7 +94,7 @@ pub(super) async fn queues(
 }
 
 #[utoipa::path(
-    get, path = "/v1/workers", tag = "workers", operation_id = "listWorkers",
+    get, path = "/v1/workers", tag = "queues", operation_id = "listWorkers",
     summary = "Workers that are there",
     security(("apiKey" = ["viewer"])),
     responses((status = 200, description = "all workers", body = WorkerPage)),
