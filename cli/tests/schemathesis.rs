@@ -11,6 +11,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use flowmonkey_plumbing::queue::redis::{RedisOptions, RedisQueue};
+use flowmonkey_plumbing::queue::{Claim, TaskQueue};
 use flowmonkey_test_support::PostgresOptions;
 use serde_json::{Value, json};
 use servers::{Servers, good_redis};
@@ -244,6 +246,45 @@ async fn an_engine_refuses_what_the_document_says_is_wrong() {
     ]);
     let left_out: Vec<&str> = ENDLESS.into_iter().chain([OF_TASKS, TELLS]).collect();
     ask(tester, count(&described, &left_out), &engine);
+}
+
+/// What a worker asks for the task in its hands.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_answered_by_what_the_document_has() {
+    let servers = Servers::with(PostgresOptions::default(), good_redis()).await;
+    let bench = &servers.bench;
+    let (engine, base) = servers.engine(&[]);
+    let queue = RedisQueue::connect(RedisOptions::new(servers.redis.url())).await.unwrap();
+    let pools = ["http-request".to_owned()];
+    // Longer than the test goes on.
+    let step = json!({
+        "type": "http", "config": { "url": "https://receiver.example/" }, "input": { "type": "full" },
+        "timeoutMs": 900_000, "heartbeatTimeoutMs": 900_000,
+    });
+    let flow =
+        json!({ "id": "asks", "version": "1.0.0", "initialStepId": "only", "steps": { "only": step } });
+    let asked = Asked { base: base.clone(), key: String::new() };
+    asked.made("POST", "/v1/executions", &json!({ "definition": flow, "input": { "some": { "thing": 1 } } }));
+    let task = loop {
+        let claim = Claim { pool: pools[0].clone(), worker: "asks".into(), max: 1, low_first: false };
+        if let Some(claimed) = queue.claim(claim).await.unwrap().pop() {
+            break claimed.task;
+        }
+        queue.wait_for_tasks(&pools).await;
+    };
+    let asked = Asked { base: base.clone(), key: task.token.unwrap().as_str().to_owned() };
+    let heartbeat = json!({ "workerId": "asks", "status": "running" });
+    asked.made("POST", &format!("/v1/plumbing/tasks/{}/heartbeat", task.task_id), &heartbeat);
+    let settings = format!(
+        "[dictionaries.tasks]\nvalues = [\"{}\"]\n[[operations]]\ninclude-tag = \"{OF_TASKS}\"\n\
+         parameters = {{ \"path.task\" = {{ dictionary = \"tasks\", probability = {KNOWN} }} }}\n",
+        task.task_id
+    );
+    let settings = bench.file("schemathesis.toml", &settings);
+    let (described, document) = document(bench, &base);
+    let mut tester = tester(bench, &settings, &document, &base, CHECKS);
+    tester.args(["--include-tag", OF_TASKS, "--header", &format!("Authorization: Bearer {}", asked.key)]);
+    ask(tester, count(&described, &[]) - count(&described, &[OF_TASKS]), &engine);
 }
 
 /// That the tester finds what is wrong: of a document without an answer that there is.
