@@ -27,11 +27,24 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// One HTTP request, on a connection of its own: the status and the body.
 #[track_caller]
 pub fn http(base: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
-    try_http(base, method, path, body).unwrap_or_else(|| panic!("{method} {path}: {base} does not answer"))
+    http_as(base, "", method, path, body)
+}
+
+/// As [`http`], of somebody who shows a key; an empty one is none.
+#[track_caller]
+pub fn http_as(base: &str, key: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
+    let answer = try_http_as(base, key, method, path, body);
+    answer.unwrap_or_else(|| panic!("{method} {path}: {base} does not answer"))
 }
 
 /// As [`http`]; none when nobody is there, or gives no whole answer.
 pub fn try_http(base: &str, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
+    try_http_as(base, "", method, path, body)
+}
+
+fn try_http_as(base: &str, key: &str, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
+    let authorization =
+        if key.is_empty() { String::new() } else { format!("Authorization: Bearer {key}\r\n") };
     let host = base.strip_prefix("http://")?;
     let mut stream = TcpStream::connect(host).ok()?;
     stream.set_read_timeout(Some(DEADLINE)).ok()?;
@@ -39,7 +52,7 @@ pub fn try_http(base: &str, method: &str, path: &str, body: &str) -> Option<(u16
     write!(
         stream,
         "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
-         Connection: close\r\n\r\n{body}"
+         {authorization}Connection: close\r\n\r\n{body}"
     )
     .ok()?;
     let mut answer = String::new();

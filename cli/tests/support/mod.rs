@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 pub use example::{Dev, Run, Server, Started, example, history};
 pub use flows::{FAILING, HELLO, MONTH, SIGNAL};
-pub use http::{http, try_http, wait_for};
+pub use http::{http, http_as, try_http, wait_for};
 
 /// Settings of whoever runs the tests that the program must not see.
 const SETTINGS: [&str; 11] = [

@@ -24,7 +24,7 @@ const ASYNC_API: &str = include_str!("../../../docs/asyncapi.yaml");
 static CONFIG: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
     // Without a validator: the default one is a server elsewhere.
     let config = Config::from("/v1/openapi.json").validator_url("none").display_operation_id(true);
-    Arc::new(config.deep_linking(true))
+    Arc::new(config.deep_linking(true).use_base_layout())
 });
 
 /// `GET /docs`: where the page is.

@@ -9,7 +9,7 @@ mod words;
 
 use axum::Json;
 use utoipa::openapi::path::{Operation, Parameter};
-use utoipa::openapi::schema::{Schema, SchemaType, Type};
+use utoipa::openapi::schema::{KnownFormat, Schema, SchemaFormat, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Content, Ref, RefOr, Required, Response, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
@@ -265,6 +265,12 @@ fn not_null(parameter: &mut Parameter) {
         if let [only] = types.as_slice() {
             object.schema_type = SchemaType::Type(only.clone());
         }
+    }
+    if let Some(RefOr::T(Schema::Object(object))) = &mut parameter.schema
+        && object.format == Some(SchemaFormat::KnownFormat(KnownFormat::Int64))
+    {
+        // Unsigned ones go further.
+        object.format = None;
     }
     if let Some(RefOr::T(Schema::Array(array))) = &mut parameter.schema {
         array.schema_type = SchemaType::Type(Type::Array);

@@ -271,16 +271,12 @@ pub(in crate::api) struct CloudEvent {
     /// Its name.
     r#type: String,
     /// What it is about.
-    #[schema(nullable = false)]
     subject: Option<String>,
     /// When it happened (RFC 3339).
-    #[schema(nullable = false)]
     time: Option<String>,
     /// The media type of the data.
-    #[schema(nullable = false)]
     datacontenttype: Option<String>,
     /// The schema of the data.
-    #[schema(nullable = false)]
     dataschema: Option<String>,
     /// The data.
     data: Option<Value>,

@@ -164,7 +164,7 @@ fn unhex(text: &str) -> Vec<u8> {
     summary = "Save a checkpoint",
     security(("taskToken" = [])),
     params(("task" = String, Path, description = "the id of the task")),
-    request_body(content_type = "*/*", description = "what is saved: JSON, or bytes of another type", content = String),
+    request_body(content_type = "*/*", description = "what is saved: JSON, or bytes of another type", content = Value),
     responses(
         (status = 200, description = "it is saved", body = SavedCheckpoint),
         (status = 409, description = "`STALE_ATTEMPT`: the record has another attempt"),
