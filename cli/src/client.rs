@@ -75,12 +75,12 @@ impl Client {
             CliError::Usage(format!("the server `{base}` ({origin}) is not a URL: {reason}"))
         };
         let mut url = Url::parse(base).map_err(|error| wrong(error.to_string()))?;
-        if !["http", "https"].contains(&url.scheme()) || url.host().is_none() {
-            return Err(wrong("give http://HOST:PORT".into()));
-        }
         if !url.username().is_empty() || url.password().is_some() {
             let cure = "secrets do not belong into it: give the key with --token-file or FLOWMONKEY_TOKEN";
             return Err(CliError::Usage(format!("the server's URL ({origin}) names a user: {cure}")));
+        }
+        if !["http", "https"].contains(&url.scheme()) || url.host().is_none() {
+            return Err(wrong("give http://HOST:PORT".into()));
         }
         url.set_query(None);
         url.set_fragment(None);

@@ -108,7 +108,7 @@ impl Served {
     }
 
     /// Starts a command whose result goes into a file; gives that, too.
-    fn into_file(&self, args: &[&str]) -> (Running, std::path::PathBuf) {
+    fn start_to_file(&self, args: &[&str]) -> (Running, std::path::PathBuf) {
         let file = self.bench.path("result");
         let mut shell = Command::new("sh");
         shell.args(["-c", r#"exec "$0" "$@" > result"#, env!("CARGO_BIN_EXE_flowmonkey")]);
@@ -344,9 +344,9 @@ fn a_server_that_is_away_is_named_with_the_cure() {
             "{said}"
         );
     }
-    for wrong in ["nonsense", "ftp://x", "http://me:secret@127.0.0.1"] {
+    for wrong in ["nonsense", "ftp://me:hidden@x", "http://me:hidden@127.0.0.1"] {
         let refused = bench.run(&["execution", "list", "--server", wrong]).expect(2);
-        assert!(!refused.stderr.contains("secret"), "{}", refused.stderr);
+        assert!(!refused.stderr.contains("hidden"), "{}", refused.stderr);
     }
     let both = bench.run(&["execution", "list", "--server", &url, "--data-dir", "data"]).expect(2);
     assert!(both.stderr.contains("--data-dir"), "{}", both.stderr);
@@ -365,7 +365,7 @@ fn a_watcher_sees_everything_once_through_a_restart() {
     served.ask(&["flow", "publish", "twice.yaml"]).expect(0);
     let id = served.begin("twice");
     served.wait_for_status(&id, "waiting");
-    let (watcher, file) = served.into_file(&["execution", "watch", &id, "-o", "json"]);
+    let (watcher, file) = served.start_to_file(&["execution", "watch", &id, "-o", "json"]);
     wait_for_text(&file, "step.waitBegan");
     served.kill();
     watcher.wait_for_line("is lost");
@@ -407,7 +407,7 @@ fn watching_what_has_ended_tells_all_of_it_and_how_it_ended() {
     let yaml = served.ask(&["execution", "watch", &failing, "-o", "yaml"]).expect(1).stdout;
     assert!(yaml.starts_with("---\nseq: 1\ntype: execution.created\n"), "{yaml}");
     let paying = served.begin("paying");
-    let (watcher, file) = served.into_file(&["execution", "watch", &paying]);
+    let (watcher, file) = served.start_to_file(&["execution", "watch", &paying]);
     wait_for_text(&file, "waits for signal paid");
     watcher.signal("INT");
     let left = watcher.end().expect(130);
@@ -431,7 +431,7 @@ fn log_lines_are_followed_to_the_end_through_a_restart() {
     assert!(Command::new("mkfifo").arg(served.bench.path("gate")).status().unwrap().success());
     served.ask(&["flow", "publish", "parked.yaml"]).expect(0);
     let id = served.begin("parked");
-    let (follower, file) = served.into_file(&["execution", "logs", &id, "-f"]);
+    let (follower, file) = served.start_to_file(&["execution", "logs", &id, "-f"]);
     wait_for_text(&file, "begun");
     served.kill();
     follower.wait_for_line("asking again until it does");

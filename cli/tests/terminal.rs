@@ -164,4 +164,11 @@ fn a_watcher_sees_the_progress_of_an_execution_elsewhere() {
     assert!(seen.contains("completed") && seen.contains("boxes"), "{seen}");
     assert!(!seen.contains("half the boxes"), "{seen}");
     assert!(!terminal.screen.screen().hide_cursor(), "the cursor is given back");
+    // The same for who starts it.
+    let run = ["run", "packing.yaml", "--server", &url];
+    let mut terminal = Terminal::start(&bench, &run, true);
+    terminal.wait_for(&["packing.yaml", "pack", "45%", "half the boxes"]);
+    drop(File::options().write(true).open(bench.path("gate")).unwrap());
+    assert_eq!(terminal.end(), 0, "{}", terminal.seen());
+    assert!(terminal.seen().contains("completed") && !terminal.seen().contains("45%"), "{}", terminal.seen());
 }

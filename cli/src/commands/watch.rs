@@ -3,6 +3,7 @@
 mod follower;
 mod words;
 
+use std::convert::Infallible;
 use std::io::IsTerminal;
 
 use flowmonkey_core::execution::Status;
@@ -45,7 +46,7 @@ pub(super) async fn watch(asked: &Asked, asking: &Asking<'_>) -> Result<Exit, Cl
 
 /// Where what happens is shown.
 enum View {
-    Tree(RemoteTree),
+    Tree(Box<RemoteTree>),
     Lines(Output),
 }
 
@@ -76,7 +77,7 @@ async fn follow(asked: &Asked, client: &Client, output: Output, is_idle: bool) -
     let is_tree = output == Output::Table && has_terminals;
     let mut view = if is_tree {
         let title = format!("{}@{}", show::cell(&record["flowId"]), show::cell(&record["flowVersion"]));
-        View::Tree(RemoteTree::new(asked.id, title))
+        View::Tree(Box::new(RemoteTree::new(asked.id, title)))
     } else {
         View::Lines(output)
     };
@@ -95,6 +96,21 @@ async fn follow(asked: &Asked, client: &Client, output: Output, is_idle: bool) -
         tell("nobody works on this record now: this is all that has happened");
     }
     Ok(exit_of(status, true))
+}
+
+/// Draws an execution for as long as this is waited for, beside whoever waits for its end. What goes wrong is left to them.
+pub(super) async fn draw(client: &Client, id: ExecutionId, tree: &mut RemoteTree) -> Infallible {
+    let mut follower = Follower::new(client, id, true);
+    loop {
+        match follower.next().await {
+            Ok(Some(message)) => tree.draw(&message),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::debug!(%error, "nothing more is drawn");
+                return std::future::pending().await;
+            }
+        }
+    }
 }
 
 /// Shows everything until the execution has ended, or, where nobody works on it, all that has happened; false: nobody reads
