@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::{Value, json};
-use support::{Bench, Done, FAILING, HELLO, Running, SIGNAL, http, wait_for};
+use support::{Bench, Done, EACH, FAILING, HELLO, Running, SIGNAL, http, wait_for};
 
 /// Waits twice.
 const TWICE: &str = "\
@@ -420,6 +420,31 @@ fn watching_what_has_ended_tells_all_of_it_and_how_it_ended() {
         "{}",
         told.stderr
     );
+}
+
+#[test]
+fn children_are_watched_where_that_is_asked_for() {
+    let served = Served::new(&[("each.yaml", EACH)]);
+    served.ask(&["flow", "publish", "each.yaml"]).expect(0);
+    let id = served.begin("each");
+    let children = wait_for("the children to wait", || {
+        let list = served.json(&["execution", "list", "--parent", &id, "--waiting", "signal go"]);
+        let items = list["items"].as_array().unwrap();
+        (items.len() == 2)
+            .then(|| items.iter().map(|item| item["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>())
+    });
+    let (watcher, file) = served.start_to_file(&["execution", "watch", &id, "--children"]);
+    wait_for_text(&file, "step.fanOpened  fan: 2 children");
+    for child in &children {
+        served.ask(&["execution", "signal", child, "go"]).expect(0);
+    }
+    watcher.end().expect(0);
+    let lines = std::fs::read_to_string(&file).unwrap();
+    for child in &children {
+        assert_eq!(lines.matches(&format!("  {child}  execution.completed")).count(), 1, "{lines}");
+    }
+    let alone = served.ask(&["execution", "watch", &id]).expect(0).stdout;
+    assert!(children.iter().all(|child| !alone.contains(child)), "{alone}");
 }
 
 #[test]
