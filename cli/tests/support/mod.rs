@@ -14,7 +14,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub use example::{Dev, Run, Server, Started, example, history};
-pub use flows::{EACH, FAILING, HELLO, MONTH, SIGNAL};
+pub use flows::EACH;
+pub use flows::{FAILING, HELLO, MONTH, SIGNAL};
 pub use http::{http, try_http, wait_for};
 
 /// Settings of whoever runs the tests that the program must not see.
