@@ -4,7 +4,8 @@
 
 mod support;
 
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Shutdown, TcpListener};
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -350,6 +351,44 @@ fn a_server_that_is_away_is_named_with_the_cure() {
     }
     let both = bench.run(&["execution", "list", "--server", &url, "--data-dir", "data"]).expect(2);
     assert!(both.stderr.contains("--data-dir"), "{}", both.stderr);
+}
+
+/// A server that answers one request; gives its URL, and then the first line of the request.
+fn answers_once(answer: &'static str) -> (String, std::thread::JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let heard = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+        let first = lines.next().unwrap();
+        lines.find(String::is_empty).unwrap();
+        stream.write_all(answer.as_bytes()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        // What is left unread would take the answer with it.
+        lines.for_each(drop);
+        first
+    });
+    (url, heard)
+}
+
+#[test]
+fn a_worker_is_drained_by_its_name() {
+    let bench = Bench::new();
+    let (url, heard) = answers_once(
+        "HTTP/1.1 202 Accepted\r\nContent-Length: 32\r\n\r\n{\"worker\":\"w/1\",\"draining\":true}",
+    );
+    let drained = bench.run(&["worker", "drain", "w/1", "--server", &url]).expect(0).stdout;
+    assert!(drained.starts_with("w/1 is asked to leave"), "{drained}");
+    assert_eq!(heard.join().unwrap(), "POST /v1/workers/w%2F1:drain HTTP/1.1");
+    // What is no FlowMonkey is told apart, and so is an older release.
+    let (url, _) = answers_once("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
+    let strange = bench.run(&["worker", "list", "--server", &url]).expect(4);
+    assert!(strange.stderr.contains("but not as FlowMonkey does"), "{}", strange.stderr);
+    let (url, _) = answers_once(
+        "HTTP/1.1 404 Not Found\r\nContent-Length: 40\r\n\r\n{\"code\":\"ROUTE_NOT_FOUND\",\"detail\":\"no\"}",
+    );
+    let older = bench.run(&["worker", "drain", "w1", "--server", &url]).expect(2);
+    assert!(older.stderr.contains("may be of an older release"), "{}", older.stderr);
 }
 
 /// The sequences and types of what a watcher printed.
