@@ -27,6 +27,8 @@ const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 /// Statuses of a server, or of a proxy before it, that do not say whether the request was carried out.
 const NOT_CERTAIN: [u16; 3] = [502, 503, 504];
 
+/// The code of a server that does not know what it is asked for.
+const NO_SUCH_ROUTE: &str = "ROUTE_NOT_FOUND";
 /// The header by which a server names a request in its log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
@@ -75,12 +77,12 @@ impl Client {
             CliError::Usage(format!("the server `{base}` ({origin}) is not a URL: {reason}"))
         };
         let mut url = Url::parse(base).map_err(|error| wrong(error.to_string()))?;
-        if !["http", "https"].contains(&url.scheme()) || url.host().is_none() {
-            return Err(wrong("give http://HOST:PORT".into()));
-        }
         if !url.username().is_empty() || url.password().is_some() {
             let cure = "secrets do not belong into it: give the key with --token-file or FLOWMONKEY_TOKEN";
             return Err(CliError::Usage(format!("the server's URL ({origin}) names a user: {cure}")));
+        }
+        if !["http", "https"].contains(&url.scheme()) || url.host().is_none() {
+            return Err(wrong("give http://HOST:PORT".into()));
         }
         url.set_query(None);
         url.set_fragment(None);
@@ -192,7 +194,7 @@ impl Client {
     }
 
     async fn answer(&self, request: reqwest::RequestBuilder) -> Result<(StatusCode, Value), Failure> {
-        let unreachable = |error: reqwest::Error| self.unreachable(&error);
+        let unreachable = |error: reqwest::Error| self.unreachable(error);
         let answer = request.send().await.map_err(unreachable)?;
         let status = answer.status();
         let headers = answer.headers().clone();
@@ -224,10 +226,10 @@ impl Client {
             .header(UPGRADE, "websocket")
             .header(WEBSOCKET_VERSION, "13")
             .header(WEBSOCKET_KEY, key);
-        let answer = request.send().await.map_err(|error| self.unreachable(&error).error)?;
+        let answer = request.send().await.map_err(|error| self.unreachable(error).error)?;
         let (status, headers) = (answer.status(), answer.headers().clone());
         if status != StatusCode::SWITCHING_PROTOCOLS {
-            let bytes = answer.bytes().await.map_err(|error| self.unreachable(&error).error)?;
+            let bytes = answer.bytes().await.map_err(|error| self.unreachable(error).error)?;
             return Err(match serde_json::from_slice(&bytes) {
                 Ok(problem) if !status.is_success() => self.refused(status, &headers, &problem),
                 Ok(_) | Err(_) => self.not_ours(status),
@@ -236,14 +238,14 @@ impl Client {
         if headers.get(&WEBSOCKET_ACCEPT).map(HeaderValue::as_bytes) != Some(accept.as_bytes()) {
             return Err(self.not_ours(status));
         }
-        let stream = answer.upgrade().await.map_err(|error| self.unreachable(&error).error)?;
+        let stream = answer.upgrade().await.map_err(|error| self.unreachable(error).error)?;
         let config = WebSocketConfig::default()
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX));
         Ok(WebSocketStream::from_raw_socket(stream, Role::Client, Some(config)).await)
     }
 
-    fn unreachable(&self, error: &reqwest::Error) -> Failure {
+    fn unreachable(&self, error: reqwest::Error) -> Failure {
         let is_away = error.is_connect();
         let fate = if is_away || error.is_builder() { Fate::NotSent } else { Fate::Unknown };
         let cure = match &self.origin {
@@ -254,7 +256,7 @@ impl Client {
             Origin::Option(_) | Origin::Environment(_) | Origin::Profile { .. } => String::new(),
         };
         let base = self.base();
-        let text = format!("{base} does not answer: {}{cure}", chain(error));
+        let text = format!("{base} does not answer: {}{cure}", chain(&error.without_url()));
         Failure { error: CliError::Unreachable(text), fate }
     }
 
@@ -287,6 +289,9 @@ impl Client {
                 }
                 Some(origin) => format!("\n  the key was given by {origin}"),
             });
+        }
+        if text("code") == NO_SUCH_ROUTE {
+            more.push_str("\n  the server may be of an older release than this program");
         }
         if let Some(seconds) = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()) {
             more.push_str(&format!("\n  try again in {seconds} s"));

@@ -145,6 +145,20 @@ fn act_on(bench: &Bench) {
     assert!(unknown.stderr.contains("not found"), "{}", unknown.stderr);
     let misspelt = run(&["execution", "show", "ex_0000"]).expect(2);
     assert!(misspelt.stderr.contains("`ex_0000` is no execution id"), "{}", misspelt.stderr);
+    let published = run(&["flow", "publish", "paying.yaml"]).expect(0).json();
+    assert_eq!(published["items"][0]["outcome"], "published");
+    assert_eq!(run(&["flow", "list"]).expect(0).json()["items"][0]["id"], "paying");
+    assert_eq!(
+        run(&["execution", "count", "--by-status"]).expect(0).json()["counts"]["completed"]["count"],
+        1
+    );
+    assert_eq!(run(&["event", "publish", "dawn", "--event-id", "e1"]).expect(0).json()["created"], true);
+    assert_eq!(run(&["event", "list"]).expect(0).json()["items"][0]["type"], "dawn");
+    for look in [["failed", "list"], ["queue", "list"], ["worker", "list"]] {
+        assert!(run(&look).expect(0).json()["items"].is_array());
+    }
+    let watched = run(&["execution", "watch", first]).expect(0).stdout;
+    assert!(watched.lines().last().unwrap().contains(r#""type":"execution.completed""#), "{watched}");
     run(&["table", "define", r#"{"id":"orders","columns":[{"id":"total","type":"number"}]}"#]).expect(0);
     assert_eq!(run(&["table", "list"]).expect(0).json()["items"][0]["id"], "orders");
     assert_eq!(run(&["table", "rows", "orders"]).expect(0).json()["items"], json!([]));

@@ -4,12 +4,13 @@
 
 mod support;
 
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Shutdown, TcpListener};
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::{Value, json};
-use support::{Bench, Done, FAILING, HELLO, Running, SIGNAL, http, wait_for};
+use support::{Bench, Done, EACH, FAILING, HELLO, Running, SIGNAL, http, wait_for};
 
 /// Waits twice.
 const TWICE: &str = "\
@@ -108,7 +109,7 @@ impl Served {
     }
 
     /// Starts a command whose result goes into a file; gives that, too.
-    fn into_file(&self, args: &[&str]) -> (Running, std::path::PathBuf) {
+    fn start_to_file(&self, args: &[&str]) -> (Running, std::path::PathBuf) {
         let file = self.bench.path("result");
         let mut shell = Command::new("sh");
         shell.args(["-c", r#"exec "$0" "$@" > result"#, env!("CARGO_BIN_EXE_flowmonkey")]);
@@ -344,12 +345,50 @@ fn a_server_that_is_away_is_named_with_the_cure() {
             "{said}"
         );
     }
-    for wrong in ["nonsense", "ftp://x", "http://me:secret@127.0.0.1"] {
+    for wrong in ["nonsense", "ftp://me:hidden@x", "http://me:hidden@127.0.0.1"] {
         let refused = bench.run(&["execution", "list", "--server", wrong]).expect(2);
-        assert!(!refused.stderr.contains("secret"), "{}", refused.stderr);
+        assert!(!refused.stderr.contains("hidden"), "{}", refused.stderr);
     }
     let both = bench.run(&["execution", "list", "--server", &url, "--data-dir", "data"]).expect(2);
     assert!(both.stderr.contains("--data-dir"), "{}", both.stderr);
+}
+
+/// A server that answers one request; gives its URL, and then the first line of the request.
+fn answers_once(answer: &'static str) -> (String, std::thread::JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let heard = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+        let first = lines.next().unwrap();
+        lines.find(String::is_empty).unwrap();
+        stream.write_all(answer.as_bytes()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        // What is left unread would take the answer with it.
+        lines.for_each(drop);
+        first
+    });
+    (url, heard)
+}
+
+#[test]
+fn a_worker_is_drained_by_its_name() {
+    let bench = Bench::new();
+    let (url, heard) = answers_once(
+        "HTTP/1.1 202 Accepted\r\nContent-Length: 32\r\n\r\n{\"worker\":\"w/1\",\"draining\":true}",
+    );
+    let drained = bench.run(&["worker", "drain", "w/1", "--server", &url]).expect(0).stdout;
+    assert!(drained.starts_with("w/1 is asked to leave"), "{drained}");
+    assert_eq!(heard.join().unwrap(), "POST /v1/workers/w%2F1:drain HTTP/1.1");
+    // What is no FlowMonkey is told apart, and so is an older release.
+    let (url, _) = answers_once("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
+    let strange = bench.run(&["worker", "list", "--server", &url]).expect(4);
+    assert!(strange.stderr.contains("but not as FlowMonkey does"), "{}", strange.stderr);
+    let (url, _) = answers_once(
+        "HTTP/1.1 404 Not Found\r\nContent-Length: 40\r\n\r\n{\"code\":\"ROUTE_NOT_FOUND\",\"detail\":\"no\"}",
+    );
+    let older = bench.run(&["worker", "drain", "w1", "--server", &url]).expect(2);
+    assert!(older.stderr.contains("may be of an older release"), "{}", older.stderr);
 }
 
 /// The sequences and types of what a watcher printed.
@@ -365,7 +404,7 @@ fn a_watcher_sees_everything_once_through_a_restart() {
     served.ask(&["flow", "publish", "twice.yaml"]).expect(0);
     let id = served.begin("twice");
     served.wait_for_status(&id, "waiting");
-    let (watcher, file) = served.into_file(&["execution", "watch", &id, "-o", "json"]);
+    let (watcher, file) = served.start_to_file(&["execution", "watch", &id, "-o", "json"]);
     wait_for_text(&file, "step.waitBegan");
     served.kill();
     watcher.wait_for_line("is lost");
@@ -407,7 +446,7 @@ fn watching_what_has_ended_tells_all_of_it_and_how_it_ended() {
     let yaml = served.ask(&["execution", "watch", &failing, "-o", "yaml"]).expect(1).stdout;
     assert!(yaml.starts_with("---\nseq: 1\ntype: execution.created\n"), "{yaml}");
     let paying = served.begin("paying");
-    let (watcher, file) = served.into_file(&["execution", "watch", &paying]);
+    let (watcher, file) = served.start_to_file(&["execution", "watch", &paying]);
     wait_for_text(&file, "waits for signal paid");
     watcher.signal("INT");
     let left = watcher.end().expect(130);
@@ -423,6 +462,31 @@ fn watching_what_has_ended_tells_all_of_it_and_how_it_ended() {
 }
 
 #[test]
+fn children_are_watched_where_that_is_asked_for() {
+    let served = Served::new(&[("each.yaml", EACH)]);
+    served.ask(&["flow", "publish", "each.yaml"]).expect(0);
+    let id = served.begin("each");
+    let children = wait_for("the children to wait", || {
+        let list = served.json(&["execution", "list", "--parent", &id, "--waiting", "signal go"]);
+        let items = list["items"].as_array().unwrap();
+        (items.len() == 2)
+            .then(|| items.iter().map(|item| item["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>())
+    });
+    let (watcher, file) = served.start_to_file(&["execution", "watch", &id, "--children"]);
+    wait_for_text(&file, "step.fanOpened  fan: 2 children");
+    for child in &children {
+        served.ask(&["execution", "signal", child, "go"]).expect(0);
+    }
+    watcher.end().expect(0);
+    let lines = std::fs::read_to_string(&file).unwrap();
+    for child in &children {
+        assert_eq!(lines.matches(&format!("  {child}  execution.completed")).count(), 1, "{lines}");
+    }
+    let alone = served.ask(&["execution", "watch", &id]).expect(0).stdout;
+    assert!(children.iter().all(|child| !alone.contains(child)), "{alone}");
+}
+
+#[test]
 fn log_lines_are_followed_to_the_end_through_a_restart() {
     let script = "read task\necho '{\"type\":\"log\",\"level\":\"info\",\"message\":\"begun\"}'\ncat gate > /dev/null\n\
                   echo '{\"type\":\"log\",\"level\":\"info\",\"message\":\"packed\"}'\n\
@@ -431,7 +495,7 @@ fn log_lines_are_followed_to_the_end_through_a_restart() {
     assert!(Command::new("mkfifo").arg(served.bench.path("gate")).status().unwrap().success());
     served.ask(&["flow", "publish", "parked.yaml"]).expect(0);
     let id = served.begin("parked");
-    let (follower, file) = served.into_file(&["execution", "logs", &id, "-f"]);
+    let (follower, file) = served.start_to_file(&["execution", "logs", &id, "-f"]);
     wait_for_text(&file, "begun");
     served.kill();
     follower.wait_for_line("asking again until it does");

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 
-use support::{Bench, http, wait_for};
+use support::{Bench, EACH, http, wait_for};
 
 const ROWS: u16 = 24;
 const COLUMNS: u16 = 100;
@@ -164,4 +164,38 @@ fn a_watcher_sees_the_progress_of_an_execution_elsewhere() {
     assert!(seen.contains("completed") && seen.contains("boxes"), "{seen}");
     assert!(!seen.contains("half the boxes"), "{seen}");
     assert!(!terminal.screen.screen().hide_cursor(), "the cursor is given back");
+    // The same for who starts it.
+    let run = ["run", "packing.yaml", "--server", &url];
+    let mut terminal = Terminal::start(&bench, &run, true);
+    terminal.wait_for(&["packing.yaml", "pack", "45%", "half the boxes"]);
+    drop(File::options().write(true).open(bench.path("gate")).unwrap());
+    assert_eq!(terminal.end(), 0, "{}", terminal.seen());
+    assert!(terminal.seen().contains("completed") && !terminal.seen().contains("45%"), "{}", terminal.seen());
+}
+
+#[test]
+fn a_watcher_sees_how_many_children_have_ended() {
+    let bench = bench();
+    bench.file("each.yaml", EACH);
+    let dev = bench.start(&["dev", "--data-dir", "data", "--listen", "127.0.0.1:0"]);
+    let url = bench.address("data", &dev);
+    bench.run(&["flow", "publish", "each.yaml", "--server", &url]).expect(0);
+    let (_, started) = http(&url, "POST", "/v1/executions", r#"{"flowId":"each"}"#);
+    let id = started["id"].as_str().unwrap();
+    let children = wait_for("the children to wait", || {
+        let path = format!("/v1/executions?parent={id}&waitingReason=signal");
+        let (_, list) = http(&url, "GET", &path, "");
+        list["items"].as_array().filter(|items| items.len() == 2).cloned()
+    });
+    let mut terminal = Terminal::start(&bench, &["execution", "watch", id, "--server", &url], true);
+    terminal.wait_for(&["each@1.0.0", "fan", "0/2"]);
+    let go = |child: &serde_json::Value| {
+        let path = format!("/v1/executions/{}:signal", child["id"].as_str().unwrap());
+        assert_eq!(http(&url, "POST", &path, r#"{"name":"go"}"#).0, 200);
+    };
+    go(&children[0]);
+    terminal.wait_for(&["fan", "1/2"]);
+    go(&children[1]);
+    assert_eq!(terminal.end(), 0, "{}", terminal.seen());
+    assert!(terminal.seen().contains("completed") && !terminal.seen().contains("1/2"), "{}", terminal.seen());
 }

@@ -194,7 +194,7 @@ pub(crate) enum WorkersCommand {
         #[command(flatten)]
         place: Place,
     },
-    /// Let a worker end what it runs and take nothing new
+    /// Ask a worker to leave: it takes nothing new, ends what it runs within its grace and gives back the rest
     #[command(after_help = "Example:\n  flowmonkey worker drain WORKER --server http://engine:7420")]
     Drain {
         /// Its name, as `flowmonkey worker list` shows it

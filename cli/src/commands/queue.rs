@@ -32,7 +32,11 @@ pub(crate) async fn workers(command: WorkersCommand, settings: &Settings) -> Res
         }
         WorkersCommand::Drain { worker, place } => {
             let path = format!("/v1/workers/{}:drain", segment(&worker));
-            let drained = |_: &Value| format!("{worker} ends what it runs and takes nothing new");
+            let drained = |_: &Value| {
+                format!(
+                    "{worker} is asked to leave: it takes nothing new, and ends or gives back what it runs"
+                )
+            };
             Asking { settings, place: &place }.act(&path, &json!({}), drained).await?;
             Ok(Exit::Done)
         }

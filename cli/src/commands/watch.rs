@@ -3,6 +3,7 @@
 mod follower;
 mod words;
 
+use std::convert::Infallible;
 use std::io::IsTerminal;
 
 use flowmonkey_core::execution::Status;
@@ -97,6 +98,36 @@ async fn follow(asked: &Asked, client: &Client, output: Output, is_idle: bool) -
     Ok(exit_of(status, true))
 }
 
+/// Draws an execution for as long as this is waited for, beside whoever waits for its end. What goes wrong is left to them.
+pub(super) async fn draw(client: &Client, id: ExecutionId, tree: &mut RemoteTree) -> Infallible {
+    let mut follower = Follower::new(client, id, true);
+    loop {
+        let drawn = async {
+            draw_progress(&mut follower, tree).await?;
+            if let Some(message) = follower.next().await? {
+                tree.draw(&message);
+            }
+            Ok::<_, CliError>(())
+        };
+        if let Err(error) = drawn.await {
+            tracing::debug!(%error, "nothing more is drawn");
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Draws progress that was reported before the connection was there: it is not repeated live.
+async fn draw_progress(follower: &mut Follower<'_>, tree: &mut RemoteTree) -> Result<(), CliError> {
+    if follower.take_fresh() {
+        let record = follower.record().await?;
+        tree.draw(&json!({
+            "type": "execution.progress", "executionId": record["id"], "stepId": record["currentStepId"],
+            "progress": record["progress"],
+        }));
+    }
+    Ok(())
+}
+
 /// Shows everything until the execution has ended, or, where nobody works on it, all that has happened; false: nobody reads
 /// any more.
 async fn to_the_end(follower: &mut Follower<'_>, view: &mut View, is_idle: bool) -> Result<bool, CliError> {
@@ -104,15 +135,8 @@ async fn to_the_end(follower: &mut Follower<'_>, view: &mut View, is_idle: bool)
         if follower.has_caught_up() && (is_idle || follower.has_ended()) {
             return Ok(true);
         }
-        if let View::Tree(tree) = view
-            && follower.take_fresh()
-        {
-            // Progress that was reported before is not repeated live.
-            let record = follower.record().await?;
-            tree.draw(&json!({
-                "type": "execution.progress", "executionId": record["id"], "stepId": record["currentStepId"],
-                "progress": record["progress"],
-            }));
+        if let View::Tree(tree) = view {
+            draw_progress(follower, tree).await?;
         }
         if let Some(message) = follower.next().await?
             && !view.show(&message)?

@@ -37,3 +37,17 @@ steps:
   pause: { type: delay, config: { days: 30 }, transitions: { onSuccess: remind } }
   remind: { type: set, config: { value: true }, outputKey: reminded, transitions: { onSuccess: null } }
 ";
+
+pub const EACH: &str = "\
+id: each
+version: 1.0.0
+initialStepId: fan
+steps:
+  fan:
+    type: map
+    config:
+      items: { type: static, value: [1, 2] }
+      body: { type: wait-signal, config: { signal: go } }
+    outputKey: all
+    transitions: { onSuccess: null }
+";

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub use example::{Dev, Run, Server, Started, example, history};
+pub use flows::EACH;
 pub use flows::{FAILING, HELLO, MONTH, SIGNAL};
 pub use http::{http, http_as, try_http, wait_for};
 

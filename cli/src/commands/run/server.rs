@@ -17,9 +17,10 @@ use serde_json::{Value, json};
 use super::{Job, Wanted, exit_of, here, tell_existing};
 use crate::args::Fallback;
 use crate::client::{Client, Failure, Fate};
-use crate::commands::tell;
+use crate::commands::{tell, watch};
 use crate::errors::{CliError, Exit};
 use crate::signals::Signals;
+use crate::tree::RemoteTree;
 use crate::{show, source};
 
 /// How long a start may take before it counts as lost, where there is a fallback.
@@ -127,7 +128,7 @@ async fn start(client: &Client, request: &Value) -> Result<Value, Failure> {
     }
 }
 
-/// Waits for the end of what was started.
+/// Waits for the end of what was started, and prints the record; a person sees meanwhile what it does.
 async fn follow(
     job: &Job<'_>,
     client: &Client,
@@ -135,12 +136,42 @@ async fn follow(
     interrupts: &mut Signals,
 ) -> Result<Exit, CliError> {
     let id = started["id"].as_str().unwrap_or_default().to_owned();
-    let path = format!("/v1/executions/{id}");
     if started["created"] == false {
         tell_existing(&id, started["inputDiffers"] == true);
     } else {
         tell(&format!("started {id}"));
     }
+    let drawn = id.parse().ok().filter(|_| std::io::stderr().is_terminal());
+    let ended = match drawn {
+        Some(execution) => {
+            let title = job.args.flow.as_ref().unwrap_or(&job.args.file);
+            let mut tree = RemoteTree::new(execution, title.clone());
+            let ended = tokio::select! {
+                ended = wait_for_end(client, id, interrupts) => ended,
+                never = watch::draw(client, execution, &mut tree) => match never {},
+            };
+            tree.end();
+            ended
+        }
+        None => wait_for_end(client, id, interrupts).await,
+    };
+    Ok(match ended? {
+        Some((record, exit)) => {
+            job.settings.output.print(&record, show::record)?;
+            exit
+        }
+        None => Exit::Interrupted,
+    })
+}
+
+/// Waits for the end of an execution, or until only somebody else can move it: the record, and what it means; none: the
+/// user insists on leaving.
+async fn wait_for_end(
+    client: &Client,
+    id: String,
+    interrupts: &mut Signals,
+) -> Result<Option<(Value, Exit)>, CliError> {
+    let path = format!("/v1/executions/{id}");
     let asks = std::io::stdin().is_terminal();
     let mut is_cancelling = false;
     loop {
@@ -149,7 +180,7 @@ async fn follow(
             record = client.get(&wait) => record.map_err(|error| gone(client, &id, error))?,
             () = interrupts.next() => {
                 if is_cancelling {
-                    return Ok(Exit::Interrupted);
+                    return Ok(None);
                 }
                 is_cancelling = true;
                 tell("cancelling; once more to leave at once");
@@ -164,8 +195,8 @@ async fn follow(
         if has_ended
             || (!asks && only_others_move(client, &path).await.map_err(|error| gone(client, &id, error))?)
         {
-            job.settings.output.print(&record, show::record)?;
-            return Ok(exit_of(status.unwrap_or(Status::Failed), !has_ended));
+            let exit = exit_of(status.unwrap_or(Status::Failed), !has_ended);
+            return Ok(Some((record, exit)));
         }
     }
 }
