@@ -106,7 +106,7 @@ fn table(page: &Value) -> String {
             ("name", "name"),
             ("state", "state"),
             ("scopes", "scopes"),
-            ("tenantId", "tenant"),
+            ("tenant", "tenantId"),
             ("expires", "expiresAt"),
             ("used", "lastUsedAt"),
         ],
