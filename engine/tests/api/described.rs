@@ -179,6 +179,8 @@ async fn every_verb_is_described() {
         ("/v1/webhooks/{id}", "/v1/webhooks/nobody"),
         ("/v1/webhooks/{id}/deliveries/{event}", "/v1/webhooks/nobody/deliveries/none"),
         ("/v1/keys/{id}", "/v1/keys/nobody"),
+        ("/v1/operations/{id}", "/v1/operations/nobody"),
+        ("/v1/workers/{id}", "/v1/workers/nobody"),
     ] {
         let refused =
             server.post(&format!("{address}:dance"), &json!({})).await.problem(404, "VERB_NOT_FOUND");
