@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 
 use flowmonkey_test_support::{
@@ -10,6 +10,7 @@ use flowmonkey_test_support::{
 };
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use tokio::process::Command;
 
 use crate::books::{Books, notes};
 use crate::system::{Options, System, wait_for};
@@ -33,6 +34,8 @@ async fn refusal(arguments: &[&str]) -> (i32, String) {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(fs::File::create(&log).unwrap())
+        // One that is let in after all must not outlive the test.
+        .kill_on_drop(true)
         .spawn()
         .unwrap();
     let status = wait_for(&format!("{arguments:?} is refused"), async || child.try_wait().unwrap()).await;
