@@ -802,7 +802,7 @@ answers! {
         name: String,
         scopes: Vec<ScopeWord>,
         #[schema(required)]
-        tenant: Option<String>,
+        tenant_id: Option<String>,
         /// `active`, `expired` or `revoked`.
         state: String,
         #[schema(format = DateTime)]
@@ -831,7 +831,7 @@ answers! {
         at: String,
         actor: String,
         #[schema(required)]
-        tenant: Option<String>,
+        tenant_id: Option<String>,
         method: String,
         route: String,
         target: String,

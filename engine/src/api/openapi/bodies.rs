@@ -332,7 +332,7 @@ pub(in crate::api) struct KeyBody {
     #[schema(min_items = 1)]
     scopes: Vec<ScopeWord>,
     /// The tenant whose rows it shows; without one, and made by who sees all: all rows.
-    tenant: Option<String>,
+    tenant_id: Option<String>,
     /// How long it counts; for ever when not given.
     expires_in_seconds: Option<u64>,
 }
