@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use flowmonkey_core::flow::pointer::escape;
 use flowmonkey_core::limits::DURATION_MAX_MS;
 use serde_json::{Map, Value};
 
@@ -213,8 +214,4 @@ const fn kind(value: &Value) -> &'static str {
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
     }
-}
-
-fn escape(field: &str) -> String {
-    field.replace('~', "~0").replace('/', "~1")
 }

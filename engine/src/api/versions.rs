@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use flowmonkey_core::flow::pointer::escape;
 use serde_json::{Map, Value, json};
 
 use super::Api;
@@ -265,10 +266,6 @@ fn differences(pointer: &str, old: &Value, new: &Value) -> Vec<Value> {
     }
     found.sort_by(|left, right| left["pointer"].as_str().cmp(&right["pointer"].as_str()));
     found
-}
-
-fn escape(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use flowmonkey_core::execution::Status;
+use flowmonkey_core::flow::pointer::escape;
 use flowmonkey_core::limits::LABELS_MAX;
 use flowmonkey_core::time::Timestamp;
 use serde_json::{Map, Value};
@@ -155,10 +156,6 @@ impl Reader {
         }
         if self.wrong.is_empty() { Ok(()) } else { Err(self.wrong) }
     }
-}
-
-fn escape(name: &str) -> String {
-    name.replace('~', "~0").replace('/', "~1")
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod json_schema;
 pub mod outline;
 pub mod parse;
 pub mod path;
+pub mod pointer;
 pub mod schema;
 pub mod scope;
 pub mod selector;

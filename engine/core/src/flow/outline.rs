@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::definition::{Flow, Graph, Step, StepKind};
 use super::graph::{EdgeKind, edges};
+use super::pointer::escape;
 
 /// A flow as nodes and edges.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -149,7 +150,7 @@ impl Outline {
 }
 
 fn pointer(prefix: &str, segment: &str) -> String {
-    format!("{prefix}/{}", segment.replace('~', "~0").replace('/', "~1"))
+    format!("{prefix}/{}", escape(segment))
 }
 
 fn kind(step: &Step) -> NodeKind {

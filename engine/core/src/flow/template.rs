@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::dataset::DatasetTooLarge;
 use super::js;
 use super::path::{InvalidPath, Path};
+use super::pointer::escape;
 use super::scope::Scope;
 use crate::context::json_size;
 use crate::limits::FLOW_DOCUMENT_DEPTH_MAX;
@@ -137,7 +138,7 @@ fn parse_node(source: &Value, pointer: &mut Vec<String>) -> Result<Node, Invalid
         Value::Object(map) => {
             let mut nodes = Vec::with_capacity(map.len());
             for (key, value) in map {
-                pointer.push(format!("/{}", key.replace('~', "~0").replace('/', "~1")));
+                pointer.push(format!("/{}", escape(key)));
                 nodes.push((key.clone(), parse_node(value, pointer)?));
                 pointer.pop();
             }

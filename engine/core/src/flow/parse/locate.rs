@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use saphyr_parser::{Event, Parser};
 
 use super::Format;
+use crate::flow::pointer::escape;
 
 /// A place in the text: line and column, from 1, the column in characters.
 pub(super) type Place = (usize, usize);
@@ -44,11 +45,6 @@ impl Places {
             end = parent;
         }
     }
-}
-
-/// Writes `key` as a part of a JSON pointer.
-pub(super) fn escape(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
 }
 
 enum Level {

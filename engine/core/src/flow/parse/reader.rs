@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::fields::{Field, Shape};
 use super::issue::{Issues, Part, Severity};
-use super::locate::escape;
+use crate::flow::pointer::escape;
 use crate::flow::schema::Schema;
 
 /// Longest part of a value that a message repeats, in characters.
