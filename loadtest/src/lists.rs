@@ -19,6 +19,8 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
+use crate::report::report;
+
 /// Times that each list is asked for.
 const RUNS: usize = 50;
 /// Items of a page.
@@ -67,7 +69,7 @@ pub(crate) async fn lists(executions: u32, plans: &Path) -> Result<()> {
 }
 
 fn figures(figures: &Value) {
-    println!("{}", json!({ "scenario": "lists", "figures": figures }));
+    report("lists", &json!({ "postgres": "fsync off, as nothing is written" }), figures);
 }
 
 async fn sizes(connection: &mut PgConnection, executions: u32) -> Result<()> {

@@ -13,8 +13,8 @@ use flowmonkey_worker::{Completion, Failure, Handler, Task};
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
+use crate::embedded::{report, start};
 use crate::harness::{Embedded, Options, Way, flow};
-use crate::{report, start};
 
 /// Rows of the context, about 130 bytes each: too many to travel with the task.
 const ROWS: usize = 2000;
@@ -167,7 +167,7 @@ pub(crate) async fn plumbing(durability: Durability, calls: usize) -> Result<()>
             return Err(anyhow!("{}: {}", error.code, error.message));
         }
         let figures = callers.figures.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        report(name, durability, json!({ "calls": calls, "of": figures }));
+        report(name, durability, &json!({ "calls": calls, "of": figures }));
         embedded.close().await;
     }
     Ok(())

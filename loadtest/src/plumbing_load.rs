@@ -21,8 +21,8 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::embedded::{report, resident_kib, start};
 use crate::harness::{Embedded, Options, Way, flow};
-use crate::{report, resident_kib, start};
 
 const HANDLER: &str = "chatter";
 const FLOW: &str = "
@@ -292,7 +292,7 @@ pub(crate) async fn plumbing_load(durability: Durability, load: Load) -> Result<
             "residentKib": { "before": before, "peak": peak, "after": after },
         })
     };
-    report("plumbingLoad", durability, figures);
+    report("plumbingLoad", durability, &figures);
     beside.shutdown().await;
     embedded.close().await;
     ensure!(lost_progress == 0, "the last progress of {lost_progress} tasks is lost");

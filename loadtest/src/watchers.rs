@@ -21,7 +21,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::{WAITING, prepared, report, resident_kib, start};
+use crate::embedded::{WAITING, prepared, report, resident_kib, start};
 
 /// What is measured.
 #[derive(Clone, Copy, clap::Args)]
@@ -137,7 +137,7 @@ pub(crate) async fn watchers(durability: Durability, wanted: Watchers) -> Result
     report(
         "watchers",
         durability,
-        json!({
+        &json!({
             "connections": connections,
             "silent": silent,
             "executions": ids.len(),

@@ -20,6 +20,7 @@
 //! | [`Sentinel`], [`Cluster`] | several Redis, with failover or with the slots spread |
 //! | [`PgBouncer`] | a Postgres whose connections are shared, one transaction at a time |
 //! | [`S3`] | an object store |
+//! | [`Program`] | a process of ours that cannot outlive us |
 //! | [`FaultProxy`] | the network between a client and a server, and what goes wrong in it |
 //! | [`wait_until`], [`wait_for`] | waiting for a state instead of for a time |
 //!
@@ -34,6 +35,7 @@ mod pgbouncer;
 mod ports;
 mod postgres;
 mod process;
+mod program;
 mod proxy;
 mod redis;
 mod s3;
@@ -46,6 +48,7 @@ pub use self::certificates::{Certificates, ClientCertificates, Tls};
 pub use self::cluster::{Cluster, ClusterOptions};
 pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::{Durability, Postgres, PostgresOptions, Template, TestDatabase};
+pub use self::program::Program;
 pub use self::proxy::{Direction, FaultProxy, Flow};
 pub use self::redis::{Persistence, Redis, RedisOptions, patient};
 pub use self::s3::S3;

@@ -1,0 +1,42 @@
+//! How far a measurement is, for people who look.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Between two looks at the clock.
+const DRAW_EVERY: Duration = Duration::from_millis(200);
+
+/// A bar on a terminal; nothing elsewhere.
+pub(crate) struct Progress(ProgressBar);
+
+impl Progress {
+    /// A bar for so many of something.
+    pub(crate) fn of(what: &'static str, count: u64) -> Self {
+        let bar = ProgressBar::new(count).with_message(what);
+        if let Ok(style) = ProgressStyle::with_template("{msg:20} {wide_bar} {pos}/{len} {eta}") {
+            bar.set_style(style);
+        }
+        Self(bar)
+    }
+
+    /// A bar for a time that passes by itself.
+    pub(crate) fn of_time(what: &'static str, length: Duration) -> Self {
+        let bar = ProgressBar::new_spinner().with_message(format!("{what}, {} s", length.as_secs()));
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(DRAW_EVERY);
+        Self(bar)
+    }
+
+    /// One more is done.
+    pub(crate) fn one(&self) {
+        self.0.inc(1);
+    }
+
+    /// All is done.
+    pub(crate) fn end(self) {
+        self.0.finish_and_clear();
+    }
+}
