@@ -103,7 +103,7 @@ class Worker:
         if function not in ("extend", "announce"):
             keys.append(f"{self.key('processing')}:{self.name}")
         return self.redis.execute_command(
-            "FCALL", f"flowmonkey_2_{function}", len(keys), *keys, self.name, *arguments)
+            "FCALL", f"flowmonkey_3_{function}", len(keys), *keys, self.name, *arguments)
 
     def succeeds(self, function, *arguments):
         try:

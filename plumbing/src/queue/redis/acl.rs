@@ -58,11 +58,10 @@ fn worker(pool: &PoolKeys) -> String {
             pool.progress()
         ),
         format!("(+fcall {every} ~{processing})"),
-        format!("(+llen +lindex +lrem +rpush +rpop +exists ~{high} ~{normal} ~{low})"),
-        format!("(+lmove ~{high} ~{normal} ~{low} ~{processing})"),
+        format!("(+llen +lrange +lrem +rpush +rpop +exists ~{high} ~{normal} ~{low})"),
         format!("(+llen +lpush +lrem +lrange ~{processing})"),
-        format!("(+hget +hlen +hexists %R~{})", pool.payload()),
-        format!("(+hget +hset +hdel +hlen ~{} ~{})", pool.terms(), pool.owners()),
+        format!("(+hmget +hlen +hexists %R~{})", pool.payload()),
+        format!("(+hget +hmget +hset +hdel +hlen ~{} ~{})", pool.terms(), pool.owners()),
         format!("(+hget +hset +hlen ~{})", pool.latest()),
         format!("(+zadd +zrem +zscore +zcard ~{})", pool.leases()),
         // Results go in, and are not read.

@@ -10,7 +10,7 @@ use super::link::Line;
 
 /// Name of the library, with its version. Other code needs another version: engines and workers of both versions work
 /// with the same Redis while they are replaced, so an engine loads its library beside the older one.
-pub const LIBRARY: &str = "flowmonkey_2";
+pub const LIBRARY: &str = "flowmonkey_3";
 
 static SOURCE: LazyLock<String> = LazyLock::new(|| {
     let register = include_str!("scripts/register.lua").replace("LIBRARY", LIBRARY);

@@ -21,6 +21,8 @@ local SKIPS_MAX = 1000 -- Withdrawn elements that one call leaves out.
 local BELL_MAX = 128 -- Rings that nobody has heard.
 local UNREADABLE_MAX = 1000 -- Elements put aside; older ones are forgotten.
 local PAGE = 1000 -- Elements of a list read at a time.
+local BODIES_PAGE = 32 -- Messages read at a time: one of them may be the first that is too many.
+local ARGUMENTS_MAX = 1000 -- Arguments of one command, an even number: more do not fit the stack.
 -- Begins the fields of `workers` that say who is asked to drain; no worker's name has such a character.
 local DRAIN = '\1'
 
@@ -42,8 +44,24 @@ local function split(id)
   return task, tonumber(attempt)
 end
 
-local function read_terms(K, id)
-  local text = redis.call('HGET', K[TERMS], id)
+-- Gives a command all of `list`, as much at a time as fits. One call for many costs little more than one for each.
+local function all(command, key, list)
+  for first = 1, #list, ARGUMENTS_MAX do
+    redis.call(command, key, unpack(list, first, math.min(first + ARGUMENTS_MAX - 1, #list)))
+  end
+end
+
+-- The values of fields, `false` where there is none.
+local function fields(key, names)
+  local values = {}
+  for first = 1, #names, ARGUMENTS_MAX do
+    local page = redis.call('HMGET', key, unpack(names, first, math.min(first + ARGUMENTS_MAX - 1, #names)))
+    for i = 1, #page do values[first + i - 1] = page[i] end
+  end
+  return values
+end
+
+local function parse_terms(text)
   if not text then return nil end
   local list, lease, remaining, since, hard = string.match(text, '^([123]) (%d+) (%d+) (%d+) (%d+)$')
   if not list then return nil end
@@ -51,10 +69,13 @@ local function read_terms(K, id)
     hard = tonumber(hard) }
 end
 
-local function write_terms(K, id, terms)
-  redis.call('HSET', K[TERMS], id, string.format('%d %.0f %.0f %.0f %.0f', terms.list, terms.lease, terms.remaining,
-    terms.since, terms.hard))
+local function read_terms(K, id) return parse_terms(redis.call('HGET', K[TERMS], id)) end
+
+local function terms_text(terms)
+  return string.format('%d %.0f %.0f %.0f %.0f', terms.list, terms.lease, terms.remaining, terms.since, terms.hard)
 end
+
+local function write_terms(K, id, terms) redis.call('HSET', K[TERMS], id, terms_text(terms)) end
 
 -- Keeps an element that is no id of ours for people to look at. A `pcall`: evidence is never worth a failure.
 local function put_aside(K, element)

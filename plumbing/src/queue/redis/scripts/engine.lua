@@ -2,50 +2,84 @@
 
 -- ARGV id, list (1 high, 2 normal, 3 low), lease, remaining, body, ... -> how many became ready
 local function push(K, A)
-  local pushed = 0
+  local time, pushed, latest_of = now(), 0, {}
+  local latests, payloads, written, lists = {}, {}, {}, { {}, {}, {} }
   probe(K, HIGH, NORMAL, LOW, PAYLOAD, TERMS, LATEST, OUTCOMES, CANCEL, BELL, GONE)
-  local time = now()
+  local function write()
+    all('HSET', K[LATEST], latests)
+    all('HSET', K[PAYLOAD], payloads)
+    all('HSET', K[TERMS], written)
+    for list = HIGH, LOW do all('LPUSH', K[list], lists[list]) end
+    latests, payloads, written, lists = {}, {}, {}, { {}, {}, {} }
+  end
+  local ids, tasks, attempts = {}, {}, {}
   for i = 1, #A, 5 do
-    local id = A[i]
-    local task, attempt = split(id)
-    if task and redis.call('HEXISTS', K[TERMS], id) == 0 and redis.call('HEXISTS', K[OUTCOMES], id) == 0 then
-      local latest = tonumber(redis.call('HGET', K[LATEST], task) or 0) or 0
+    local task, attempt = split(A[i])
+    ids[#ids + 1] = A[i]
+    -- What is no id is no field of any name that is, and left out.
+    tasks[#ids], attempts[#ids] = task or A[i], attempt or false
+  end
+  local texts, known = fields(K[TERMS], ids), fields(K[LATEST], tasks)
+  for n, id in ipairs(ids) do
+    local task, attempt, text, latest = tasks[n], attempts[n], texts[n], known[n]
+    if latest_of[task] then
+      -- A second delivery of a task in one call: the first must be there before.
+      write()
+      text, latest = redis.call('HGET', K[TERMS], id), redis.call('HGET', K[LATEST], task)
+    end
+    if attempt and not text and redis.call('HEXISTS', K[OUTCOMES], id) == 0 then
+      latest = tonumber(latest or 0) or 0
       if latest < attempt then
         local older = task .. ':' .. string.format('%.0f', latest)
         local terms = latest > 0 and read_terms(K, older)
         if terms and terms.hard == 0 then withdraw_ready(K, older, terms) end
-        redis.call('HSET', K[LATEST], task, attempt)
+        latests[#latests + 1], latests[#latests + 2] = task, attempt
       end
-      local list = tonumber(A[i + 1])
-      redis.call('HSET', K[PAYLOAD], id, A[i + 4])
-      write_terms(K, id, { list = list, lease = tonumber(A[i + 2]), remaining = tonumber(A[i + 3]), since = time, hard = 0 })
-      redis.call('LPUSH', K[list], id)
+      latest_of[task] = true
+      local at = n * 5 - 4
+      local list = tonumber(A[at + 1])
+      payloads[#payloads + 1], payloads[#payloads + 2] = id, A[at + 4]
+      local terms = { list = list, lease = tonumber(A[at + 2]), remaining = tonumber(A[at + 3]), since = time, hard = 0 }
+      written[#written + 1], written[#written + 2] = id, terms_text(terms)
+      lists[list][#lists[list] + 1] = id
       pushed = pushed + 1
     end
   end
+  write()
   if pushed > 0 then ring(K) end
   return pushed
 end
 
 -- KEYS own: the engine's list | ARGV max, bytes at most -> garbage elements put aside, {id, result, ...}
 local function take(K, A)
-  local left, room, taken, aside, skips = tonumber(A[1]), tonumber(A[2]), {}, 0, 0
+  local left, room, taken, aside, skips, full = tonumber(A[1]), tonumber(A[2]), {}, 0, 0, false
   probe(K, RESULTS, OUTCOMES)
   redis.call('LLEN', K[OWN])
-  while left > 0 and skips < SKIPS_MAX do
-    local id = redis.call('LINDEX', K[RESULTS], -1)
-    if not id then break end
-    local result = split(id) and redis.call('HGET', K[OUTCOMES], id)
-    if not result then
-      aside = aside + leave_out(K, RESULTS, id)
-      skips = skips + 1
-    elseif #taken > 0 and #result > room then
-      break
-    else
+  while left > 0 and not full and skips < SKIPS_MAX do
+    local ids = redis.call('LRANGE', K[RESULTS], -math.min(left, BODIES_PAGE), -1)
+    if #ids == 0 then break end
+    local bodies = fields(K[OUTCOMES], ids)
+    local moved, unusable = {}, nil
+    for n = #ids, 1, -1 do
+      local result = split(ids[n]) and bodies[n]
+      if not result then
+        unusable = ids[n]
+        break
+      elseif #taken > 0 and #result > room then
+        full = true
+        break
+      end
       left, room = left - 1, room - #result
-      redis.call('LMOVE', K[RESULTS], K[OWN], 'RIGHT', 'LEFT')
-      taken[#taken + 1] = id
-      taken[#taken + 1] = result
+      moved[#moved + 1] = ids[n]
+      taken[#taken + 1], taken[#taken + 2] = ids[n], result
+    end
+    if #moved > 0 then
+      redis.call('RPOP', K[RESULTS], #moved)
+      all('LPUSH', K[OWN], moved)
+    end
+    if unusable then
+      aside = aside + leave_out(K, RESULTS, unusable)
+      skips = skips + 1
     end
   end
   return { aside, taken }
@@ -53,19 +87,24 @@ end
 
 -- KEYS own: the engine's list | ARGV ids... -> how many were forgotten
 local function acknowledge(K, A)
-  local forgotten = 0
+  local forgotten, tasks, attempts, over = {}, {}, {}, {}
   probe(K, OUTCOMES, PAYLOAD, LATEST, CANCEL)
   redis.call('LLEN', K[OWN])
   for i = 1, #A do
     -- The oldest are at the end. What another engine took is not ours to forget.
     if redis.call('LREM', K[OWN], -1, A[i]) > 0 then
-      redis.call('HDEL', K[PAYLOAD], A[i])
-      redis.call('HDEL', K[OUTCOMES], A[i])
-      forget_latest(K, A[i])
-      forgotten = forgotten + 1
+      forgotten[#forgotten + 1] = A[i]
+      local task, attempt = split(A[i])
+      if task then tasks[#tasks + 1], attempts[#attempts + 1] = task, attempt end
     end
   end
-  return forgotten
+  all('HDEL', K[PAYLOAD], forgotten)
+  all('HDEL', K[OUTCOMES], forgotten)
+  for n, latest in ipairs(fields(K[LATEST], tasks)) do
+    if tonumber(latest or 0) == attempts[n] then over[#over + 1] = tasks[n] end
+  end
+  all('HDEL', K[LATEST], over)
+  return #forgotten
 end
 
 -- KEYS own: the engine's list | ARGV max, channel of the results' bell -> elements looked at, results adopted

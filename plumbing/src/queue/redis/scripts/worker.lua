@@ -5,31 +5,50 @@
 local function claim(K, A)
   local worker, left, room = A[1], tonumber(A[2]), tonumber(A[4])
   local order = A[3] == '1' and { LOW, HIGH, NORMAL } or { HIGH, NORMAL, LOW }
-  probe(K, HIGH, NORMAL, LOW, PAYLOAD, TERMS, LEASES, OWNERS, BELL)
+  local waiting = 0
+  for list = HIGH, LOW do waiting = waiting + redis.call('LLEN', K[list]) end
+  if waiting == 0 then return { generation(K), 0, {} } end
+  probe(K, PAYLOAD, TERMS, LEASES, OWNERS, BELL)
   redis.call('LLEN', K[OWN])
   local current, time = generation(K), now()
   local claimed, aside, skips, full = {}, 0, 0, false
   for _, list in ipairs(order) do
     while left > 0 and not full and skips < SKIPS_MAX do
-      local id = redis.call('LINDEX', K[list], -1)
-      if not id then break end
-      local terms = split(id) and read_terms(K, id)
-      -- An element of a delivery in hands is a double: it was withdrawn, and pushed again.
-      local body = terms and terms.hard == 0 and redis.call('HGET', K[PAYLOAD], id)
-      if not body then
-        aside = aside + leave_out(K, list, id)
-        skips = skips + 1
-      elseif #claimed > 0 and #body > room then
-        full = true
-      else
-        left, room = left - 1, room - #body
+      -- The next is the last.
+      local ids = redis.call('LRANGE', K[list], -math.min(left, BODIES_PAGE), -1)
+      if #ids == 0 then break end
+      local texts, bodies = fields(K[TERMS], ids), fields(K[PAYLOAD], ids)
+      local taken, leases, owners, written, seen, unusable = {}, {}, {}, {}, {}, nil
+      for n = #ids, 1, -1 do
+        local id = ids[n]
+        local terms = split(id) and parse_terms(texts[n])
+        -- An element of a delivery in hands is a double: it was withdrawn, and pushed again.
+        local body = terms and terms.hard == 0 and not seen[id] and bodies[n]
+        if not body then
+          unusable = id
+          break
+        elseif #claimed > 0 and #body > room then
+          full = true
+          break
+        end
+        left, room, seen[id] = left - 1, room - #body, true
         terms.hard = time + terms.remaining
-        redis.call('LMOVE', K[list], K[OWN], 'RIGHT', 'LEFT')
-        redis.call('ZADD', K[LEASES], lease_end(time, terms), id)
-        redis.call('HSET', K[OWNERS], id, worker)
-        write_terms(K, id, terms)
-        claimed[#claimed + 1] = id
-        claimed[#claimed + 1] = body
+        taken[#taken + 1] = id
+        leases[#leases + 1], leases[#leases + 2] = lease_end(time, terms), id
+        owners[#owners + 1], owners[#owners + 2] = id, worker
+        written[#written + 1], written[#written + 2] = id, terms_text(terms)
+        claimed[#claimed + 1], claimed[#claimed + 2] = id, body
+      end
+      if #taken > 0 then
+        redis.call('RPOP', K[list], #taken)
+        all('LPUSH', K[OWN], taken)
+        all('ZADD', K[LEASES], leases)
+        all('HSET', K[OWNERS], owners)
+        all('HSET', K[TERMS], written)
+      end
+      if unusable then
+        aside = aside + leave_out(K, list, unusable)
+        skips = skips + 1
       end
     end
   end
@@ -60,33 +79,40 @@ end
 
 -- KEYS own: processing | ARGV worker, channel of the results' bell, then id, result, ... -> ids refused
 local function finish(K, A)
-  local worker, refused, added = A[1], {}, 0
+  local worker, refused, ids, bodies, seen = A[1], {}, {}, {}, {}
   probe(K, HIGH, NORMAL, LOW, TERMS, LEASES, OWNERS, RESULTS, OUTCOMES, CANCEL, GONE)
   redis.call('LLEN', K[OWN])
   for i = 3, #A, 2 do
-    local id = A[i]
-    local owner = redis.call('HGET', K[OWNERS], id)
-    if owner and owner ~= worker then
+    if not seen[A[i]] then
+      ids[#ids + 1], seen[A[i]] = A[i], true
+      bodies[#ids] = A[i + 1]
+    end
+  end
+  local owners, texts = fields(K[OWNERS], ids), fields(K[TERMS], ids)
+  local added, done, owned, ready = {}, {}, {}, {}
+  for n, id in ipairs(ids) do
+    if owners[n] and owners[n] ~= worker then
       refused[#refused + 1] = id
     else
       -- The result first: whatever happens then, it is not lost. Repeated, because an answer was lost: it is there.
-      if redis.call('HSETNX', K[OUTCOMES], id, A[i + 1]) == 1 then
-        redis.call('LPUSH', K[RESULTS], id)
-        added = added + 1
-      end
-      local terms = read_terms(K, id)
-      redis.call('HDEL', K[TERMS], id)
-      if owner then
-        redis.call('LREM', K[OWN], 1, id)
-        redis.call('ZREM', K[LEASES], id)
-        redis.call('HDEL', K[OWNERS], id)
+      if redis.call('HSETNX', K[OUTCOMES], id, bodies[n]) == 1 then added[#added + 1] = id end
+      done[#done + 1] = id
+      local terms = parse_terms(texts[n])
+      if owners[n] then
+        owned[#owned + 1] = id
       elseif terms and terms.hard == 0 then
-        remove_from(K, terms.list, id)
+        ready[#ready + 1] = { terms.list, id }
       end
-      redis.call('SREM', K[CANCEL], id)
     end
   end
-  if added > 0 then redis.call('PUBLISH', A[2], added) end
+  all('LPUSH', K[RESULTS], added)
+  all('HDEL', K[TERMS], done)
+  for _, id in ipairs(owned) do redis.call('LREM', K[OWN], 1, id) end
+  all('ZREM', K[LEASES], owned)
+  all('HDEL', K[OWNERS], owned)
+  for _, one in ipairs(ready) do remove_from(K, one[1], one[2]) end
+  if redis.call('SCARD', K[CANCEL]) > 0 then all('SREM', K[CANCEL], done) end
+  if #added > 0 then redis.call('PUBLISH', A[2], #added) end
   return refused
 end
 
