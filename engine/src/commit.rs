@@ -10,6 +10,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::config::{COMMIT_BATCH_MAX, COMMIT_BYTES_MAX};
 use crate::store::{Batch, Committed, JoinKey, Store, StoreError, touched_budgets, touched_joins};
+use crate::turns::while_held;
 
 /// Batches that may wait for the transaction before them.
 const WAITING_MAX: usize = 1024;
@@ -93,10 +94,12 @@ impl Line {
 async fn run(store: Arc<dyn Store>, line: Arc<Mutex<Line>>) {
     loop {
         // Whoever holds the line waits for batches; the others wait for it, or write.
-        let next = line.lock().await.next().await;
-        let Some(group) = next else { return };
+        let mut turn = line.clone().lock_owned().await;
+        let Some(group) = turn.next().await else { return };
+        let size =
+            group.iter().map(|waiting| waiting.batch.updates.len() + waiting.batch.creates.len()).sum();
         crash::point("engine/before-commit");
-        store_group(&*store, group).await;
+        while_held(turn, size, store_group(&*store, group)).await;
     }
 }
 

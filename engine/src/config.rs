@@ -15,8 +15,9 @@ pub const HEARTBEAT: Duration = Duration::from_secs(15);
 pub const LEASE: Duration = Duration::from_secs(60);
 const _: () = assert!(HEARTBEAT.as_secs() * 3 <= LEASE.as_secs());
 
-/// Results that the collector takes at a time.
-pub const COLLECT_BATCH_MAX: usize = 500;
+/// Results that a collector takes at a time: enough that what a commit costs by itself is shared by many, and so few that the
+/// next are decided while these are stored.
+pub const COLLECT_BATCH_MAX: usize = 128;
 /// Expired leases that the reaper handles at a time.
 pub const REAP_BATCH_MAX: usize = 200;
 /// Due executions that the timer handles at a time.

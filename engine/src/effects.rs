@@ -2,6 +2,7 @@
 //! may be lost in a crash; the chores find out.
 
 use std::collections::{BTreeSet, HashMap};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -271,9 +272,21 @@ impl Engine {
         }
     }
 
+    /// Makes tasks ready, with those of others who ask meanwhile.
+    async fn push_tasks(&self, tasks: Vec<TaskMessage>) {
+        if tasks.is_empty() {
+            return;
+        }
+        let push = async |brought: Vec<Vec<TaskMessage>>| {
+            self.push_now(brought.into_iter().flatten().collect()).await;
+            Ok::<_, Infallible>(())
+        };
+        let Ok(()) = self.publishing.join(tasks, push).await;
+    }
+
     /// Makes tasks ready. A queue that has no room for all of them gets as many as it takes, if they are of one pool: of several,
     /// some may have become ready and been done by now, and would be done twice if they were pushed again.
-    async fn push_tasks(&self, mut tasks: Vec<TaskMessage>) {
+    async fn push_now(&self, mut tasks: Vec<TaskMessage>) {
         self.pools.note(tasks.iter().map(|task| task.pool.as_str()));
         if self.controls.any_paused() {
             let held = self.controls.held();

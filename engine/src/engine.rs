@@ -15,6 +15,7 @@ use flowmonkey_plumbing::clock::Clock;
 use flowmonkey_plumbing::ids::Entropy;
 use flowmonkey_plumbing::queue::{DispatchQueue, QueueError};
 use flowmonkey_plumbing::token::TokenKey;
+use flowmonkey_plumbing::wire::TaskMessage;
 use lru::LruCache;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -34,6 +35,7 @@ use crate::handlers::AnnouncedHandlers;
 use crate::jobs::AbsentJobs;
 use crate::left::LeftOver;
 use crate::pools::Pools;
+use crate::rounds::Rounds;
 use crate::store::{Store, StoreError};
 use crate::talk::Talk;
 use crate::tokens::{RESUME_KEY, ResumeTokens, SIGNING_KEY_BYTES, TASK_KEY};
@@ -165,6 +167,8 @@ pub struct Engine {
     pub(crate) sweep: Mutex<Sweep>,
     /// Pools that were met.
     pub(crate) pools: Pools,
+    /// Tasks on their way to the queue.
+    pub(crate) publishing: Rounds<Vec<TaskMessage>, ()>,
     /// Whether the queue refused tasks when it was told last.
     pub(crate) queue_full: AtomicBool,
     /// Commands and starts that are being decided, stored, or followed up at this moment.
@@ -239,6 +243,7 @@ impl Engine {
             handlers: deps.handlers,
             announced: deps.announced,
             pools: Pools::default(),
+            publishing: Rounds::default(),
             config,
             committer,
             flows: FlowCache::default(),

@@ -12,6 +12,7 @@ use flowmonkey_core::ids::FlowHash;
 use lru::LruCache;
 
 use crate::config::FLOWS_CACHED_MAX;
+use crate::rounds::Rounds;
 use crate::store::{FlowRow, Store, StoreError};
 
 /// A flow with what the shell needs to know of it beforehand.
@@ -22,22 +23,62 @@ pub(crate) struct LoadedFlow {
     pub(crate) sub_flows: Vec<(String, Option<String>)>,
 }
 
-/// Parsed flows by hash.
-pub(crate) struct FlowCache(Mutex<LruCache<FlowHash, Arc<LoadedFlow>>>);
+/// Parsed flows by hash, and lookups of published ones.
+pub(crate) struct FlowCache {
+    loaded: Mutex<LruCache<FlowHash, Arc<LoadedFlow>>>,
+    lookups: Mutex<LruCache<FlowName, Arc<Lookup>>>,
+}
+
+/// Tenant, id, and version if one is asked for.
+type FlowName = (Option<String>, String, Option<String>);
+type Lookup = Rounds<(), Option<FlowReference>>;
 
 impl Default for FlowCache {
     fn default() -> Self {
-        Self(Mutex::new(LruCache::new(NonZeroUsize::new(FLOWS_CACHED_MAX).unwrap_or(NonZeroUsize::MIN))))
+        const MAX: NonZeroUsize = NonZeroUsize::new(FLOWS_CACHED_MAX).unwrap();
+        Self { loaded: Mutex::new(LruCache::new(MAX)), lookups: Mutex::new(LruCache::new(MAX)) }
     }
 }
 
 impl FlowCache {
+    /// A published flow of `tenant`, or of none, as the record has it after this call began: those who ask for the same one
+    /// at the same time share a look.
+    pub(crate) async fn find(
+        &self,
+        store: &dyn Store,
+        tenant: Option<&str>,
+        id: &str,
+        version: Option<&str>,
+    ) -> Result<Option<FlowReference>, StoreError> {
+        let name = (tenant.map(str::to_owned), id.to_owned(), version.map(str::to_owned));
+        let lookup = {
+            let mut lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
+            lookups.get_or_insert(name, Arc::default).clone()
+        };
+        lookup.join((), async |_| store.find_flow(tenant, id, version).await).await
+    }
+
+    /// The flow that a sub-flow step names: of the same document first, then of the published ones of `tenant`, or of none.
+    pub(crate) async fn resolve(
+        &self,
+        store: &dyn Store,
+        tenant: Option<&str>,
+        bundle: &[FlowReference],
+        id: &str,
+        version: Option<&str>,
+    ) -> Result<Option<FlowReference>, StoreError> {
+        match bundled(bundle, id, version) {
+            Some(flow) => Ok(Some(flow.clone())),
+            None => self.find(store, tenant, id, version).await,
+        }
+    }
+
     pub(crate) async fn get(
         &self,
         store: &dyn Store,
         hash: &FlowHash,
     ) -> Result<Arc<LoadedFlow>, StoreError> {
-        if let Some(flow) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(hash) {
+        if let Some(flow) = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).get(hash) {
             return Ok(flow.clone());
         }
         let corrupt =
@@ -58,7 +99,7 @@ impl FlowCache {
         });
         let hash = flow.hash.clone();
         let loaded = Arc::new(LoadedFlow { flow, sub_flows });
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).put(hash, loaded.clone());
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).put(hash, loaded.clone());
         loaded
     }
 }
@@ -80,20 +121,7 @@ pub(crate) fn flow_row(flow: &Flow) -> FlowRow {
     }
 }
 
-/// The flow that a sub-flow step names: of the same document first, then of the published ones of `tenant`, or of none.
-pub(crate) async fn resolve(
-    store: &dyn Store,
-    tenant: Option<&str>,
-    bundle: &[FlowReference],
-    id: &str,
-    version: Option<&str>,
-) -> Result<Option<FlowReference>, StoreError> {
-    match bundled(bundle, id, version) {
-        Some(flow) => Ok(Some(flow.clone())),
-        None => store.find_flow(tenant, id, version).await,
-    }
-}
-
+/// The flow that a sub-flow step names, if it is one of the same document.
 fn bundled<'a>(bundle: &'a [FlowReference], id: &str, version: Option<&str>) -> Option<&'a FlowReference> {
     bundle
         .iter()

@@ -14,7 +14,7 @@ use crate::apply::create_row;
 use crate::config::SPAWN_CHUNK_MAX;
 use crate::effects::Aftermath;
 use crate::engine::{Engine, EngineError};
-use crate::flows::{LoadedFlow, SubFlows, resolve};
+use crate::flows::{LoadedFlow, SubFlows};
 use crate::store::{Batch, Create, CreateOutcome, JoinState, Spawn, number};
 
 /// Children that are read at a time.
@@ -143,7 +143,8 @@ impl Engine {
     ) -> Result<Option<Arc<LoadedFlow>>, EngineError> {
         let Inherited { tenant_id, bundle, .. } = &spec.inherited;
         let version = start.version.as_deref();
-        let found = resolve(&*self.store, tenant_id.as_deref(), bundle, &start.flow_id, version).await?;
+        let found =
+            self.flows.resolve(&*self.store, tenant_id.as_deref(), bundle, &start.flow_id, version).await?;
         Ok(match found {
             Some(reference) => Some(self.flows.get(&*self.store, &reference.hash).await?),
             None => None,

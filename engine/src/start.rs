@@ -11,11 +11,13 @@ use flowmonkey_core::ids::{ExecutionId, FlowHash};
 use flowmonkey_plumbing::crash;
 use flowmonkey_plumbing::ids::new_uuid;
 use serde_json::Value;
+use tokio::sync::oneshot;
 
 use crate::effects::Aftermath;
 use crate::engine::{Engine, EngineError};
-use crate::flows::{LoadedFlow, SubFlows, flow_row, resolve};
+use crate::flows::{LoadedFlow, SubFlows, flow_row};
 use crate::store::{Batch, Create, CreateOutcome, PublishOutcome};
+use crate::watch::Story;
 
 /// Events that are read at a time.
 const HISTORY_PAGE: usize = 10_000;
@@ -135,7 +137,7 @@ impl Engine {
         id: &str,
         version: Option<&str>,
     ) -> Result<Arc<Flow>, EngineError> {
-        let found = resolve(&*self.store, tenant, &[], id, version).await?;
+        let found = self.flows.find(&*self.store, tenant, id, version).await?;
         let reference = found.ok_or_else(|| EngineError::FlowNotFound(named(id, version)))?;
         Ok(self.flows.get(&*self.store, &reference.hash).await?.flow.clone())
     }
@@ -153,6 +155,29 @@ impl Engine {
     /// # Errors
     /// When the flow does not exist or does not start on this input, or the record fails.
     pub async fn start(&self, start: Start) -> Result<Started, EngineError> {
+        self.start_as(start, |_| ()).await.map(|(started, ())| started)
+    }
+
+    /// As [`Self::start`], for somebody who waits for the end: what this process commits of the execution is heard from the
+    /// start on. None when the idempotency key names another execution, which is to be looked up.
+    ///
+    /// # Errors
+    /// As of [`Self::start`].
+    pub async fn start_and_hear(
+        &self,
+        start: Start,
+    ) -> Result<(Started, Option<oneshot::Receiver<Story>>), EngineError> {
+        let (started, story) = self.start_as(start, |id| self.watchers.story_of(id)).await?;
+        let story = started.created.then_some(story);
+        Ok((started, story))
+    }
+
+    /// Starts an execution, once `before` has been told its id.
+    async fn start_as<T>(
+        &self,
+        start: Start,
+        before: impl FnOnce(ExecutionId) -> T,
+    ) -> Result<(Started, T), EngineError> {
         let (flow, bundle) = self.flow_to_start(start.tenant_id.as_deref(), &start.flow, start.force).await?;
         let is_fresh = start.id.is_none();
         let id = start.id.unwrap_or_else(|| self.fresh_id());
@@ -171,7 +196,8 @@ impl Engine {
             bundle,
             traceparent: start.traceparent,
         };
-        self.start_request(request, &flow, is_fresh).await
+        let told = before(id);
+        Ok((self.start_request(request, &flow, is_fresh).await?, told))
     }
 
     /// Runs an ended execution again from a step, as a new execution. The context is as the original entered the step,
@@ -274,7 +300,7 @@ impl Engine {
     ) -> Result<(Arc<LoadedFlow>, Vec<FlowReference>), EngineError> {
         match flow {
             StartFlow::Published { id, version } => {
-                let found = resolve(&*self.store, tenant, &[], id, version.as_deref()).await?;
+                let found = self.flows.find(&*self.store, tenant, id, version.as_deref()).await?;
                 let Some(found) = found else {
                     return Err(self.not_found(tenant, id, version.as_deref()).await?);
                 };
@@ -329,10 +355,11 @@ impl Engine {
             let after =
                 history.last().map_or(0, |last: &flowmonkey_core::execution::RecordedEvent| last.sequence);
             let page = self.store.history(id, after, HISTORY_PAGE).await?;
-            if page.is_empty() {
+            let is_last = page.len() < HISTORY_PAGE;
+            history.extend(page);
+            if is_last {
                 return Ok(history);
             }
-            history.extend(page);
         }
     }
 }

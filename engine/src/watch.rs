@@ -11,10 +11,12 @@ use flowmonkey_plumbing::wire::LogLine;
 use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, broadcast, oneshot};
 
-use crate::config::WATCH_BUFFER;
+use crate::config::{HOT_CONTEXT_BYTES_MAX, WATCH_BUFFER};
 
 /// Executions waited for, below which nobody looks for those who have given up.
 const SWEEP_AT_MIN: usize = 64;
+/// Events of one execution that are kept for whoever waits for its story; of a longer one the record is read.
+const STORY_EVENTS_MAX: usize = 256;
 
 /// What watchers are told.
 #[derive(Clone, Debug)]
@@ -125,11 +127,77 @@ pub struct Watchers {
     ends: Mutex<Ends>,
 }
 
+/// The end of an execution, as its commits told it.
+#[derive(Clone, Debug)]
+pub struct Story {
+    /// The state at the end.
+    pub execution: Arc<Execution>,
+    /// All events, oldest first; none: this process has not heard all of them, and the record is to be read.
+    pub history: Option<Vec<RecordedEvent>>,
+}
+
+/// What is heard of an execution from its start on.
+struct Heard {
+    sender: oneshot::Sender<Story>,
+    events: Vec<RecordedEvent>,
+}
+
+impl Heard {
+    fn hear(&mut self, execution: &Execution, events: &[RecordedEvent]) {
+        // What is too large is let go: then the first event is missing, and the record is read.
+        if execution.context_bytes > HOT_CONTEXT_BYTES_MAX
+            || self.events.len() + events.len() > STORY_EVENTS_MAX
+        {
+            self.events.clear();
+        }
+        self.events.extend_from_slice(events);
+    }
+
+    fn tell(self, execution: &Arc<Execution>) {
+        let Self { sender, events } = self;
+        let is_whole = events.len() as u64 == execution.events
+            && events.iter().zip(1..).all(|(event, sequence)| event.sequence == sequence);
+        // The one who waited may have gone.
+        drop(sender.send(Story { execution: execution.clone(), history: is_whole.then_some(events) }));
+    }
+}
+
+/// Those who wait for one end.
+#[derive(Default)]
+struct Waiting {
+    ends: Vec<oneshot::Sender<Arc<Execution>>>,
+    story: Option<Heard>,
+}
+
+impl Waiting {
+    /// Forgets those who have given up; whether anybody is left.
+    fn sweep(&mut self) -> bool {
+        self.ends.retain(|sender| !sender.is_closed());
+        self.story = self.story.take().filter(|heard| !heard.sender.is_closed());
+        !self.ends.is_empty() || self.story.is_some()
+    }
+
+    fn is_anybody(&self) -> bool {
+        self.ends.iter().any(|sender| !sender.is_closed())
+            || self.story.as_ref().is_some_and(|heard| !heard.sender.is_closed())
+    }
+
+    fn tell(self, execution: &Arc<Execution>) {
+        for sender in self.ends {
+            // The one who waited may have gone.
+            drop(sender.send(execution.clone()));
+        }
+        if let Some(heard) = self.story {
+            heard.tell(execution);
+        }
+    }
+}
+
 /// Who waits for which end. Those who have given up are swept out whenever their number may have doubled, so that the
 /// map never holds many more than there are.
 #[derive(Default)]
 struct Ends {
-    waiting: HashMap<ExecutionId, Vec<oneshot::Sender<Arc<Execution>>>>,
+    waiting: HashMap<ExecutionId, Waiting>,
     sweep_at: usize,
 }
 
@@ -161,7 +229,7 @@ impl Watchers {
 
     /// Whether anybody follows, or waits for an end.
     pub(crate) fn is_asked(&self) -> bool {
-        let waits = |ends: &Ends| ends.waiting.values().flatten().any(|sender| !sender.is_closed());
+        let waits = |ends: &Ends| ends.waiting.values().any(Waiting::is_anybody);
         self.is_followed() || waits(&self.ends.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -179,29 +247,51 @@ impl Watchers {
     /// already.
     pub fn end_of(&self, id: ExecutionId) -> oneshot::Receiver<Arc<Execution>> {
         let (sender, receiver) = oneshot::channel();
-        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        if ends.waiting.len() >= ends.sweep_at {
-            ends.waiting.retain(|_, waiting| {
-                waiting.retain(|sender| !sender.is_closed());
-                !waiting.is_empty()
-            });
-            ends.sweep_at = (ends.waiting.len() * 2).max(SWEEP_AT_MIN);
-        }
-        let waiting = ends.waiting.entry(id).or_default();
-        waiting.retain(|sender| !sender.is_closed());
-        waiting.push(sender);
-        drop(ends);
-        self.began.notify_one();
+        self.wait_for(id, |waiting| waiting.ends.push(sender));
         receiver
     }
 
+    /// As [`Self::end_of`], with all that this process commits of the execution from now on: before its start, that is all
+    /// there is to hear.
+    pub(crate) fn story_of(&self, id: ExecutionId) -> oneshot::Receiver<Story> {
+        let (sender, receiver) = oneshot::channel();
+        self.wait_for(id, |waiting| waiting.story = Some(Heard { sender, events: Vec::new() }));
+        receiver
+    }
+
+    fn wait_for(&self, id: ExecutionId, add: impl FnOnce(&mut Waiting)) {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        if ends.waiting.len() >= ends.sweep_at {
+            ends.waiting.retain(|_, waiting| waiting.sweep());
+            ends.sweep_at = (ends.waiting.len() * 2).max(SWEEP_AT_MIN);
+        }
+        let waiting = ends.waiting.entry(id).or_default();
+        waiting.sweep();
+        add(waiting);
+        drop(ends);
+        self.began.notify_one();
+    }
+
+    /// This process has committed.
+    pub(crate) fn committed(&self, execution: &Arc<Execution>, events: &[RecordedEvent]) {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(heard) = ends.waiting.get_mut(&execution.id()).and_then(|waiting| waiting.story.as_mut())
+        {
+            heard.hear(execution, events);
+        }
+        drop(ends);
+        if execution.is_terminal() {
+            self.ended(execution);
+        }
+    }
+
+    /// The execution has ended, here or elsewhere.
     pub(crate) fn ended(&self, execution: &Arc<Execution>) {
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = ends.waiting.remove(&execution.id());
         drop(ends);
-        for sender in waiting.into_iter().flatten() {
-            // The one who waited may have gone.
-            drop(sender.send(execution.clone()));
+        if let Some(waiting) = waiting {
+            waiting.tell(execution);
         }
     }
 }

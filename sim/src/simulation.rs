@@ -355,8 +355,11 @@ impl Simulation {
 
     fn finish_operations(&mut self) {
         for number in 0..self.nodes.len() {
+            // Each in turn: one may wait for what another is doing.
             while self.nodes[number].busy() > 0 {
-                self.step(number, 0);
+                for place in (0..self.nodes[number].busy()).rev() {
+                    self.step(number, place);
+                }
             }
         }
     }

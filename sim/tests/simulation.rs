@@ -11,7 +11,7 @@ use flowmonkey_sim::{Options, Plant, Report, Simulation};
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 20;
 /// Seeds in which a planted fault has to be found.
-const PLANT_SEEDS: u64 = 24;
+const PLANT_SEEDS: u64 = 60;
 /// Simulations at a time.
 const THREADS: u64 = 2;
 

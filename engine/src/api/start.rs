@@ -20,6 +20,7 @@ use super::request::{JsonBody, Parameters, Segment};
 use super::{Api, wait};
 use crate::start::{Start, StartFlow, Started};
 use crate::view;
+use crate::watch::Story;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -90,19 +91,28 @@ async fn respond<S>(
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let engine = api.engine.clone();
-    let started = api.to_the_end(async move { engine.start(start).await }).await??;
-    let location = (header::LOCATION, location(started.id));
-    if let Some(wait) = wait::preferred(headers) {
-        let execution = api.wait_for_end(access, started.id, wait).await?;
-        if execution.is_terminal() {
-            let history = api.engine.whole_history(started.id).await?;
-            let applied = (PREFERENCE_APPLIED, format!("wait={}", wait.as_secs()));
-            let record = view::execution(&execution, Some(&history));
-            return Ok(([location, applied], Json(record)).into_response());
-        }
+    let Some(wait) = wait::preferred(headers) else {
+        let started = api.to_the_end(async move { engine.start(start).await }).await??;
+        return Ok(accepted(&started));
+    };
+    let (started, story) = api.to_the_end(async move { engine.start_and_hear(start).await }).await??;
+    let Story { execution, history } = api.wait_for_story(access, started.id, story, wait).await?;
+    if !execution.is_terminal() {
+        return Ok(accepted(&started));
     }
+    let history = match history {
+        Some(history) => history,
+        None => api.engine.whole_history(started.id).await?,
+    };
+    let location = (header::LOCATION, location(started.id));
+    let applied = (PREFERENCE_APPLIED, format!("wait={}", wait.as_secs()));
+    Ok(([location, applied], Json(view::execution(&execution, Some(&history)))).into_response())
+}
+
+fn accepted(started: &Started) -> Response {
+    let location = (header::LOCATION, location(started.id));
     let status = if started.created { StatusCode::ACCEPTED } else { StatusCode::OK };
-    Ok((status, [location], Json(shown(&started))).into_response())
+    (status, [location], Json(shown(started))).into_response()
 }
 
 /// Where an execution is found.

@@ -1,15 +1,18 @@
 //! Waiting for the end of an execution.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::HeaderMap;
 use flowmonkey_core::execution::Execution;
 use flowmonkey_core::ids::ExecutionId;
+use tokio::sync::{SemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use super::access::Access;
 use super::problem::{ErrorClass, Problem};
 use super::{Api, WAIT_MAX};
+use crate::watch::Story;
 
 /// How often the record is asked, should another engine process end the execution.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -25,11 +28,49 @@ impl Api {
         if wait.is_zero() {
             return self.execution(access, id).await;
         }
-        let Ok(_permit) = self.waits.try_acquire() else {
-            let detail = "too many requests wait for executions to end; try again";
-            return Err(Problem::new(ErrorClass::Overloaded, "TOO_MANY_WAITS", detail));
-        };
+        let _permit = self.permit_to_wait()?;
+        self.look_for_end(access, id, Instant::now() + wait.min(WAIT_MAX)).await
+    }
+
+    /// What has become of an execution that has just started, once it has ended or the time is over. What this process
+    /// commits is heard, and nothing is read then.
+    pub(super) async fn wait_for_story<S>(
+        &self,
+        access: &Access<S>,
+        id: ExecutionId,
+        story: Option<oneshot::Receiver<Story>>,
+        wait: Duration,
+    ) -> Result<Story, Problem> {
+        let looked = |execution| Story { execution: Arc::new(execution), history: None };
+        if wait.is_zero() {
+            return self.execution(access, id).await.map(looked);
+        }
+        let _permit = self.permit_to_wait()?;
         let deadline = Instant::now() + wait.min(WAIT_MAX);
+        if let Some(story) = story {
+            let look = deadline.min(Instant::now() + LOOK_EVERY);
+            tokio::select! {
+                Ok(story) = story => return Ok(story),
+                () = tokio::time::sleep_until(look) => {}
+                () = self.shutdown.cancelled() => {}
+            }
+        }
+        self.look_for_end(access, id, deadline).await.map(looked)
+    }
+
+    fn permit_to_wait(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        self.waits.try_acquire().map_err(|_| {
+            let detail = "too many requests wait for executions to end; try again";
+            Problem::new(ErrorClass::Overloaded, "TOO_MANY_WAITS", detail)
+        })
+    }
+
+    async fn look_for_end<S>(
+        &self,
+        access: &Access<S>,
+        id: ExecutionId,
+        deadline: Instant,
+    ) -> Result<Execution, Problem> {
         loop {
             // First the ear, then the look: an end between the two is heard.
             let end = self.engine.watchers.end_of(id);

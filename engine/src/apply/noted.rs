@@ -18,14 +18,12 @@ impl Engine {
         if let Some(wake) = after.next_wake() {
             self.timer_hint(after.id(), wake);
         }
+        self.watchers.committed(after, &events);
         if self.watchers.is_followed() {
             let update = watch::CommittedUpdate { execution: after.clone(), events };
             self.watchers.tell(watch::Update::Committed(Arc::new(update)));
         }
         self.talk_of_commit(after);
-        if after.is_terminal() {
-            self.watchers.ended(after);
-        }
     }
 
     /// Fan-outs and budgets after a commit.

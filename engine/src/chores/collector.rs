@@ -2,6 +2,7 @@
 //! read again and dropped as duplicates.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flowmonkey_core::execution::command::{Command, TaskAttempt};
@@ -13,12 +14,14 @@ use flowmonkey_plumbing::mac::MacError;
 use flowmonkey_plumbing::queue::redis::TASK_UNREADABLE;
 use flowmonkey_plumbing::queue::{Delivery, Dispatched, Taken};
 use flowmonkey_plumbing::wire::{Metrics, Outcome, ResultMessage};
+use tokio::sync::Mutex;
 
 use super::{Backoff, Chore, patches, presence};
 use crate::apply::{CommandOutcome, Fault};
 use crate::config::COLLECT_BATCH_MAX;
 use crate::engine::{Counters, Engine, EngineError};
 use crate::evidence::{RefusedFor, RefusedResult};
+use crate::turns::while_held;
 use crate::wire::{task_report, unreadable_report};
 
 /// Longest rest between looks, should a bell be lost.
@@ -278,8 +281,14 @@ impl Collector {
     /// # Errors
     /// When queue or record fail; the next tick goes on with the same results.
     pub async fn tick(&mut self, engine: &Engine) -> Result<Collected, EngineError> {
-        let name = collector_name(engine, self.number);
+        self.take(engine).await?;
+        self.apply(engine).await
+    }
+
+    /// Takes results, unless some are left of the last tick; how many there are.
+    async fn take(&mut self, engine: &Engine) -> Result<usize, EngineError> {
         if self.taken.is_empty() {
+            let name = collector_name(engine, self.number);
             // Results whose answer was lost are with this engine for the queue, and nobody else would ever take them.
             if self.uncertain {
                 engine.queue.adopt_results(&name).await?;
@@ -292,7 +301,11 @@ impl Collector {
                 crash::point("engine/results-taken");
             }
         }
-        apply(engine, &name, &mut self.taken).await
+        Ok(self.taken.len())
+    }
+
+    async fn apply(&mut self, engine: &Engine) -> Result<Collected, EngineError> {
+        apply(engine, &collector_name(engine, self.number), &mut self.taken).await
     }
 
     /// Makes sure that the queue has heard of this engine lately: nobody would take over results from one that it does not
@@ -308,24 +321,40 @@ impl Collector {
     }
 }
 
-pub(super) async fn run(chore: Chore, number: usize) {
+/// Runs one of several collectors, which take results in turns.
+pub(super) async fn run(chore: Chore, number: usize, turns: Arc<Mutex<()>>) {
     let engine = &chore.engine;
     let mut backoff = Backoff::default();
     let mut collector = Collector::new(number);
-    while !chore.shutdown.is_cancelled() {
-        match collector.tick(engine).await {
-            Ok(Collected { applied: 0, refused: 0 }) => {
-                backoff = Backoff::default();
-                tokio::select! {
-                    () = engine.queue.wait_for_results() => {}
-                    () = chore.rest(POLL) => {}
-                }
+    while let Some(turn) = chore.shutdown.run_until_cancelled(turns.clone().lock_owned()).await {
+        let collected = match collector.take(engine).await {
+            // One who has nothing to do keeps the turn while it waits: there is nothing to take for the others either.
+            Ok(0) => {
+                next(&chore).await;
+                continue;
             }
+            Ok(results) => while_held(turn, results, Box::pin(collector.apply(engine))).await,
+            Err(error) => {
+                drop(turn);
+                Err(error)
+            }
+        };
+        match collected {
+            // What is left is of executions that others are changing.
+            Ok(Collected { applied: 0, refused: 0 }) => next(&chore).await,
             Ok(_) => backoff = Backoff::default(),
             Err(error) => {
                 let rest = backoff.failed(chore.name(), &error);
                 chore.rest(rest).await;
             }
         }
+    }
+}
+
+/// Waits until there may be results.
+async fn next(chore: &Chore) {
+    tokio::select! {
+        () = chore.engine.queue.wait_for_results() => {}
+        () = chore.rest(POLL) => {}
     }
 }

@@ -52,8 +52,9 @@ pub fn spawn_all(engine: &Arc<Engine>, tracker: &TaskTracker, shutdown: &Cancell
     let chore =
         |name: &'static str| Chore { name, engine: engine.clone(), shutdown: shutdown.clone(), turn: None };
     let config = engine.config();
+    let turns = Arc::default();
     for number in 0..config.collectors.max(1) {
-        tracker.spawn(collector::run(chore("collector"), number));
+        tracker.spawn(collector::run(chore("collector"), number, Arc::clone(&turns)));
     }
     tracker.spawn(timer::run(chore("timer")));
     tracker.spawn(events::run(chore("events")));

@@ -42,6 +42,8 @@ pub struct Flow {
     pub status: FlowStatus,
     /// The steps of the flow itself; bodies have graphs of their own.
     pub graph: Arc<Graph>,
+    /// Whether some step, in a body or not, starts children that nobody waits for and that end with their parent.
+    pub closes_children: bool,
     /// Silent taps that write step outputs into tables.
     pub pipes: Vec<Pipe>,
     /// Checked against the initial context.
@@ -199,6 +201,12 @@ pub enum StepKind {
 }
 
 impl StepKind {
+    /// Whether it starts a child that nobody waits for and that ends with its parent.
+    pub(crate) fn starts_child_to_close(&self) -> bool {
+        matches!(self, Self::SubFlow(sub_flow)
+            if !sub_flow.wait_for_completion && sub_flow.on_parent_close != ParentClose::Abandon)
+    }
+
     /// The graphs that the step's children run, by the name of the branch for `parallel`; none for steps without children
     /// in this flow.
     pub fn bodies(&self) -> impl Iterator<Item = (Option<&str>, &Arc<Graph>)> {

@@ -30,7 +30,9 @@ impl Turn<'_> {
         };
         self.emit(Event::Completed { output });
         self.tell_parent(true);
-        self.wish(Effect::CancelDetached);
+        if self.world.flow.closes_children {
+            self.wish(Effect::CancelDetached);
+        }
     }
 
     /// The result of a flow, by its `output`; of a body, by its `output`, else that of its last step.

@@ -247,6 +247,9 @@ pub(super) fn read_flow(value: &Value, pointer: &str, issues: &Issues) -> Option
     let roots = [on_cancel.clone().flatten(), on_failure.clone().flatten()];
     let graph: Option<Graph> = read_graph(&object, "", 0, &roots);
     visual?;
+    let graph = graph?;
+    let mut closes_children = false;
+    graph.each_step(&mut |step| closes_children |= step.kind.starts_child_to_close());
     Some(Flow {
         id: id?.to_owned(),
         version: version?,
@@ -254,7 +257,8 @@ pub(super) fn read_flow(value: &Value, pointer: &str, issues: &Issues) -> Option
         description: description?.map(str::to_owned),
         tags: tags?.unwrap_or_default(),
         status: status?.unwrap_or_default(),
-        graph: Arc::new(graph?),
+        graph: Arc::new(graph),
+        closes_children,
         pipes: pipes?.unwrap_or_default(),
         input_schema: input_schema?,
         output_schema: output_schema?,
