@@ -136,9 +136,10 @@ impl Claimer {
         }
     }
 
-    /// Claims once from every pool that has a free slot. True: there may be more.
+    /// Claims once from every pool that has a free slot. True: there may be more, as a pool gave all that was asked for.
     async fn claim_round(&mut self) -> Result<bool, ()> {
         let mut claimed_any = false;
+        let mut is_more = false;
         let mut failed = false;
         let beside_suspect = self.shared.running.holds_suspect();
         for index in 0..self.pools.len() {
@@ -165,6 +166,7 @@ impl Claimer {
                         crash::point("worker/claimed");
                         claimed_any = true;
                     }
+                    is_more |= claimed.len() == slots.len();
                     let name = Arc::clone(&self.pools[index].name);
                     self.start(&name, claimed, &mut slots, claimed_at).await;
                 }
@@ -182,7 +184,7 @@ impl Claimer {
         if !self.pools.is_empty() {
             self.pools.rotate_left(1);
         }
-        if failed && !claimed_any { Err(()) } else { Ok(claimed_any) }
+        if failed && !claimed_any { Err(()) } else { Ok(is_more) }
     }
 
     /// How long nothing is to be claimed beside a suspected task; none: claims are welcome.
@@ -281,10 +283,12 @@ impl Claimer {
             let free = |pool: &&Pool| pool.slots.as_ref().is_none_or(|slots| slots.available_permits() > 0);
             self.pools.iter().filter(free).map(|pool| pool.name.to_string()).collect()
         };
+        // While every pool has a free slot, another one is no news: it would only be claimed in vain.
+        let some_are_full = open.len() < self.pools.len();
         tokio::select! {
             () = self.shared.draining.cancelled() => {}
             () = self.shared.queue.wait_for_tasks(&open), if !open.is_empty() => {}
-            () = self.freed.notified() => {}
+            () = self.freed.notified(), if some_are_full => {}
             () = tokio::time::sleep(Duration::from_millis(self.shared.config.poll_ms)) => {}
         }
     }

@@ -1,6 +1,7 @@
 //! Runs one attempt: starts its handler, watches over it, and makes a result of whatever happens.
 
 use std::any::Any;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ use crate::running::Stop;
 use crate::runtime::Shared;
 use crate::task_log::TaskLog;
 
+/// How long an attempt runs before that is told.
+const TOLD_AFTER: Duration = Duration::from_millis(100);
 /// The handler is not in this worker.
 const HANDLER_NOT_FOUND: &str = "HANDLER_NOT_FOUND";
 /// The handler's version is not one that the task asks for.
@@ -108,7 +111,6 @@ pub(crate) async fn supervise(shared: Arc<Shared>, attempt: Attempt) {
             };
             let span = log.span();
             shared.metrics.started.add(1);
-            shared.plumbing.started(&identity.access, &shared.config.worker_id);
             let limit = Duration::from_millis(message.remaining_ms);
             let cancelled = CancellationToken::new();
             let soft_limit = CancellationToken::new();
@@ -153,7 +155,8 @@ pub(crate) async fn supervise(shared: Arc<Shared>, attempt: Attempt) {
             });
             let watched =
                 Watched { shared: &shared, running, stop, cancelled, keeper, claimed_at, limit, soft };
-            watched.watch().await
+            let tell = || shared.plumbing.started(&identity.access, &shared.config.worker_id);
+            telling(watched.watch(), tell).await
         }
     };
     crash::point("worker/handler-ended");
@@ -171,6 +174,18 @@ pub(crate) async fn supervise(shared: Arc<Shared>, attempt: Attempt) {
         // The reporter ends last; it is gone only when the runtime itself is going down.
         tracing::warn!(%delivery, "a result could not be reported: the worker has ended");
     }
+}
+
+/// Tells that an attempt runs, once it has run for a while: of a short one, its end tells as much, and a call for each would
+/// cost more than many handlers do.
+async fn telling<T>(work: impl Future<Output = T>, tell: impl FnOnce()) -> T {
+    let mut work = pin!(work);
+    tokio::select! {
+        biased;
+        done = work.as_mut() => return done,
+        () = tokio::time::sleep(TOLD_AFTER) => tell(),
+    }
+    work.await
 }
 
 fn find_handler(shared: &Shared, message: &TaskMessage) -> Result<Arc<dyn Handler>, Box<Failure>> {

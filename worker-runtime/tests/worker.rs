@@ -76,8 +76,31 @@ async fn all_that_an_attempt_leaves_behind_is_in_its_result() {
     assert_eq!(result.context_updates, Some(ContextUpdates::Operations(vec![set])));
     assert_eq!(result.metrics.worker_id, "worker-1");
     assert_eq!(memory.progress.lock().unwrap()[0].percent, 100.0);
-    assert_eq!(*memory.started.lock().unwrap(), [delivery("t")]);
     assert_eq!(soon(worker.drain(LONG)).await, DrainReport::default());
+}
+
+/// A call for each short attempt would cost more than the attempt.
+#[tokio::test]
+async fn an_attempt_that_runs_for_a_while_is_told_of() {
+    let queue = Probe::new();
+    let memory = Arc::new(Memory::default());
+    let quick = handler("quick", None, |_| Box::pin(async { Ok(Completion::Success(None)) }));
+    let told = Arc::clone(&memory);
+    let long = handler("long", None, move |_| {
+        let told = Arc::clone(&told);
+        Box::pin(async move {
+            while told.started.lock().unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Ok(Completion::Success(None))
+        })
+    });
+    let _worker = start(config(), &queue, Arc::clone(&memory), [quick, long]);
+    queue.queue.push(vec![task("q", "quick")]).await.unwrap();
+    queue.result().await;
+    queue.queue.push(vec![task("l", "long")]).await.unwrap();
+    queue.result().await;
+    assert_eq!(*memory.started.lock().unwrap(), [delivery("l")]);
 }
 
 #[tokio::test]
