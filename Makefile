@@ -1,5 +1,5 @@
 # Each target is one line; `make test` is exactly what CI runs.
-.PHONY: demo test lint bench fmt docs
+.PHONY: demo test lint bench bench-check fmt docs
 
 demo: ; cargo run --release -- demo
 
@@ -7,7 +7,9 @@ test: ; sh scripts/test.sh
 
 lint: ; cargo fmt --check && cargo clippy --workspace --all-targets -- -D warnings
 
-bench: ; cargo run --release -p flowmonkey-loadtest -- short
+bench: ; cargo build --release -p flowmonkey -p flowmonkey-loadtest && target/release/flowmonkey-loadtest short
+
+bench-check: ; sh scripts/bench-check.sh
 
 fmt: ; cargo fmt
 

@@ -103,6 +103,18 @@ pub(crate) enum Scenario {
     },
 }
 
+/// A small set.
+pub(crate) fn short() -> [Scenario; 4] {
+    let time = Time { seconds: 10, warm_up: 5 };
+    let chain = Chain { steps: 3, bytes: 0, versions: 1 };
+    [
+        Scenario::Throughput { chain, clients: 256, time },
+        Scenario::Latency { executions: 1000 },
+        Scenario::FanOut { items: 1000, runs: 5 },
+        Scenario::Starts { clients: 64, time },
+    ]
+}
+
 /// Runs a scenario on a system of its own.
 ///
 /// # Errors
@@ -270,7 +282,7 @@ fn started(answer: &[u8]) -> Result<ExecutionId> {
 async fn until_ended(client: &mut crate::client::Client, id: ExecutionId) -> Result<Value> {
     loop {
         let shown = client.get(&format!("/v1/executions/{id}")).await?;
-        if shown["completedAt"].is_string() {
+        if ["completed", "failed", "cancelled"].iter().any(|status| shown["status"] == *status) {
             return Ok(shown);
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

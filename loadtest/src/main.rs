@@ -10,6 +10,7 @@ mod garbage;
 mod harness;
 mod lists;
 mod load;
+mod micro;
 mod plumbing;
 mod plumbing_load;
 mod progress;
@@ -118,6 +119,8 @@ enum Scenario {
         #[command(subcommand)]
         scenario: distributed::Scenario,
     },
+    /// What the pure parts cost, each alone.
+    Micro(micro::Micro),
     /// A worker of such a system.
     #[command(hide = true)]
     Worker(worker::WorkerArguments),
@@ -145,7 +148,12 @@ async fn run(scenario: Scenario, durability: Durability) -> Result<()> {
             throughput(durability, 5000, 256).await?;
             fan_out(durability, 1000).await?;
             fan_out(durability, 10_000).await?;
-            waiting(durability, 20_000).await
+            waiting(durability, 20_000).await?;
+            micro::micro(&micro::Micro::default())?;
+            for scenario in distributed::short() {
+                distributed::run(scenario, system::Shape::default()).await?;
+            }
+            Ok(())
         }
         Scenario::Latency { executions } => latency(durability, executions).await,
         Scenario::Throughput { executions, clients } => throughput(durability, executions, clients).await,
@@ -163,6 +171,7 @@ async fn run(scenario: Scenario, durability: Durability) -> Result<()> {
         Scenario::Watchers(wanted) => watchers::watchers(durability, wanted).await,
         Scenario::Garbage(wanted) => garbage::garbage(wanted).await,
         Scenario::Distributed { shape, scenario } => distributed::run(scenario, shape).await,
+        Scenario::Micro(wanted) => micro::micro(&wanted),
         Scenario::Worker(arguments) => worker::work(arguments).await,
     }
 }

@@ -1,4 +1,4 @@
-//! A whole system on this machine: a Postgres that flushes, a Redis that persists, engines and workers, each a process.
+//! A whole system on this machine: a Postgres that flushes, a Redis, engines and workers, each a process.
 
 pub(crate) mod usage;
 
@@ -42,6 +42,9 @@ pub(crate) struct Shape {
     /// The program to measure [default: `flowmonkey` beside this one]
     #[arg(long, value_name = "FILE")]
     pub(crate) program: Option<PathBuf>,
+    /// Let Redis keep an append-only file, flushed once a second; the record does not need it
+    #[arg(long)]
+    pub(crate) redis_aof: bool,
     /// A further setting of Postgres, as `shared_buffers=1GB`
     #[arg(long = "postgres", value_name = "NAME=VALUE")]
     pub(crate) postgres: Vec<String>,
@@ -51,6 +54,24 @@ pub(crate) struct Shape {
     /// Show the end of the engines' and workers' logs afterwards
     #[arg(long)]
     pub(crate) logs: bool,
+}
+
+impl Default for Shape {
+    /// As without any argument.
+    fn default() -> Self {
+        Self {
+            engines: 1,
+            workers: 1,
+            concurrency: 512,
+            handler_ms: 0,
+            handler_types: 1,
+            program: None,
+            redis_aof: false,
+            postgres: Vec::new(),
+            engine_args: Vec::new(),
+            logs: false,
+        }
+    }
 }
 
 /// A running system. It ends with the value.
@@ -80,14 +101,17 @@ impl System {
             ..PostgresOptions::default()
         })
         .await;
-        let config = ["appendonly yes", "appendfsync everysec", "maxmemory-policy noeviction"];
-        let config = config.map(str::to_owned).to_vec();
+        let mut config = vec!["maxmemory-policy noeviction".to_owned()];
+        if shape.redis_aof {
+            config.extend(["appendonly yes", "appendfsync everysec"].map(str::to_owned));
+        }
         let redis = Redis::start(RedisOptions { config, ..RedisOptions::default() }).await;
         let mut engines = Vec::new();
         for number in 1..=shape.engines {
             let mut command = Command::new(&program);
             command
                 .args(["engine", "--insecure-no-auth", "--listen", "127.0.0.1:0"])
+                .args(["--requests-per-second", "1000000"])
                 .args(["--database", &postgres.url(DATABASE), "--redis", &redis.url()])
                 .args(["--name", &format!("engine-{number}")])
                 .args(&shape.engine_args)
@@ -156,13 +180,14 @@ impl System {
 
     /// How it was made up, for the report.
     pub(crate) fn described(&self) -> Value {
-        let Shape { engines, workers, concurrency, handler_ms, handler_types, .. } = &self.shape;
+        let Shape { engines, workers, concurrency, handler_ms, handler_types, redis_aof, .. } = &self.shape;
         json!({
             "engines": engines,
             "workers": workers,
             "concurrency": concurrency,
             "handlerMs": handler_ms,
             "handlerTypes": handler_types,
+            "redisAof": redis_aof,
         })
     }
 
