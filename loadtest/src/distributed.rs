@@ -72,8 +72,8 @@ pub(crate) enum Scenario {
         /// Executions a second
         #[arg(long, default_value_t = 1000.0)]
         rate: f64,
-        /// Connections: as many executions are under way at most
-        #[arg(long, default_value_t = 4000)]
+        /// Connections: as many executions are under way at most; an engine lets 1,024 requests wait
+        #[arg(long, default_value_t = 1000)]
         clients: usize,
         #[command(flatten)]
         time: Time,

@@ -208,6 +208,8 @@ pub(crate) async fn route_some(shared: &Shared, outlets: &Outlets, unsent: &[Uns
             }
             Ok(Routed::Stale) => {
                 shared.metrics.refused.add(1);
+                let delivery = one.result.delivery();
+                tracing::warn!(%delivery, "a result was refused: the task has moved on without it");
                 *sent = true;
             }
             Err(error @ RouteError::NotAllowed { .. }) => {
