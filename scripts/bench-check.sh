@@ -7,7 +7,8 @@ if ! command -v valgrind >/dev/null; then
     echo "bench-check needs valgrind; on Debian: apt-get install valgrind" >&2
     exit 1
 fi
-cargo build --release -p flowmonkey-loadtest
+# Both, so that dependencies are built once for all that is measured.
+cargo build --release -p flowmonkey -p flowmonkey-loadtest
 program="${CARGO_TARGET_DIR:-target}/release/flowmonkey-loadtest"
 counts="$(mktemp -d)"
 trap 'rm -rf "$counts"' EXIT
