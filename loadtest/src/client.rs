@@ -110,12 +110,10 @@ impl Client {
     /// # Errors
     /// When it is refused, or does not complete.
     pub(crate) async fn run(&mut self, body: Bytes) -> Result<Bytes> {
-        let mut request = self.request(Method::POST, "/v1/executions", body)?;
-        request.headers_mut().insert("prefer", WAIT);
-        let (status, body) = self.send(request).await?;
+        let body = self.run_or_start(body).await?;
         // Parsing each record would cost as much as sending it.
         let completed = memchr::memmem::find(&body, br#""status":"completed""#).is_some();
-        ensure!(status == StatusCode::OK && completed, "{status}: {}", String::from_utf8_lossy(&body));
+        ensure!(completed, "{}", String::from_utf8_lossy(&body));
         Ok(body)
     }
 }

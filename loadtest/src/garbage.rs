@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use flowmonkey_test_support::Program;
 use http_body_util::Full;
@@ -99,28 +99,25 @@ pub(crate) async fn garbage(wanted: Garbage) -> Result<()> {
     client.publish(&serde_json::from_str(GOOD)?).await?;
     let before = memory_kib(engine.pid());
     let answers = Arc::new(Answers::default());
+    let place = Place { address, tracker, answers: answers.clone() };
     let begins = Instant::now();
     let ends = begins + Duration::from_secs(wanted.seconds.into());
     let mut senders = JoinSet::new();
     for number in 0..wanted.connections {
-        let place = Place { address, tracker: tracker.clone(), answers: answers.clone() };
+        let place = place.clone();
         let (every, rate) = (u64::from(wanted.connections), f64::from(wanted.rate));
         senders.spawn(async move { place.bad(number.into(), every, rate, begins, ends).await });
     }
     for _ in 0..wanted.slow {
-        let place = Place { address, tracker: tracker.clone(), answers: answers.clone() };
+        let place = place.clone();
         senders.spawn(async move { place.slow().await });
     }
     for _ in 0..wanted.huge {
-        let place = Place { address, tracker: tracker.clone(), answers: answers.clone() };
+        let place = place.clone();
         senders.spawn(async move { place.huge().await });
     }
-    let worked = {
-        let place = Place { address, tracker: tracker.clone(), answers: answers.clone() };
-        let mut work = JoinSet::new();
-        work.spawn(async move { place.work().await });
-        work
-    };
+    let mut worked = JoinSet::new();
+    worked.spawn(async move { place.work().await });
     let peak = watch(&mut client, engine.pid(), ends).await?;
     answers.over.store(true, Ordering::Relaxed);
     while let Some(sender) = senders.join_next().await {
@@ -128,13 +125,7 @@ pub(crate) async fn garbage(wanted: Garbage) -> Result<()> {
     }
     let sent = answers.sent.load(Ordering::Relaxed);
     let took = begins.elapsed();
-    let mut acknowledged = Vec::new();
-    let mut micros = histogram()?;
-    for work in worked.join_all().await {
-        let (ids, took) = work?;
-        acknowledged.extend(ids);
-        micros.add(took)?;
-    }
+    let (acknowledged, micros) = worked.join_next().await.context("somebody works")???;
     for id in &acknowledged {
         let shown = client.get(&format!("/v1/executions/{id}")).await?;
         ensure!(shown["status"] == "completed", "{id} was acknowledged, and is {}", shown["status"]);
@@ -174,6 +165,7 @@ async fn watch(client: &mut Client, pid: u32, ends: Instant) -> Result<Option<u6
 }
 
 /// One who sends something.
+#[derive(Clone)]
 struct Place {
     address: SocketAddr,
     tracker: TaskTracker,

@@ -74,7 +74,8 @@ impl Handler for Noop {
     }
 }
 
-struct AllKnown;
+/// Every handler type may be meant.
+pub(crate) struct AllKnown;
 
 impl Handlers for AllKnown {
     fn accepts(&self, _handler_type: &str) -> bool {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use flowmonkey_core::execution::command::{Command, NextStep, ReportedOutcome, TaskReport};
 use flowmonkey_core::execution::state::Cost;
 use flowmonkey_core::execution::{
-    Dataset, Decision, Execution, Handlers, RecordedEvent, StartRequest, World, create, decide, replay,
+    Dataset, Decision, Execution, RecordedEvent, StartRequest, World, create, decide, replay,
 };
 use flowmonkey_core::flow::Flow;
 use flowmonkey_core::flow::parse::{Format, parse_document};
@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::flows;
+use crate::harness::AllKnown;
 use crate::report::report;
 
 /// Rounds of which the median counts.
@@ -95,18 +96,6 @@ pub(crate) fn micro(wanted: &Micro) -> Result<()> {
     Ok(())
 }
 
-struct AllKnown;
-
-impl Handlers for AllKnown {
-    fn accepts(&self, _handler_type: &str) -> bool {
-        true
-    }
-
-    fn timeout_ms(&self, _handler_type: &str) -> Option<u64> {
-        None
-    }
-}
-
 fn with_world<T>(flow: &Flow, see: impl FnOnce(&World<'_>) -> T) -> T {
     see(&World {
         flow,
@@ -160,18 +149,14 @@ fn cases() -> Result<Vec<Case>> {
     };
     let flow = parse(&text)?;
     let payload = "x".repeat(4096);
-    let (fresh, mut history) = created(&flow, &payload)?;
+    let (mut execution, mut history) = created(&flow, &payload)?;
     // In the middle of its way, the task of a step is out.
-    let mut execution = decided(&flow, &fresh, Command::Begin)?.execution;
-    let mut note = |execution: &Execution, decision: &Decision| {
-        for (event, sequence) in decision.events.iter().zip(execution.events + 1..) {
-            history.push(RecordedEvent { sequence, at: BEGINNING, event: event.clone() });
+    for step in 0..=STEPS / 2 {
+        let command = if step == 0 { Command::Begin } else { success(&execution)? };
+        let decision = decided(&flow, &execution, command)?;
+        for (event, sequence) in decision.events.into_iter().zip(execution.events + 1..) {
+            history.push(RecordedEvent { sequence, at: BEGINNING, event });
         }
-    };
-    note(&fresh, &decided(&flow, &fresh, Command::Begin)?);
-    for _ in 0..STEPS / 2 {
-        let decision = decided(&flow, &execution, success(&execution)?)?;
-        note(&execution, &decision);
         execution = decision.execution;
     }
     ensure!(replay(&history).is_some(), "a history that can be replayed");

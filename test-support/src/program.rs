@@ -1,6 +1,6 @@
 //! A program of ours, as a process.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub struct Program {
     // Before the folder: fields are dropped in order, and the process must be gone first.
     process: Process,
     log: PathBuf,
-    folder: TempDir,
+    _folder: TempDir,
 }
 
 impl Program {
@@ -38,7 +38,7 @@ impl Program {
         command.current_dir(folder.path());
         let log = folder.path().join("log");
         let process = Process::spawn(command, folder.path(), &log, Farewell::Kill);
-        Self { name: name.to_owned(), process, log, folder }
+        Self { name: name.to_owned(), process, log, _folder: folder }
     }
 
     /// Looks at its log until `ready` finds there what it waits for.
@@ -71,21 +71,10 @@ impl Program {
         self.process.pid()
     }
 
-    /// Its folder.
-    #[must_use]
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
     /// What it logged.
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    /// SIGKILL.
-    pub fn kill(self) {
-        self.process.kill();
     }
 
     /// SIGTERM, and waits for the end.

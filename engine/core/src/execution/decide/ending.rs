@@ -30,6 +30,7 @@ impl Turn<'_> {
         };
         self.emit(Event::Completed { output });
         self.tell_parent(true);
+        // Other endings always ask: what was undone before them may be of other flows.
         if self.world.flow.closes_children {
             self.wish(Effect::CancelDetached);
         }
