@@ -21,6 +21,9 @@ const DOWN_AFTER: Duration = Duration::from_millis(500);
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often sentinels look and talk: they find each other, and act, in tenths of a second instead of in seconds.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often sentinels tell what they know. After four times this they turn a replica back that calls itself a primary and is
+/// none in their eyes. The one that promotes it may need a second to connect again and see that, and has to be first.
+const PUBLISH_EVERY: Duration = Duration::from_millis(500);
 const PROBE: &str = "flowmonkey-test-probe";
 const PROBE_WITHIN: Duration = Duration::from_millis(100);
 /// Elections may need a second try, which comes after `FAILOVER_TIMEOUT`.
@@ -67,12 +70,14 @@ impl Sentinel {
         }
         let all = Self { servers, sentinels, tls };
         let every = LOOK_EVERY.as_millis().to_string();
+        let publish_every = PUBLISH_EVERY.as_millis().to_string();
         for address in all.addresses() {
             let mut debug = vec!["SENTINEL", "DEBUG"];
             // Not the pings: what is known of replicas is out of date after five of them, and none would be good enough.
-            for period in ["INFO-PERIOD", "ASK-PERIOD", "PUBLISH-PERIOD"] {
+            for period in ["INFO-PERIOD", "ASK-PERIOD"] {
                 debug.extend([period, &every]);
             }
+            debug.extend(["PUBLISH-PERIOD", &publish_every]);
             all.ask::<()>(&address, &debug).await.expect("a sentinel takes its settings");
         }
         for address in all.addresses() {

@@ -10,7 +10,7 @@ use crate::engine::{Counters, Engine, EngineError};
 /// What a tick did.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Present {
-    /// Results of dead engines that can be taken again.
+    /// Results of dead engines, or of no list, that can be taken again.
     pub adopted: usize,
     /// Workers that are there.
     pub workers: usize,
@@ -22,11 +22,14 @@ impl HasMore for Present {
     }
 }
 
-/// Gives a sign of life for one of the engine's collectors; how many results of dead engines can be taken again.
+/// Gives a sign of life for one of the engine's collectors; how many results of dead engines, or of no list, can be taken again.
 pub(crate) async fn show(engine: &Engine, collector: &str) -> Result<usize, QueueError> {
     let adopted = engine.queue.keep_alive(collector).await?;
     if adopted > 0 {
-        tracing::warn!(results = adopted, "results of an engine that has died are taken over");
+        tracing::warn!(
+            results = adopted,
+            "results of an engine that has died, or that were in no list, can be taken again"
+        );
         Counters::add(&engine.counters.results_adopted, adopted);
     }
     Ok(adopted)

@@ -271,7 +271,7 @@ pub trait DispatchQueue: Send + Sync {
     async fn adopt_results(&self, engine: &str) -> Result<usize, QueueError>;
 
     /// Notes that `engine` is alive, and makes the results available again that engines took which have not been heard of
-    /// for a while; returns how many. To be repeated every few seconds.
+    /// for a while, and those that a damaged queue has in no list; returns how many. To be repeated every few seconds.
     async fn keep_alive(&self, engine: &str) -> Result<usize, QueueError>;
 
     /// Leases that ended, at most `max`. Read only: the record changes first, then [`Self::drop_deliveries`].

@@ -178,6 +178,34 @@ async fn what_is_in_no_list_is_not_present() {
     assert_eq!(queue.present(&[on("late", 1), on("r1", 2)]).await.unwrap(), [false, true]);
 }
 
+/// The lists of results alone are deleted: their bodies are found, and nothing counts them for ever.
+#[tokio::test]
+async fn results_that_are_in_no_list_are_taken_all_the_same() {
+    let server = private_server(&[]).await;
+    let options = options(server.url());
+    let prefix = options.prefix.clone();
+    let queue = queue_with(options).await.0;
+    let key = |name: &str| format!("{prefix}:{name}");
+    let tasks = ["waiting", "taken", "dropped"].map(long_task);
+    queue.push(tasks.to_vec()).await.unwrap();
+    claimed(&queue, "w", 3).await;
+    queue.finish("a", "w", vec![result(&tasks[1])]).await.unwrap();
+    assert_eq!(queue.take("e", 9).await.unwrap().len(), 1);
+    queue.finish("a", "w", vec![result(&tasks[0]), result(&tasks[2])]).await.unwrap();
+    assert_eq!(queue.keep_alive("e").await.unwrap(), 0, "all are in lists");
+    server.command(&["HSET", &key("outcomes:{a}"), "nothing of ours", "x"]).await;
+    server.command(&["DEL", &key("results:{a}"), &key("results:{a}:processing:e")]).await;
+    assert_eq!(queue.keep_alive("e").await.unwrap(), 3);
+    assert_eq!(queue.keep_alive("e").await.unwrap(), 0);
+    queue.drop_deliveries(&[on("dropped", 1)]).await.unwrap();
+    let mut taken: Vec<String> =
+        queue.take("e", 9).await.unwrap().into_iter().map(|taken| taken.result.unwrap().task_id).collect();
+    taken.sort_unstable();
+    assert_eq!(taken, ["taken", "waiting"]);
+    queue.acknowledge("e", &[on("taken", 1), on("waiting", 1)]).await.unwrap();
+    assert!(queue.is_idle().await.unwrap());
+}
+
 #[tokio::test]
 async fn functions_that_were_flushed_are_loaded_again() {
     let server = private_server(&[]).await;

@@ -93,7 +93,7 @@ impl DispatchQueue for RedisQueue {
             self.shared.forget_engine(&stale).await?;
         }
         self.shared.adopt_tasks().await?;
-        Ok(adopted)
+        Ok(adopted + self.shared.restore_results().await?)
     }
 
     async fn expired(&self, max: usize) -> Result<Vec<ExpiredLease>, QueueError> {

@@ -437,6 +437,21 @@ impl Shared {
         Ok(workers)
     }
 
+    /// Puts results that are in no list into line again: a list may have been deleted or evicted alone. Whose task has gone on
+    /// meanwhile is refused then, and forgotten.
+    pub(super) async fn restore_results(&self) -> Result<usize, QueueError> {
+        let engines = self.engines().await?;
+        let restored = self
+            .on_all_pools(|pool| {
+                let (own, words) = (self.taken_lists(&pool, &engines), [pool.results_bell().into_bytes()]);
+                async move {
+                    self.call(Function::RestoreResults, "restore results", &pool, &own, &words).await?.count()
+                }
+            })
+            .await?;
+        Ok(restored.into_iter().map(|(_, count)| count).sum())
+    }
+
     /// Gives a lease to what is in the list of a known worker without one, so that the reaper sees it: the leases may have
     /// been deleted or evicted alone.
     pub(super) async fn adopt_tasks(&self) -> Result<(), QueueError> {

@@ -261,6 +261,35 @@ local function present(K, A)
   return found
 end
 
+-- A list of results may have been evicted or deleted alone: a result that is in no list gets into line again. The books are
+-- compared first, as in `present`.
+-- KEYS own: lists of engines | ARGV channel of the results' bell -> how many are in line again
+local function restore_results(K, A)
+  local restored, withdrawn, lists, bodies = 0, 0, { K[RESULTS] }, {}
+  probe(K, RESULTS, OUTCOMES, GONE, UNREADABLE)
+  local length = -gone(K, RESULTS)
+  for i = OWN, #K do lists[#lists + 1] = K[i] end
+  for _, key in ipairs(lists) do length = length + redis.call('LLEN', key) end
+  if length >= redis.call('HLEN', K[OUTCOMES]) then return 0 end
+  local listed, waiting = elements(lists), elements({ K[RESULTS] })
+  for _, id in ipairs(redis.call('HKEYS', K[OUTCOMES])) do
+    bodies[id] = true
+    if not split(id) then
+      redis.call('HDEL', K[OUTCOMES], id)
+      put_aside(K, id)
+    elseif not listed[id] then
+      redis.call('LPUSH', K[RESULTS], id)
+      restored = restored + 1
+    end
+  end
+  for id in pairs(waiting) do
+    if not bodies[id] then withdrawn = withdrawn + 1 end
+  end
+  redis.call('HSET', K[GONE], RESULTS, withdrawn)
+  if restored > 0 then redis.call('PUBLISH', A[1], restored) end
+  return restored
+end
+
 -- -> high, normal, low, in hands, results, age of the oldest ready delivery. Read only.
 local function depth(K, A)
   local answer, time, oldest = {}, now(), 0
