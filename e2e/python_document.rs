@@ -36,7 +36,7 @@ fn the_document_says_what_the_code_does() {
     let read: WorkerPresence = serde_json::from_value(presence.clone()).unwrap();
     assert_eq!(read.manifests.len(), 1);
     for function in ["claim", "extend", "reassert", "finish", "release", "release_others", "announce"] {
-        assert!(document.contains(&format!("\n| `{function}` | 16")), "{function}");
+        assert!(document.contains(&format!("\n| `{function}` | 18")), "{function}");
         assert!(
             library_source().contains(&format!("register('{function}', {function}, DRAINS)")),
             "{function}"

@@ -11,7 +11,7 @@ const LONG: usize = 4;
 /// Tasks that are begun before something goes wrong.
 const BEFORE: usize = 20;
 /// Every kind of key, and whether there is one under any load.
-const KINDS: [(&str, bool); 18] = [
+const KINDS: [(&str, bool); 20] = [
     ("flowmonkey:tasks:{work}", true),
     ("flowmonkey:payload:{work}", true),
     ("flowmonkey:terms:{work}", true),
@@ -22,6 +22,8 @@ const KINDS: [(&str, bool); 18] = [
     ("flowmonkey:outcomes:{work}", true),
     ("flowmonkey:generation:{work}", true),
     ("flowmonkey:workers:{work}", true),
+    ("flowmonkey:senders:{work}", true),
+    ("flowmonkey:listeners:{work}", true),
     ("flowmonkey:pools", true),
     ("flowmonkey:engines", true),
     ("flowmonkey:bell:{work}", false),

@@ -21,7 +21,8 @@ MESSAGE_BYTES_MAX, CALL_BYTES_MAX, COMPRESSED_FROM_BYTES = 64 << 20, 32 << 20, 1
 SEAL_BYTES_MAX = 16 << 10
 ANNOUNCE_EVERY, LOOK_EVERY, TRY_AGAIN, FLUSH = 10, 1, 0.2, 10  # Seconds.
 KEYS = """tasks:{%s}:high tasks:{%s} tasks:{%s}:low payload:{%s} terms:{%s} latest:{%s} leases:{%s} owners:{%s}
-results:{%s} outcomes:{%s} cancel:{%s} generation:{%s} bell:{%s} workers:{%s} unreadable:{%s} gone:{%s}"""
+results:{%s} outcomes:{%s} cancel:{%s} generation:{%s} bell:{%s} workers:{%s} unreadable:{%s} gone:{%s}
+senders:{%s} listeners:{%s}"""
 
 
 class Ended(Exception):

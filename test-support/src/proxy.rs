@@ -83,6 +83,7 @@ struct Counters {
     open: AtomicU64,
     to_server: AtomicU64,
     to_client: AtomicU64,
+    swallowed: AtomicU64,
 }
 
 impl Counters {
@@ -192,6 +193,11 @@ impl FaultProxy {
     /// Delivered since the start.
     pub fn bytes(&self, direction: Direction) -> u64 {
         self.counters.bytes(direction).load(Ordering::Relaxed)
+    }
+
+    /// Taken and thrown away since the start, in both directions.
+    pub fn bytes_swallowed(&self) -> u64 {
+        self.counters.swallowed.load(Ordering::Relaxed)
     }
 
     fn wait_until_listening(&self, listening: bool) {

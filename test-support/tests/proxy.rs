@@ -84,6 +84,7 @@ async fn what_is_held_arrives_later_and_what_is_swallowed_never() {
         proxy.set(direction, Flow::Swallowed);
         stream.write_all(b"INCR n\r\n").await.unwrap();
         assert!(stays_silent(&mut stream).await);
+        assert_ne!(proxy.bytes_swallowed(), 0);
         proxy.heal();
         let reset = reply(&mut stream, 4).await.unwrap_err();
         assert_eq!(reset.kind(), ErrorKind::ConnectionReset, "a stream with a hole in it is of no use");

@@ -60,12 +60,14 @@ pub(crate) fn queue_options(url: String, settings: &RedisSettings) -> RedisOptio
     }
 }
 
-/// Connects to the queues; tries again for a while, as servers that start together do not start at once.
+/// Connects to the queues, as the engine of this name if there is one; tries again for a while, as servers that start together
+/// do not start at once.
 ///
 /// # Errors
 /// At once when the options cannot be used or the user is refused; later when Redis stays unreachable.
-pub(crate) async fn redis(args: &RedisArgs) -> Result<RedisQueue, CliError> {
-    let made = || RedisQueue::new(redis_options(args)).map_err(|error| CliError::Usage(error.to_string()));
+pub(crate) async fn redis(args: &RedisArgs, engine: Option<&str>) -> Result<RedisQueue, CliError> {
+    let options = RedisOptions { engine: engine.map(str::to_owned), ..redis_options(args) };
+    let made = || RedisQueue::new(options.clone()).map_err(|error| CliError::Usage(error.to_string()));
     let mut queue = made()?;
     check_certificates(&args.settings)?;
     let give_up_at = Instant::now() + PATIENCE;

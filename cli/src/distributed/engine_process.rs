@@ -71,15 +71,15 @@ impl EngineProcess {
         let address = listener.local_addr().map_err(CliError::io("cannot listen"))?;
         let url = args.api.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
         let store = connect::database(&args.database).await?;
-        let queue = Arc::new(connect::redis(&args.redis).await?);
-        connect::check_redis(&queue).await?;
-        let clock = Arc::new(OffsetClock::default());
-        clock.set_offset(store.clock_offset(&SystemClock).await?);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy::new());
         let engine_id = match &args.name {
             Some(name) => name.clone(),
             None => format!("engine-{}-{:08x}", std::process::id(), entropy.bits() >> 96),
         };
+        let queue = Arc::new(connect::redis(&args.redis, Some(&engine_id)).await?);
+        connect::check_redis(&queue).await?;
+        let clock = Arc::new(OffsetClock::default());
+        clock.set_offset(store.clock_offset(&SystemClock).await?);
         let unknown_handler = UnknownHandler::Wait;
         let announced = Arc::new(AnnouncedHandlers::new(unknown_handler, in_process.clone()));
         // Before the first start: what is to fall back must not go to a queue that nobody serves.

@@ -66,7 +66,7 @@ impl WorkerProcess {
             ..HttpPlumbingConfig::new(&args.engines)
         });
         let plumbing = Arc::new(plumbing.map_err(|error| CliError::Usage(error.to_string()))?);
-        let queue = Arc::new(connect::redis(&args.redis).await?);
+        let queue = Arc::new(connect::redis(&args.redis, None).await?);
         let entropy = SystemEntropy::new();
         // Never the name of a process before it: leases are owned by instances.
         let host = args.name.clone().unwrap_or_else(|| "worker".into());

@@ -145,7 +145,11 @@ async fn a_command_whose_answer_was_lost_is_not_sent_twice() {
     let count = async |command: &str, key: &str| -> u64 {
         redis::from_redis_value(owner.command(&[command, key]).await).unwrap()
     };
-    wait_until("the claim was carried out", PATIENCE, async || count("ZCARD", &leases).await == 2).await;
+    // And its answer is lost, not only on its way.
+    wait_until("the claim was carried out", PATIENCE, async || {
+        count("ZCARD", &leases).await == 2 && proxies[place].bytes_swallowed() > 0
+    })
+    .await;
     // The connection, whose answer is lost, is reset; from now on a repetition would be answered.
     proxies[place].heal();
     let answer = unanswered.await.unwrap();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowmonkey_plumbing::queue::conformance::{result, task};
+use flowmonkey_plumbing::queue::conformance::result;
 use flowmonkey_plumbing::queue::redis::{RedisFailure, RedisOptions};
 use flowmonkey_plumbing::queue::{DispatchQueue, Lease, QueueError, TaskQueue};
 use flowmonkey_plumbing::wire::TaskMessage;
@@ -11,18 +11,13 @@ use flowmonkey_test_support::{
     Direction, FaultProxy, Flow, Redis, RedisOptions as ServerOptions, wait_for, wait_until,
 };
 
-use super::support::{claim_by, claimed, new_queue, on, options, queue_with, shared_server};
+use super::support::{claim_by, claimed, long_task, new_queue, on, options, queue_with, shared_server};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn private_server(config: &[&str]) -> Redis {
     let config = config.iter().map(|line| (*line).to_owned()).collect();
     Redis::start(ServerOptions { config, ..ServerOptions::default() }).await
-}
-
-/// A task that lasts far longer than any test.
-fn long_task(id: &str) -> TaskMessage {
-    TaskMessage { lease_ms: 600_000, remaining_ms: 600_000, ..task(id, 1, "a") }
 }
 
 #[tokio::test]

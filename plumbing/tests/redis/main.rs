@@ -8,6 +8,7 @@ mod cluster;
 mod crowd;
 mod faults;
 mod garbage;
+mod listening;
 mod load;
 mod servers;
 mod support;
@@ -17,6 +18,12 @@ mod rules {
     use super::support::new_queue;
 
     flowmonkey_plumbing::queue_conformance!(new_queue);
+}
+
+mod rules_for_an_engine_with_a_name {
+    use super::support::new_queue_of_an_engine;
+
+    flowmonkey_plumbing::queue_conformance!(new_queue_of_an_engine);
 }
 
 mod rules_in_a_cluster {

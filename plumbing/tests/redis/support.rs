@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use flowmonkey_plumbing::queue::conformance::QueueUnderTest;
+use flowmonkey_plumbing::queue::conformance::{QueueUnderTest, task};
 use flowmonkey_plumbing::queue::redis::{RedisOptions, RedisQueue};
 use flowmonkey_plumbing::queue::{Claim, Delivery, DispatchQueue, Dispatched, TaskQueue};
+use flowmonkey_plumbing::wire::TaskMessage;
 use flowmonkey_test_support::{Cluster, Redis, Sentinel};
 use tokio::sync::OnceCell;
 
@@ -45,6 +46,12 @@ pub(crate) fn options(url: impl Into<String>) -> RedisOptions {
 /// An empty queue on the shared server.
 pub(crate) async fn new_queue() -> Real {
     queue_with(options(shared_server().await.url())).await
+}
+
+/// The same, of an engine to which results come back.
+pub(crate) async fn new_queue_of_an_engine() -> Real {
+    let options = options(shared_server().await.url());
+    queue_with(RedisOptions { engine: Some("e".into()), ..options }).await
 }
 
 /// A queue that is connected.
@@ -93,6 +100,11 @@ pub(crate) fn on(id: &str, attempt: u32) -> Dispatched {
 /// Asks for tasks of the pool `a`.
 pub(crate) fn claim_by(worker: &str, max: usize) -> Claim {
     Claim { pool: "a".into(), worker: worker.into(), max, low_first: false }
+}
+
+/// A task of the pool `a` that lasts far longer than any test.
+pub(crate) fn long_task(id: &str) -> TaskMessage {
+    TaskMessage { lease_ms: 600_000, remaining_ms: 600_000, ..task(id, 1, "a") }
 }
 
 /// The ids of the tasks that a claim of the pool `a` gives.

@@ -48,7 +48,9 @@ async fn shared_sentinel() -> &'static Secured<Sentinel> {
 /// An empty queue on the shared Cluster.
 pub(crate) async fn new_cluster_queue() -> Real {
     let cluster = shared_cluster().await;
-    queue_with(cluster.options(cluster_url(&cluster.servers))).await
+    // Of an engine to which results come back.
+    let options = cluster.options(cluster_url(&cluster.servers));
+    queue_with(RedisOptions { engine: Some("e".into()), ..options }).await
 }
 
 /// An empty queue behind the shared Sentinels.

@@ -150,6 +150,8 @@ impl<'a> Pump<'a> {
                 Flow::Held => changed(&mut self.faults).await,
                 Flow::Swallowed => {
                     self.has_lost = true;
+                    let count = u64::try_from(chunk.bytes.len()).unwrap_or(u64::MAX);
+                    self.counters.swallowed.fetch_add(count, Ordering::Relaxed);
                     return Ok(());
                 }
                 Flow::CutAfter(limit) => {

@@ -65,7 +65,8 @@ fn worker(pool: &PoolKeys) -> String {
         format!("(+hget +hset +hlen ~{})", pool.latest()),
         format!("(+zadd +zrem +zscore +zcard ~{})", pool.leases()),
         // Results go in, and are not read.
-        format!("(+llen +lpush %W~{})", pool.results()),
+        format!("(+llen +lpush %W~{} %W~{})", pool.results(), pool.addressed("*")),
+        format!("(+hget +hmget +hlen %R~{} %R~{})", pool.senders(), pool.listeners()),
         format!("(+hlen +hexists +hsetnx %W~{})", pool.outcomes()),
         format!("(+sismember +srem +scard ~{})", pool.cancel()),
         format!("(+get %R~{})", pool.generation()),

@@ -156,6 +156,15 @@ impl Shared {
         Some(listener)
     }
 
+    /// Whether a ring tells of results that this engine may take.
+    fn is_for_us(&self, ring: &[u8]) -> bool {
+        match ring.strip_prefix(b"for ") {
+            Some(engine) => self.options.engine.as_ref().is_some_and(|own| own.as_bytes() == engine),
+            // No results: a worker has announced itself.
+            None => ring != b"0",
+        }
+    }
+
     /// Waits until there may be results, for [`RESULTS_POLL`] at most.
     pub(super) async fn wait_for_results(self: &Arc<Self>) {
         self.results_bell.listen(self);
@@ -240,8 +249,7 @@ impl ResultsBell {
                 if let Some(pool) = channel.and_then(|channel| shared.keys.pool_of_bell(channel)) {
                     shared.pools.note([pool]);
                 }
-                // No results: a worker has announced itself.
-                if message.is_none_or(|message| message.get_payload_bytes() != b"0") {
+                if message.is_none_or(|message| shared.is_for_us(message.get_payload_bytes())) {
                     shared.results_bell.rung.notify_waiters();
                 }
             };

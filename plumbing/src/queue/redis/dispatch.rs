@@ -90,6 +90,7 @@ impl DispatchQueue for RedisQueue {
         let mut adopted = 0;
         for stale in self.shared.stale_engines(engine).await? {
             adopted += self.adopt_results(&stale).await?;
+            self.shared.listen(&stale, true).await?;
             self.shared.forget_engine(&stale).await?;
         }
         self.shared.adopt_tasks().await?;
@@ -126,7 +127,7 @@ impl DispatchQueue for RedisQueue {
         let mut found: HashSet<Dispatched> = HashSet::new();
         let engines = self.shared.engines().await?;
         for (pool, ids) in self.shared.by_pool(deliveries)? {
-            let own = self.shared.taken_lists(&pool, &engines);
+            let own = self.shared.lists_of_engines(&pool, &engines);
             for chunk in ids.chunks(CALL_DELIVERIES_MAX) {
                 let answer = self.shared.on_pool(Function::Present, "present", &pool, &own, chunk).await?;
                 let failed = |error: RedisFailure| error.into_queue_error(pool.pool());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use futures_util::{StreamExt, stream};
 
 use super::failure::RedisFailure;
@@ -126,7 +126,9 @@ impl Shared {
     pub(super) async fn push(&self, pool: &PoolKeys, tasks: &[Push]) -> Result<(), QueueError> {
         for batch in batches(tasks, |task| task.body.len()) {
             let call = || {
-                batch.iter().fold(Call::on_pool(Function::Push, pool, &[]), |call, task| {
+                let sender = self.options.engine.as_deref().unwrap_or_default();
+                let call = Call::on_pool(Function::Push, pool, &[]).arg(sender);
+                batch.iter().fold(call, |call, task| {
                     let call = call.arg(&task.id).arg(task.list).arg(task.lease_ms);
                     call.arg(task.remaining_ms).arg(task.body.as_slice())
                 })
@@ -161,13 +163,16 @@ impl Shared {
         Ok(written > 0)
     }
 
-    /// How many results each pool has that nobody took.
+    /// How many results each pool has that nobody took, for all or for this engine.
     async fn waiting_results(&self) -> Result<Vec<(String, usize)>, QueueError> {
         self.on_all_pools(|pool| async move {
-            let mut command = redis::cmd("LLEN");
-            command.arg(pool.results());
-            let answer = self.calls.query("looking for results", &command).await?;
-            Answer::new("LLEN", answer).count()
+            let counts = join_all(self.lists_of_results(&pool).into_iter().map(|list| async move {
+                let mut command = redis::cmd("LLEN");
+                command.arg(list);
+                let answer = self.calls.query("looking for results", &command).await?;
+                Answer::new("LLEN", answer).count()
+            }));
+            counts.await.into_iter().sum()
         })
         .await
     }
@@ -180,6 +185,7 @@ impl Shared {
         for pool in self.all_pools().await? {
             self.settle_takes(&pool, &holder(&pool, engine)?).await?;
         }
+        self.keep_listening().await?;
         let _under_way = self.engines_hands.exchange.read().await;
         let mut taken = Vec::new();
         // Begins with another pool each time, so that none waits for ever.
@@ -204,7 +210,8 @@ impl Shared {
 
     async fn take_from(&self, pool: &PoolKeys, engine: &str, max: usize) -> Result<Vec<Taken>, QueueError> {
         let holder = holder(pool, engine)?;
-        let own = [pool.taken(engine)];
+        let mut own = vec![pool.taken(engine)];
+        own.extend(self.lists_to_take(pool));
         let arguments = [max.to_string().into_bytes(), CALL_BYTES_MAX.to_string().into_bytes()];
         let read = async {
             let answer = self.call(Function::Take, "take", pool, &own, &arguments).await?;
@@ -330,13 +337,6 @@ impl Shared {
         read().map_err(|error| error.into_queue_error("engines"))
     }
 
-    /// The lists of results that engines took: those that are known, and those that this process serves.
-    pub(super) fn taken_lists(&self, pool: &PoolKeys, engines: &[String]) -> Vec<String> {
-        let mut names = self.engines_hands.names(pool.pool());
-        names.extend(engines.iter().cloned());
-        names.iter().map(|name| pool.taken(name)).collect()
-    }
-
     pub(super) async fn expired(
         &self,
         pool: PoolKeys,
@@ -443,7 +443,8 @@ impl Shared {
         let engines = self.engines().await?;
         let restored = self
             .on_all_pools(|pool| {
-                let (own, words) = (self.taken_lists(&pool, &engines), [pool.results_bell().into_bytes()]);
+                let (own, words) =
+                    (self.lists_of_engines(&pool, &engines), [pool.results_bell().into_bytes()]);
                 async move {
                     self.call(Function::RestoreResults, "restore results", &pool, &own, &words).await?.count()
                 }

@@ -194,6 +194,21 @@ impl PoolKeys {
         self.key("results") + ":processing:" + engine
     }
 
+    /// List of ids whose results are for `engine`, which has not taken them.
+    pub(super) fn addressed(&self, engine: &str) -> String {
+        self.key("results") + ":for:" + engine
+    }
+
+    /// Hash: id to the engine that sent the task.
+    pub(super) fn senders(&self) -> String {
+        self.key("senders")
+    }
+
+    /// Hash: engine to when it last asked for its results.
+    pub(super) fn listeners(&self) -> String {
+        self.key("listeners")
+    }
+
     /// Channel on which results are told of.
     pub(super) fn results_bell(&self) -> String {
         self.key("results-bell")
@@ -205,7 +220,7 @@ impl PoolKeys {
     }
 
     /// The keys that every function gets, in the order of `scripts/common.lua`.
-    pub(super) fn all(&self) -> [String; 16] {
+    pub(super) fn all(&self) -> [String; 18] {
         [
             self.high(),
             self.normal(),
@@ -223,6 +238,8 @@ impl PoolKeys {
             self.workers(),
             self.unreadable(),
             self.gone(),
+            self.senders(),
+            self.listeners(),
         ]
     }
 }
@@ -250,7 +267,14 @@ mod tests {
         assert_eq!(pool.normal(), "flowmonkey:tasks:{us-east-1/http}");
         assert_eq!(pool.taken("e1"), "flowmonkey:results:{us-east-1/http}:processing:e1");
         let mut all = pool.all().to_vec();
-        all.extend([pool.processing("w"), pool.taken("e"), pool.wrong_type(), pool.results_bell()]);
+        assert_eq!(pool.addressed("e1"), "flowmonkey:results:{us-east-1/http}:for:e1");
+        all.extend([
+            pool.processing("w"),
+            pool.taken("e"),
+            pool.addressed("e"),
+            pool.wrong_type(),
+            pool.results_bell(),
+        ]);
         assert!(all.iter().all(|key| key.contains("{us-east-1/http}")));
         let count = all.len();
         all.sort_unstable();

@@ -16,6 +16,7 @@ mod functions;
 mod hands;
 mod keys;
 mod link;
+mod listening;
 mod memory;
 mod options;
 mod pools;
@@ -41,6 +42,7 @@ pub use tasks::{RESULT_UNWRITABLE, TASK_UNREADABLE};
 
 use super::QueueError;
 use shared::Shared;
+use tokio::time::timeout;
 
 /// The queue in Redis. Both sides: a worker uses it as a `TaskQueue`, an engine as a `DispatchQueue`.
 ///
@@ -111,8 +113,13 @@ impl RedisQueue {
         self.shared.stats().await
     }
 
-    /// Waits until the exchanges under way have ended, at most for `deadline`. Call it after the last use.
+    /// Waits until the exchanges under way have ended, at most for `deadline`. Results that wait for this engine are for all
+    /// then. Call it after the last use.
     pub async fn close(&self, deadline: Duration) {
+        if let Some(engine) = &self.shared.options.engine {
+            // Else it is silent from now on, which is noticed after a while.
+            drop(timeout(deadline, self.shared.listen(engine, true)).await);
+        }
         self.shared.close(deadline).await;
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use redis::{ClientTlsConfig, TlsCertificates};
 
 use super::address::Address;
-use super::keys::is_prefix;
+use super::keys::{is_name, is_prefix};
 
 /// Default of [`RedisOptions::prefix`].
 pub const PREFIX: &str = "flowmonkey";
@@ -39,6 +39,9 @@ pub struct RedisOptions {
     pub memory_ratio_max: f64,
     /// Time after which an engine that was not heard of counts as dead, and its results are taken over. Default 10 s.
     pub engine_stale: Duration,
+    /// The engine that this process is: results of the tasks that it pushes come back to it as long as it takes them, as it
+    /// has their executions at hand. 1 to 200 bytes without control characters. Default: none, and then they go to any engine.
+    pub engine: Option<String>,
     /// True: an eviction policy other than `noeviction` is only a warning. Default false.
     pub allow_eviction: bool,
 }
@@ -57,6 +60,7 @@ impl RedisOptions {
             sentinel_password: None,
             memory_ratio_max: MEMORY_RATIO_MAX,
             engine_stale: ENGINE_STALE,
+            engine: None,
             allow_eviction: false,
         }
     }
@@ -68,6 +72,9 @@ impl RedisOptions {
         }
         if !(self.memory_ratio_max > 0.0 && self.memory_ratio_max <= 1.0) {
             return Err(RedisOptionsError::MemoryRatio);
+        }
+        if self.engine.as_deref().is_some_and(|engine| !is_name(engine)) {
+            return Err(RedisOptionsError::Engine);
         }
         Address::parse(&self.url)
     }
@@ -109,6 +116,7 @@ impl fmt::Debug for RedisOptions {
             .field("tls_certificate_file", &self.tls_certificate_file)
             .field("memory_ratio_max", &self.memory_ratio_max)
             .field("engine_stale", &self.engine_stale)
+            .field("engine", &self.engine)
             .field("allow_eviction", &self.allow_eviction)
             .finish_non_exhaustive()
     }
@@ -129,6 +137,9 @@ pub enum RedisOptionsError {
     /// The memory ratio.
     #[error("the memory ratio must be above 0 and at most 1")]
     MemoryRatio,
+    /// The engine's name.
+    #[error("the name of an engine is 1 to 200 bytes without control characters")]
+    Engine,
     /// Only half of a client certificate.
     #[error("a client certificate for Redis is set, but not its key")]
     CertificateWithoutKey,
@@ -176,6 +187,8 @@ mod tests {
         }
         let options = RedisOptions { prefix: "a*".into(), ..RedisOptions::new("redis://a") };
         assert_eq!(options.address().unwrap_err(), RedisOptionsError::Prefix);
+        let options = RedisOptions { engine: Some("a\nb".into()), ..RedisOptions::new("redis://a") };
+        assert_eq!(options.address().unwrap_err(), RedisOptionsError::Engine);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::functions::{self, Call, Function};
 use super::hands::{Hands, Holder};
 use super::keys::{Keys, PoolKeys, is_name};
 use super::link::{Client, Line};
+use super::listening::Listening;
 use super::memory::Memory;
 use super::options::{RedisOptions, RedisOptionsError};
 use super::pools::Pools;
@@ -39,6 +40,7 @@ pub(super) struct Shared {
     pub(super) memory: Memory,
     pub(super) workers_hands: Hands,
     pub(super) engines_hands: Hands,
+    pub(super) listening: Listening,
     pub(super) counters: Counters,
     pub(super) tracker: TaskTracker,
     pub(super) stop: CancellationToken,
@@ -58,6 +60,7 @@ impl Shared {
             memory: Memory::default(),
             workers_hands: Hands::default(),
             engines_hands: Hands::default(),
+            listening: Listening::default(),
             counters: Counters::default(),
             tracker: TaskTracker::new(),
             stop,

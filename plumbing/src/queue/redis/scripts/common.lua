@@ -9,10 +9,11 @@
 -- type is an error that changes nothing, and the writes are ordered so that what a crash leaves behind can be recovered.
 local HIGH, NORMAL, LOW, PAYLOAD, TERMS, LATEST, LEASES, OWNERS = 1, 2, 3, 4, 5, 6, 7, 8
 local RESULTS, OUTCOMES, CANCEL, GENERATION, BELL, WORKERS, UNREADABLE, GONE = 9, 10, 11, 12, 13, 14, 15, 16
-local OWN = 17 -- The first key that only this function has.
+local SENDERS, LISTENERS = 17, 18
+local OWN = 19 -- The first key that only this function has.
 
 local TYPES = { 'list', 'list', 'list', 'hash', 'hash', 'hash', 'zset', 'hash',
-  'list', 'hash', 'set', 'string', 'list', 'hash', 'list', 'hash' }
+  'list', 'hash', 'set', 'string', 'list', 'hash', 'list', 'hash', 'hash', 'hash' }
 local LENGTHS = { list = 'LLEN', hash = 'HLEN', zset = 'ZCARD', set = 'SCARD', string = 'STRLEN' }
 
 local ID_BYTES_MAX = 600 -- Longer ids are not ours.
@@ -22,6 +23,8 @@ local BELL_MAX = 128 -- Rings that nobody has heard.
 local UNREADABLE_MAX = 1000 -- Elements put aside; older ones are forgotten.
 local PAGE = 1000 -- Elements of a list read at a time.
 local BODIES_PAGE = 32 -- Messages read at a time: one of them may be the first that is too many.
+local ADDRESSED_MAX = 1000 -- Results that wait for one engine; others are for all.
+local LISTENER_SILENT = 3000 -- An engine that has not asked for its results for so long gets none, in milliseconds.
 local ARGUMENTS_MAX = 1000 -- Arguments of one command, an even number: more do not fit the stack.
 -- Begins the fields of `workers` that say who is asked to drain; no worker's name has such a character.
 local DRAIN = '\1'
@@ -83,9 +86,8 @@ local function put_aside(K, element)
   redis.pcall('LTRIM', K[UNREADABLE], 0, UNREADABLE_MAX - 1)
 end
 
--- Takes the next element out of a list because it is withdrawn or garbage. Returns 1 for garbage.
-local function leave_out(K, list, id)
-  redis.call('RPOP', K[list])
+-- The books of an element that was taken out of a list because it is withdrawn or garbage. Returns 1 for garbage.
+local function left_out(K, list, id)
   if not split(id) then
     put_aside(K, id)
     return 1
@@ -135,5 +137,9 @@ local function withdraw_ready(K, id, terms)
   redis.call('HDEL', K[TERMS], id)
   remove_from(K, terms.list, id)
   redis.call('HDEL', K[PAYLOAD], id)
+  redis.call('HDEL', K[SENDERS], id)
   redis.call('SREM', K[CANCEL], id)
 end
+
+-- The list of the results that are for one engine. It shares the pool's slot; which engines there are is only known here.
+local function addressed(K, engine) return K[RESULTS] .. ':for:' .. engine end

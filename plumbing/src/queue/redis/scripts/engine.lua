@@ -1,19 +1,21 @@
 -- The functions of engines. Only `push` makes more of what is there, so only `push` is refused when Redis is full.
 
--- ARGV id, list (1 high, 2 normal, 3 low), lease, remaining, body, ... -> how many became ready
+-- ARGV engine to which the results are to go (or empty), then id, list (1 high, 2 normal, 3 low), lease, remaining, body, ...
+-- -> how many became ready
 local function push(K, A)
-  local time, pushed, latest_of = now(), 0, {}
-  local latests, payloads, written, lists = {}, {}, {}, { {}, {}, {} }
-  probe(K, HIGH, NORMAL, LOW, PAYLOAD, TERMS, LATEST, OUTCOMES, CANCEL, BELL, GONE)
+  local time, pushed, latest_of, sender = now(), 0, {}, A[1]
+  local latests, payloads, written, lists, senders = {}, {}, {}, { {}, {}, {} }, {}
+  probe(K, HIGH, NORMAL, LOW, PAYLOAD, TERMS, LATEST, OUTCOMES, CANCEL, BELL, GONE, SENDERS)
   local function write()
     all('HSET', K[LATEST], latests)
+    all('HSET', K[SENDERS], senders)
     all('HSET', K[PAYLOAD], payloads)
     all('HSET', K[TERMS], written)
     for list = HIGH, LOW do all('LPUSH', K[list], lists[list]) end
-    latests, payloads, written, lists = {}, {}, {}, { {}, {}, {} }
+    latests, payloads, written, lists, senders = {}, {}, {}, { {}, {}, {} }, {}
   end
   local ids, tasks, attempts = {}, {}, {}
-  for i = 1, #A, 5 do
+  for i = 2, #A, 5 do
     local task, attempt = split(A[i])
     ids[#ids + 1] = A[i]
     -- What is no id is no field of any name that is, and left out.
@@ -36,11 +38,12 @@ local function push(K, A)
         latests[#latests + 1], latests[#latests + 2] = task, attempt
       end
       latest_of[task] = true
-      local at = n * 5 - 4
+      local at = n * 5 - 3
       local list = tonumber(A[at + 1])
       payloads[#payloads + 1], payloads[#payloads + 2] = id, A[at + 4]
       local terms = { list = list, lease = tonumber(A[at + 2]), remaining = tonumber(A[at + 3]), since = time, hard = 0 }
       written[#written + 1], written[#written + 2] = id, terms_text(terms)
+      if sender ~= '' then senders[#senders + 1], senders[#senders + 2] = id, sender end
       lists[list][#lists[list] + 1] = id
       pushed = pushed + 1
     end
@@ -50,36 +53,40 @@ local function push(K, A)
   return pushed
 end
 
--- KEYS own: the engine's list | ARGV max, bytes at most -> garbage elements put aside, {id, result, ...}
+-- KEYS own: the engine's list of what it took, lists of results in the order to take from | ARGV max, bytes at most
+-- -> garbage elements put aside, {id, result, ...}
 local function take(K, A)
   local left, room, taken, aside, skips, full = tonumber(A[1]), tonumber(A[2]), {}, 0, 0, false
-  probe(K, RESULTS, OUTCOMES)
-  redis.call('LLEN', K[OWN])
-  while left > 0 and not full and skips < SKIPS_MAX do
-    local ids = redis.call('LRANGE', K[RESULTS], -math.min(left, BODIES_PAGE), -1)
-    if #ids == 0 then break end
-    local bodies = fields(K[OUTCOMES], ids)
-    local moved, unusable = {}, nil
-    for n = #ids, 1, -1 do
-      local result = split(ids[n]) and bodies[n]
-      if not result then
-        unusable = ids[n]
-        break
-      elseif #taken > 0 and #result > room then
-        full = true
-        break
+  probe(K, RESULTS, OUTCOMES, GONE)
+  for list = OWN, #K do redis.call('LLEN', K[list]) end
+  for list = OWN + 1, #K do
+    while left > 0 and not full and skips < SKIPS_MAX do
+      local ids = redis.call('LRANGE', K[list], -math.min(left, BODIES_PAGE), -1)
+      if #ids == 0 then break end
+      local bodies = fields(K[OUTCOMES], ids)
+      local moved, unusable = {}, nil
+      for n = #ids, 1, -1 do
+        local result = split(ids[n]) and bodies[n]
+        if not result then
+          unusable = ids[n]
+          break
+        elseif #taken > 0 and #result > room then
+          full = true
+          break
+        end
+        left, room = left - 1, room - #result
+        moved[#moved + 1] = ids[n]
+        taken[#taken + 1], taken[#taken + 2] = ids[n], result
       end
-      left, room = left - 1, room - #result
-      moved[#moved + 1] = ids[n]
-      taken[#taken + 1], taken[#taken + 2] = ids[n], result
-    end
-    if #moved > 0 then
-      redis.call('RPOP', K[RESULTS], #moved)
-      all('LPUSH', K[OWN], moved)
-    end
-    if unusable then
-      aside = aside + leave_out(K, RESULTS, unusable)
-      skips = skips + 1
+      if #moved > 0 then
+        redis.call('RPOP', K[list], #moved)
+        all('LPUSH', K[OWN], moved)
+      end
+      if unusable then
+        redis.call('RPOP', K[list])
+        aside = aside + left_out(K, RESULTS, unusable)
+        skips = skips + 1
+      end
     end
   end
   return { aside, taken }
@@ -88,7 +95,7 @@ end
 -- KEYS own: the engine's list | ARGV ids... -> how many were forgotten
 local function acknowledge(K, A)
   local forgotten, tasks, attempts, over = {}, {}, {}, {}
-  probe(K, OUTCOMES, PAYLOAD, LATEST, CANCEL)
+  probe(K, OUTCOMES, PAYLOAD, LATEST, CANCEL, SENDERS)
   redis.call('LLEN', K[OWN])
   for i = 1, #A do
     -- The oldest are at the end. What another engine took is not ours to forget.
@@ -100,6 +107,7 @@ local function acknowledge(K, A)
   end
   all('HDEL', K[PAYLOAD], forgotten)
   all('HDEL', K[OUTCOMES], forgotten)
+  all('HDEL', K[SENDERS], forgotten)
   for n, latest in ipairs(fields(K[LATEST], tasks)) do
     if tonumber(latest or 0) == attempts[n] then over[#over + 1] = tasks[n] end
   end
@@ -125,6 +133,38 @@ local function adopt_results(K, A)
   end
   if adopted > 0 then redis.call('PUBLISH', A[2], adopted) end
   return { looked, adopted }
+end
+
+-- Gives the results that are for an engine to all.
+local function readdress(K, engine)
+  local key, moved = addressed(K, engine), 0
+  if redis.call('TYPE', key).ok ~= 'list' then return 0 end
+  -- The newest first, so that the oldest is again the next.
+  while redis.call('LMOVE', key, K[RESULTS], 'LEFT', 'RIGHT') do moved = moved + 1 end
+  return moved
+end
+
+-- An engine says that it takes results, or that it will take no more; those that have fallen silent get no more, and what is
+-- for them is for all.
+-- ARGV engine, whether it leaves (1 or 0), channel of the results' bell -> how many results are for all now
+local function listen(K, A)
+  local time, moved = now(), 0
+  probe(K, RESULTS, LISTENERS)
+  if A[2] == '1' then
+    redis.call('HDEL', K[LISTENERS], A[1])
+    moved = readdress(K, A[1])
+  else
+    redis.call('HSET', K[LISTENERS], A[1], string.format('%.0f', time))
+  end
+  local known = redis.call('HGETALL', K[LISTENERS])
+  for i = 1, #known, 2 do
+    if time - (tonumber(known[i + 1]) or 0) >= LISTENER_SILENT then
+      redis.call('HDEL', K[LISTENERS], known[i])
+      moved = moved + readdress(K, known[i])
+    end
+  end
+  if moved > 0 then redis.call('PUBLISH', A[3], moved) end
+  return moved
 end
 
 -- For an engine that lost the answer of a take: gives back what it took and does not know of.
@@ -173,7 +213,7 @@ end
 -- -> {id, owner, ...} of those whose owner is none of these workers, and which are left as they are
 local function drop(K, A)
   local lists, count, others = {}, tonumber(A[1]), {}
-  probe(K, HIGH, NORMAL, LOW, PAYLOAD, TERMS, LATEST, LEASES, OWNERS, RESULTS, OUTCOMES, CANCEL, GONE)
+  probe(K, HIGH, NORMAL, LOW, PAYLOAD, TERMS, LATEST, LEASES, OWNERS, RESULTS, OUTCOMES, CANCEL, GONE, SENDERS)
   for i = 1, count do
     redis.call('LLEN', K[OWN + i - 1])
     lists[A[1 + i]] = K[OWN + i - 1]
@@ -193,6 +233,7 @@ local function drop(K, A)
       if terms and terms.hard == 0 then remove_from(K, terms.list, id) end
       if redis.call('HDEL', K[OUTCOMES], id) == 1 then remove_from(K, RESULTS, id) end
       redis.call('HDEL', K[PAYLOAD], id)
+      redis.call('HDEL', K[SENDERS], id)
       redis.call('SREM', K[CANCEL], id)
       forget_latest(K, id)
     end
@@ -203,7 +244,7 @@ end
 -- ARGV whether to tell the owners of the others (1 or 0), ids... -> ids that were ready, and are gone
 local function withdraw(K, A)
   local withdrawn = {}
-  probe(K, HIGH, NORMAL, LOW, PAYLOAD, TERMS, LATEST, OWNERS, CANCEL, GONE)
+  probe(K, HIGH, NORMAL, LOW, PAYLOAD, TERMS, LATEST, OWNERS, CANCEL, GONE, SENDERS)
   for i = 2, #A do
     local id = A[i]
     local terms = read_terms(K, id)
@@ -229,6 +270,19 @@ local function elements(keys)
   return set
 end
 
+-- The lists that hold results: that for all, those of engines, and those for engines that listen.
+local function lists_of_results(K)
+  local lists, known = { K[RESULTS] }, {}
+  for i = OWN, #K do
+    lists[#lists + 1], known[K[i]] = K[i], true
+  end
+  for _, engine in ipairs(redis.call('HKEYS', K[LISTENERS])) do
+    local key = addressed(K, engine)
+    if not known[key] and redis.call('TYPE', key).ok == 'list' then lists[#lists + 1] = key end
+  end
+  return lists
+end
+
 -- KEYS own: lists of engines | ARGV ids... -> 1 or 0 for each. Read only.
 --
 -- The hashes alone prove nothing: a list may have been evicted or deleted. So the books are compared first, which costs
@@ -236,8 +290,7 @@ end
 local function present(K, A)
   local found, ready_set, result_set = {}, nil, nil
   local ready = { K[HIGH], K[NORMAL], K[LOW] }
-  local results = { K[RESULTS] }
-  for i = OWN, #K do results[#results + 1] = K[i] end
+  local results = lists_of_results(K)
   local ready_length, result_length = 0, 0
   for list, key in ipairs(ready) do ready_length = ready_length + redis.call('LLEN', key) - gone(K, list) end
   for _, key in ipairs(results) do result_length = result_length + redis.call('LLEN', key) end
@@ -265,10 +318,9 @@ end
 -- compared first, as in `present`.
 -- KEYS own: lists of engines | ARGV channel of the results' bell -> how many are in line again
 local function restore_results(K, A)
-  local restored, withdrawn, lists, bodies = 0, 0, { K[RESULTS] }, {}
-  probe(K, RESULTS, OUTCOMES, GONE, UNREADABLE)
+  probe(K, RESULTS, OUTCOMES, GONE, UNREADABLE, LISTENERS)
+  local restored, withdrawn, lists, bodies = 0, 0, lists_of_results(K), {}
   local length = -gone(K, RESULTS)
-  for i = OWN, #K do lists[#lists + 1] = K[i] end
   for _, key in ipairs(lists) do length = length + redis.call('LLEN', key) end
   if length >= redis.call('HLEN', K[OUTCOMES]) then return 0 end
   local listed, waiting = elements(lists), elements({ K[RESULTS] })

@@ -47,7 +47,8 @@ local function claim(K, A)
         all('HSET', K[TERMS], written)
       end
       if unusable then
-        aside = aside + leave_out(K, list, unusable)
+        redis.call('RPOP', K[list])
+        aside = aside + left_out(K, list, unusable)
         skips = skips + 1
       end
     end
@@ -77,10 +78,36 @@ local function extend(K, A)
   return { current, lost, cancelled }
 end
 
+-- Whether an engine takes its results, and has room for more.
+local function is_heard(K, engine)
+  local heard = tonumber(redis.call('HGET', K[LISTENERS], engine) or 0) or 0
+  if now() - heard >= LISTENER_SILENT then return false end
+  local waiting = redis.pcall('LLEN', addressed(K, engine))
+  return type(waiting) == 'number' and waiting < ADDRESSED_MAX
+end
+
+-- Puts results in line, each for the engine that sent the task if it is there, else for all: it has the execution at hand.
+local function hand_over(K, ids, bell)
+  local for_all, lists = {}, {}
+  for n, sender in ipairs(fields(K[SENDERS], ids)) do
+    if sender and lists[sender] == nil then lists[sender] = is_heard(K, sender) and {} end
+    local list = sender and lists[sender] or for_all
+    list[#list + 1] = ids[n]
+  end
+  all('LPUSH', K[RESULTS], for_all)
+  if #for_all > 0 then redis.call('PUBLISH', bell, #for_all) end
+  for engine, list in pairs(lists) do
+    if list then
+      all('LPUSH', addressed(K, engine), list)
+      redis.call('PUBLISH', bell, 'for ' .. engine)
+    end
+  end
+end
+
 -- KEYS own: processing | ARGV worker, channel of the results' bell, then id, result, ... -> ids refused
 local function finish(K, A)
   local worker, refused, ids, bodies, seen = A[1], {}, {}, {}, {}
-  probe(K, HIGH, NORMAL, LOW, TERMS, LEASES, OWNERS, RESULTS, OUTCOMES, CANCEL, GONE)
+  probe(K, HIGH, NORMAL, LOW, TERMS, LEASES, OWNERS, RESULTS, OUTCOMES, CANCEL, GONE, SENDERS, LISTENERS)
   redis.call('LLEN', K[OWN])
   for i = 3, #A, 2 do
     if not seen[A[i]] then
@@ -105,14 +132,13 @@ local function finish(K, A)
       end
     end
   end
-  all('LPUSH', K[RESULTS], added)
+  hand_over(K, added, A[2])
   all('HDEL', K[TERMS], done)
   for _, id in ipairs(owned) do redis.call('LREM', K[OWN], 1, id) end
   all('ZREM', K[LEASES], owned)
   all('HDEL', K[OWNERS], owned)
   for _, one in ipairs(ready) do remove_from(K, one[1], one[2]) end
   if redis.call('SCARD', K[CANCEL]) > 0 then all('SREM', K[CANCEL], done) end
-  if #added > 0 then redis.call('PUBLISH', A[2], #added) end
   return refused
 end
 
