@@ -33,6 +33,10 @@ use embedded::handlers::JQ_EVALUATOR;
 use errors::CliError;
 use settings::Given;
 
+#[cfg(not(target_env = "msvc"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == JQ_EVALUATOR) {
         return flowmonkey_handlers::jq::serve();

@@ -154,7 +154,7 @@ impl Follower {
             // Its steps are not shown, its fan-outs are followed no further.
             return;
         };
-        for recorded in &update.events {
+        for recorded in update.events.iter() {
             self.drawing.event(execution.id(), depth, &recorded.event);
         }
     }

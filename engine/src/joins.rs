@@ -67,7 +67,7 @@ impl Engine {
                 }
             };
             let (create, wishes) = self.begun(creation, &mut flows).await?;
-            effects.push((Arc::new(create.execution.clone()), wishes));
+            effects.push((create.execution.clone(), wishes));
             batch.creates.push(Create { spawn: Some(0), ..create });
         }
         let shown: Vec<_> = batch.creates.iter().map(|create| create.events.clone()).collect();
@@ -115,7 +115,7 @@ impl Engine {
             let id = creation.execution.id();
             let create = Create {
                 events: number(&creation.execution, events.drain(..1).collect(), now),
-                execution: creation.execution,
+                execution: Arc::new(creation.execution),
                 records,
                 idempotency: creation.idempotency,
                 input_hash: String::new(),
@@ -126,7 +126,7 @@ impl Engine {
         }
         let create = Create {
             events: number(&decision.execution, events, now),
-            execution: decision.execution,
+            execution: Arc::new(decision.execution),
             records,
             idempotency: creation.idempotency,
             input_hash: String::new(),

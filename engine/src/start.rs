@@ -253,7 +253,7 @@ impl Engine {
         let (mut create, effects) = self.begun(creation, &mut SubFlows::default()).await?;
         self.announce(None, &create.execution, &mut create.records);
         let publishes = create.records.iter().any(|record| matches!(record, Record::Publish(_)));
-        let execution = Arc::new(create.execution.clone());
+        let execution = create.execution.clone();
         let events = create.events.clone();
         let batch = Batch { now, creates: vec![Create { input_hash, ..create }], ..Batch::default() };
         let committed = self.committer.commit(&*self.store, batch).await;

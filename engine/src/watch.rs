@@ -116,7 +116,7 @@ pub struct CommittedUpdate {
     /// The state afterwards.
     pub execution: Arc<Execution>,
     /// What happened.
-    pub events: Vec<RecordedEvent>,
+    pub events: Arc<[RecordedEvent]>,
 }
 
 /// All watchers of this engine process.

@@ -63,7 +63,7 @@ async fn the_files_of_a_killed_process_open() {
     }
     start(&store, &work(), 2, at(0)).await;
     let copied = open(&copy).await;
-    assert_eq!(copied.load(&[id(1), id(2)]).await.unwrap(), [one]);
+    assert_eq!(copied.load(&[id(1), id(2)]).await.unwrap(), [(*one).clone()]);
     copied.check().await.unwrap();
 }
 
@@ -93,7 +93,7 @@ async fn a_full_record_loses_nothing_and_goes_on_with_more_space() {
         let create = started(&flow, request, at(0));
         let execution = create.execution.clone();
         match store.commit(creates(at(0), vec![create])).await {
-            Ok(_) => stored.push(execution),
+            Ok(_) => stored.push((*execution).clone()),
             Err(error) => break error,
         }
     };

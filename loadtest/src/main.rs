@@ -26,6 +26,11 @@ use flowmonkey_engine::store::Durability;
 use plumbing_load::{Load, plumbing_load};
 use report::Output;
 
+/// That of the program that is measured.
+#[cfg(not(target_env = "msvc"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[derive(Parser)]
 #[command(about = "Load generator and benchmarks of FlowMonkey")]
 struct Arguments {

@@ -3,10 +3,12 @@
 
 mod stacks;
 
+use std::sync::Arc;
+
 use flowmonkey_core::execution::state::Why;
 use flowmonkey_core::execution::{Event, Record};
 use flowmonkey_core::ids::ExecutionId;
-use flowmonkey_engine::store::{Batch, Committed, CreateOutcome, MemoryStore, Store, StoreError};
+use flowmonkey_engine::store::{Batch, Committed, CreateOutcome, MemoryStore, Store, StoreError, Update};
 
 /// One promise that is broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,13 +163,14 @@ pub(crate) async fn commit(
             for update in &mut stored.updates {
                 let before = update.events.len();
                 let is_undo = |event: &Event| matches!(event, Event::CompensationAdded(_));
-                update.events.retain(|recorded| !is_undo(&recorded.event));
+                keep_events(update, |event| !is_undo(event));
                 let forgotten = before - update.events.len();
-                let kept = update.execution.compensations.len().saturating_sub(forgotten);
-                update.execution.compensations.truncate(kept);
-                update.execution.events -= forgotten as u64;
-                let first = update.execution.events + 1 - update.events.len() as u64;
-                for (recorded, sequence) in update.events.iter_mut().zip(first..) {
+                let execution = Arc::make_mut(&mut update.execution);
+                let kept = execution.compensations.len().saturating_sub(forgotten);
+                execution.compensations.truncate(kept);
+                execution.events -= forgotten as u64;
+                let first = execution.events + 1 - update.events.len() as u64;
+                for (recorded, sequence) in Arc::make_mut(&mut update.events).iter_mut().zip(first..) {
                     recorded.sequence = sequence;
                 }
             }
@@ -183,13 +186,13 @@ pub(crate) async fn commit(
         }
         Some(Plant::SignalIdsForgotten) => {
             for update in &mut stored.updates {
-                update.execution.signal_ids.clear();
+                Arc::make_mut(&mut update.execution).signal_ids.clear();
             }
         }
         Some(Plant::HistoryLost) => {
             for update in &mut stored.updates {
                 if is_chosen(update.execution.id()) {
-                    update.events.retain(|recorded| !matches!(recorded.event, Event::ContextChanged { .. }));
+                    keep_events(update, |event| !matches!(event, Event::ContextChanged { .. }));
                 }
             }
         }
@@ -277,13 +280,18 @@ fn again(plant: Option<Plant>, batch: &Batch, committed: &Committed) -> Option<B
         updates.filter(|(_, applied)| **applied).map(|(update, _)| update).find(|u| wanted(u))?.clone();
     let count = update.events.len() as u64;
     update.expected_version = update.execution.version;
-    update.execution.version += 1;
-    update.execution.events += count;
-    for recorded in &mut update.events {
+    let execution = Arc::make_mut(&mut update.execution);
+    execution.version += 1;
+    execution.events += count;
+    for recorded in Arc::make_mut(&mut update.events) {
         recorded.sequence += count;
     }
     update.records.clear();
     Some(Batch { now: batch.now, updates: vec![update], ..Batch::default() })
+}
+
+fn keep_events(update: &mut Update, wanted: impl Fn(&Event) -> bool) {
+    update.events = update.events.iter().filter(|recorded| wanted(&recorded.event)).cloned().collect();
 }
 
 fn places<T>(items: &[T], wanted: impl Fn(&T) -> bool) -> Vec<usize> {

@@ -1,7 +1,6 @@
 //! One commit: executions are loaded, their commands decided, and what came of it is stored.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use flowmonkey_core::execution::Record;
 use flowmonkey_core::execution::command::Command;
@@ -120,7 +119,7 @@ impl Engine {
                 wake_before: one.before.next_wake(),
                 awaited_before: awaited_event(&one.before).map(ToOwned::to_owned),
                 // As decided, whatever the time is by now: a replay has to give the same state.
-                events: number(&one.after, one.events.clone(), one.after.updated_at),
+                events: number(&one.after, std::mem::take(&mut one.events), one.after.updated_at),
                 records: std::mem::take(&mut one.records),
             });
         }
@@ -161,7 +160,7 @@ impl Engine {
                 );
                 continue;
             }
-            let after = Arc::new(one.after);
+            let after = one.after;
             for place in one.accepted {
                 outcomes[place] = CommandOutcome::Applied(after.clone());
             }

@@ -17,7 +17,7 @@ use crate::store::{Batch, Create, number};
 /// The decisions of one execution in a round.
 pub(super) struct Decided {
     pub(super) before: Arc<Execution>,
-    pub(super) after: Execution,
+    pub(super) after: Arc<Execution>,
     pub(super) events: Vec<Event>,
     pub(super) records: Vec<Record>,
     pub(super) effects: Vec<Effect>,
@@ -43,7 +43,7 @@ impl Engine {
                         None => {
                             decided = Some(Decided {
                                 before: around.execution.clone(),
-                                after: execution,
+                                after: Arc::new(execution),
                                 events,
                                 records,
                                 effects,
@@ -51,7 +51,7 @@ impl Engine {
                             });
                         }
                         Some(decided) => {
-                            decided.after = execution;
+                            decided.after = Arc::new(execution);
                             decided.events.extend(events);
                             decided.records.extend(records);
                             decided.effects.extend(effects);
@@ -112,7 +112,7 @@ impl Engine {
 pub(crate) fn create_row(creation: Creation, now: Timestamp) -> Create {
     Create {
         events: number(&creation.execution, vec![creation.event], now),
-        execution: creation.execution,
+        execution: Arc::new(creation.execution),
         records: Vec::new(),
         idempotency: creation.idempotency,
         input_hash: String::new(),

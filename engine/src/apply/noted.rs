@@ -11,7 +11,7 @@ use crate::watch;
 
 impl Engine {
     /// Watchers, timers and caches after a commit.
-    pub(crate) fn note_commit(&self, after: &Arc<Execution>, events: Vec<RecordedEvent>) {
+    pub(crate) fn note_commit(&self, after: &Arc<Execution>, events: Arc<[RecordedEvent]>) {
         Counters::add(&self.counters.decisions, 1);
         self.keep_hot(after);
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner).forget(after.id());

@@ -288,7 +288,7 @@ pub trait Store:
 
 /// Numbers `events`, the last of which is the execution's last.
 #[must_use]
-pub fn number(execution: &Execution, events: Vec<Event>, at: Timestamp) -> Vec<RecordedEvent> {
+pub fn number(execution: &Execution, events: Vec<Event>, at: Timestamp) -> Arc<[RecordedEvent]> {
     let first = execution.events + 1 - events.len() as u64;
     events.into_iter().zip(first..).map(|(event, sequence)| RecordedEvent { sequence, at, event }).collect()
 }

@@ -74,9 +74,9 @@ pub struct Batch {
 #[derive(Clone, Debug)]
 pub struct Create {
     /// Its state.
-    pub execution: Execution,
+    pub execution: Arc<Execution>,
     /// Its history so far.
-    pub events: Vec<RecordedEvent>,
+    pub events: Arc<[RecordedEvent]>,
     /// What else its decisions store.
     pub records: Vec<Record>,
     /// Its key, and the instant until which the key is remembered. An expired key is taken over.
@@ -106,7 +106,7 @@ pub struct Spawn {
 #[derive(Clone, Debug)]
 pub struct Update {
     /// Its state afterwards.
-    pub execution: Execution,
+    pub execution: Arc<Execution>,
     /// The version that the record must have.
     pub expected_version: u64,
     /// The next wake before, so that an unchanged one costs nothing.
@@ -114,7 +114,7 @@ pub struct Update {
     /// The event waited for before, so that an unchanged one costs nothing.
     pub awaited_before: Option<String>,
     /// New history.
-    pub events: Vec<RecordedEvent>,
+    pub events: Arc<[RecordedEvent]>,
     /// What else its decisions store.
     pub records: Vec<Record>,
 }

@@ -51,7 +51,7 @@ async fn engines_count_each_child_once_and_never_block_each_other() {
         row: serde_json::Map::new(),
         pipe: None,
     };
-    let change = |(place, child): (usize, &flowmonkey_core::execution::Execution)| {
+    let change = |(place, child): (usize, &std::sync::Arc<flowmonkey_core::execution::Execution>)| {
         let rows = vec![row(place * 3), row(place * 5 + 1)];
         update_within(&flow, child, Some(&spec.snapshot), success_with_rows(child, rows), at(2))
     };

@@ -6,6 +6,7 @@ mod kept;
 mod phase;
 mod stack;
 mod status;
+mod stored;
 
 use super::error::ExecutionError;
 use crate::flow::definition::StepId;
@@ -26,6 +27,7 @@ pub use stack::{
     ChildStacks, STACK_PAGE_BYTES, STACK_PAGE_ENTRIES, StackPage, StackPageLimits, StackPlace, Undoable,
 };
 pub use status::Status;
+pub use stored::StoredState;
 
 /// One run of a flow, or of a body within it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -107,6 +109,12 @@ pub struct Execution {
 }
 
 impl Execution {
+    /// All of it as it is stored, without context and output, which have places of their own.
+    #[must_use]
+    pub fn stored(&self) -> StoredState<'_> {
+        StoredState::of(self)
+    }
+
     /// Its id.
     #[must_use]
     pub fn id(&self) -> ExecutionId {

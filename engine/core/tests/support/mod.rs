@@ -368,6 +368,9 @@ impl Bench {
             let read: Execution =
                 serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
             assert_eq!(read, after, "{text}");
+            let bare = Execution { context: serde_json::Map::new(), output: None, ..after.clone() };
+            let stored = serde_json::to_string(&after.stored()).unwrap();
+            assert_eq!(stored, serde_json::to_string(&bare).unwrap());
             for recorded in &slot.history[usize::try_from(before.events).unwrap()..] {
                 let text = serde_json::to_string(recorded).unwrap();
                 let read: RecordedEvent =

@@ -46,7 +46,7 @@ pub(super) async fn an_execution_reads_back_as_it_was_written(store: &dyn Store)
     assert_eq!(replayed.context, execution.context);
     assert!(store.load(&[]).await.unwrap().is_empty());
     assert!(store.load(&[id(9)]).await.unwrap().is_empty());
-    assert_eq!(store.load(&[id(9), id(1), id(1)]).await.unwrap(), [execution]);
+    assert_eq!(store.load(&[id(9), id(1), id(1)]).await.unwrap(), [(*execution).clone()]);
 }
 
 pub(super) async fn a_stale_update_changes_nothing_and_others_in_the_batch_go_on(store: &dyn Store) {
@@ -63,7 +63,7 @@ pub(super) async fn a_stale_update_changes_nothing_and_others_in_the_batch_go_on
     };
     let mut stale = change(&one);
     stale.expected_version += 1;
-    stale.execution.version += 1;
+    Arc::make_mut(&mut stale.execution).version += 1;
     let good = change(&two);
     let committed = commit(store, updates(at(1), vec![stale, good.clone()])).await;
     assert_eq!(committed.updates, [false, true]);
@@ -143,7 +143,7 @@ pub(super) async fn a_taken_id_is_refused_and_the_batch_goes_on(store: &dyn Stor
     let flow = work();
     let one = start(store, &flow, 1, at(0)).await;
     let mut other = root(&flow, 1, at(5));
-    Arc::make_mut(&mut other.execution.identity).metadata = Some(json!("other"));
+    Arc::make_mut(&mut Arc::make_mut(&mut other.execution).identity).metadata = Some(json!("other"));
     let twice = root(&flow, 2, at(5));
     let batch = creates(at(5), vec![other, twice.clone(), twice]);
     let outcomes = commit(store, batch).await.creates;
@@ -160,8 +160,8 @@ pub(super) async fn a_null_output_is_not_a_missing_one(store: &dyn Store) {
     for (number, output) in [(1, None), (2, Some(Value::Null)), (3, Some(json!([])))] {
         let one = start(store, &flow, number, at(0)).await;
         let mut ended = update(&flow, &one, Command::Terminate { reason: None }, at(1));
-        ended.execution.phase = flowmonkey_core::execution::Phase::Completed;
-        ended.execution.output = output;
+        let state = Arc::make_mut(&mut ended.execution);
+        (state.phase, state.output) = (flowmonkey_core::execution::Phase::Completed, output);
         let expected = ended.execution.clone();
         store_all(store, updates(at(1), vec![ended])).await;
         assert_eq!(load(store, id(number)).await, expected);
@@ -176,7 +176,7 @@ pub(super) async fn hostile_text_is_only_text(store: &dyn Store) {
     request.labels = [(hostile.to_owned(), hostile.to_owned())].into();
     request.idempotency_key = Some(hostile.into());
     let mut create = started(&flow, request, at(0));
-    create.execution.signals.push(BufferedSignal {
+    Arc::make_mut(&mut create.execution).signals.push(BufferedSignal {
         name: "zero \0".into(),
         data: Some(json!("\0")),
         id: None,
@@ -185,7 +185,7 @@ pub(super) async fn hostile_text_is_only_text(store: &dyn Store) {
     store_all(store, creates(at(0), vec![create.clone()])).await;
     assert_eq!(load(store, id(1)).await, expected);
     create.execution = root(&flow, 2, at(0)).execution;
-    Arc::make_mut(&mut create.execution.identity).tenant_id = Some(hostile.into());
+    Arc::make_mut(&mut Arc::make_mut(&mut create.execution).identity).tenant_id = Some(hostile.into());
     let outcomes = commit(store, creates(at(0), vec![create])).await.creates;
     assert_eq!(outcomes, [CreateOutcome::Existing { id: id(1), input_differs: false }]);
     let cancel = Command::Cancel { source: CancelSource::User, reason: Some(hostile.into()) };

@@ -48,7 +48,7 @@ pub(super) async fn patches_are_fenced_and_repeatable(store: &dyn Store) {
 
 pub(super) async fn patches_of_an_attempt_have_a_limit(store: &dyn Store) {
     let flow = work();
-    let out = task(&start(store, &flow, 1, at(0)).await);
+    let out = task(&*start(store, &flow, 1, at(0)).await);
     let (first, second) = (patch(out, 1, 1, json!("x")), patch(out, 1, 2, json!("y")));
     let bytes = serde_json::to_string(&first.changes).unwrap().len() as u64;
     assert_eq!(store.stage_patch(&first, bytes - 1).await.unwrap(), Staged::Full);

@@ -139,7 +139,7 @@ pub(super) async fn trees_are_deleted_when_all_has_ended(store: &dyn Store) {
     assert_eq!(store.delete_tree(&one, 10).await.unwrap(), 0, "it is gone");
     assert!(store.load(&[id(1)]).await.unwrap().is_empty());
     assert!(store.history(id(1), 0, 10).await.unwrap().is_empty());
-    assert_eq!(store.load(&[id(2)]).await.unwrap(), [other]);
+    assert_eq!(store.load(&[id(2)]).await.unwrap(), [(*other).clone()]);
 }
 
 pub(super) async fn operations_go_on_where_they_were(store: &dyn Store) {

@@ -216,7 +216,7 @@ fn begun(
     events.extend(decision.events);
     Create {
         events: number(&decision.execution, events, now),
-        execution: decision.execution,
+        execution: Arc::new(decision.execution),
         records: decision.records,
         idempotency: creation.idempotency,
         input_hash: "input".into(),
@@ -269,7 +269,7 @@ pub fn as_update(execution: &Execution, decision: Decision, now: Timestamp) -> U
         wake_before: execution.next_wake(),
         awaited_before: awaited_event(execution).map(Into::into),
         events: number(&decision.execution, decision.events, now),
-        execution: decision.execution,
+        execution: Arc::new(decision.execution),
         records: decision.records,
     }
 }
@@ -401,9 +401,9 @@ pub async fn commit(store: &dyn Store, batch: Batch) -> Committed {
 ///
 /// # Panics
 /// When it is not.
-pub async fn load(store: &dyn Store, id: ExecutionId) -> Execution {
+pub async fn load(store: &dyn Store, id: ExecutionId) -> Arc<Execution> {
     match store.load(&[id]).await {
-        Ok(mut found) if found.len() == 1 => found.remove(0),
+        Ok(mut found) if found.len() == 1 => Arc::new(found.remove(0)),
         other => panic!("{id} cannot be loaded: {other:?}"),
     }
 }
@@ -412,7 +412,7 @@ pub async fn load(store: &dyn Store, id: ExecutionId) -> Execution {
 ///
 /// # Panics
 /// When the store fails.
-pub async fn start(store: &dyn Store, flow: &Flow, number: u64, now: Timestamp) -> Execution {
+pub async fn start(store: &dyn Store, flow: &Flow, number: u64, now: Timestamp) -> Arc<Execution> {
     let create = root(flow, number, now);
     let execution = create.execution.clone();
     store_all(store, creates(now, vec![create])).await;

@@ -16,7 +16,7 @@ use crate::store::Store;
 use crate::store::model::{Batch, CreateOutcome, JoinState, Spawn, Spent, Update};
 
 /// A parent of `total` children, and its fan-out.
-async fn parent(store: &dyn Store, flow: &Flow, number: u64, total: usize) -> (Execution, JoinSpec) {
+async fn parent(store: &dyn Store, flow: &Flow, number: u64, total: usize) -> (Arc<Execution>, JoinSpec) {
     let items: Vec<Value> = (0..total).map(|item| json!({ "number": item, "parts": [1, 2] })).collect();
     let request = StartRequest::new(id(number), json!({ "items": items, "shared": "snapshot" }));
     let create = started(flow, request, at(0));
@@ -33,7 +33,7 @@ fn ending(flow: &Flow, spec: &JoinSpec, execution: &Execution, succeeds: bool, n
     update_within(flow, execution, Some(&spec.snapshot), command, at(now))
 }
 
-async fn spawn(store: &dyn Store, flow: &Flow, spec: &JoinSpec, from: u32, to: u32) -> Vec<Execution> {
+async fn spawn(store: &dyn Store, flow: &Flow, spec: &JoinSpec, from: u32, to: u32) -> Vec<Arc<Execution>> {
     let batch = spawning(flow, spec, from, to, at(1));
     let made = batch.creates.iter().map(|create| create.execution.clone()).collect();
     store_all(store, batch).await;
@@ -179,7 +179,7 @@ pub(super) async fn children_of_many_fan_outs_count_in_one_batch(store: &dyn Sto
     let ended = ending(&flow, &spec, &batch.creates[0].execution, true, 3);
     let create = &mut batch.creates[0];
     create.execution = ended.execution;
-    create.events.extend(ended.events);
+    create.events = create.events.iter().chain(&*ended.events).cloned().collect();
     create.records.extend(ended.records);
     let committed = store_all(store, batch).await;
     assert_eq!(
@@ -194,7 +194,7 @@ pub(super) async fn a_conflicting_update_counts_no_child(store: &dyn Store) {
     let children = spawn(store, &flow, &spec, 0, 2).await;
     let mut stale = ending(&flow, &spec, &children[0], true, 2);
     stale.expected_version += 5;
-    stale.execution.version += 5;
+    Arc::make_mut(&mut stale.execution).version += 5;
     let good = ending(&flow, &spec, &children[1], false, 2);
     let committed = commit(store, updates(at(2), vec![stale, good])).await;
     assert_eq!(committed.updates, [false, true]);
@@ -271,7 +271,7 @@ pub(super) async fn children_come_in_order_and_by_page(store: &dyn Store) {
     assert_eq!(rows.iter().map(|row| row.index).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
     assert_eq!(
         rows.iter().map(|row| row.id).collect::<Vec<_>>(),
-        children.iter().map(Execution::id).collect::<Vec<_>>()
+        children.iter().map(|child| child.id()).collect::<Vec<_>>()
     );
     assert_eq!(rows[3].output, Some(json!({ "n": 1 })));
     assert_eq!((rows[3].status, rows[3].error.is_none()), (Status::Completed, true));
@@ -291,7 +291,7 @@ pub(super) async fn children_come_in_order_and_by_page(store: &dyn Store) {
     // Fire-and-forget children: those that are abandoned live on.
     for (number, abandon) in [(10, false), (11, true)] {
         let mut detached = super::fixture::root(&work(), number, at(4));
-        let identity = Arc::make_mut(&mut detached.execution.identity);
+        let identity = Arc::make_mut(&mut Arc::make_mut(&mut detached.execution).identity);
         identity.root = id(1);
         identity.parent = Some(flowmonkey_core::execution::state::ParentLink {
             execution: id(1),

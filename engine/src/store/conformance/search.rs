@@ -1,5 +1,7 @@
 //! What lists and counts find.
 
+use std::sync::Arc;
+
 use flowmonkey_core::execution::command::Command;
 use flowmonkey_core::execution::{Execution, StartRequest, Status};
 use flowmonkey_core::ids::ExecutionId;
@@ -44,7 +46,7 @@ fn drawn(millis: i64, number: u128) -> ExecutionId {
     ExecutionId::from_uuid(Uuid::from_u128((instant << 80) | (7 << 76) | number))
 }
 
-async fn begun(store: &dyn Store, id: ExecutionId, now: Timestamp) -> Execution {
+async fn begun(store: &dyn Store, id: ExecutionId, now: Timestamp) -> Arc<Execution> {
     let create = started(&work(), StartRequest::new(id, json!({})), now);
     let execution = create.execution.clone();
     store_all(store, creates(now, vec![create])).await;

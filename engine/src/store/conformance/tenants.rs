@@ -38,7 +38,7 @@ fn version(content: &str) -> FlowRow {
 }
 
 /// A root of `tenant`, stored.
-async fn start(store: &dyn Store, flow: &Flow, number: u64, tenant: Option<&str>) -> Execution {
+async fn start(store: &dyn Store, flow: &Flow, number: u64, tenant: Option<&str>) -> Arc<Execution> {
     let mut request = StartRequest::new(id(number), json!({}));
     request.tenant_id = tenant.map(Into::into);
     let create = started(flow, request, at(0));

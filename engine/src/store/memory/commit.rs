@@ -1,6 +1,7 @@
 //! Batches, one row after the other.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
 use flowmonkey_core::execution::{Execution, Record, RecordedEvent};
 use flowmonkey_core::ids::ExecutionId;
@@ -68,7 +69,7 @@ impl MemoryRows {
         if awaited_event(&execution) != awaited_before.as_deref() {
             self.set_awaited(&execution);
         }
-        self.store(execution, events, records, now);
+        self.store(execution, &events, records, now);
     }
 
     fn outcome(&self, create: &Create, spawned: &[bool], updated: &[bool], now: Timestamp) -> CreateOutcome {
@@ -98,7 +99,7 @@ impl MemoryRows {
         }
         self.set_wake(&create.execution);
         self.set_awaited(&create.execution);
-        self.store(create.execution, create.events, create.records, now);
+        self.store(create.execution, &create.events, create.records, now);
     }
 
     fn set_wake(&mut self, execution: &Execution) {
@@ -117,8 +118,8 @@ impl MemoryRows {
 
     fn store(
         &mut self,
-        execution: Execution,
-        events: Vec<RecordedEvent>,
+        execution: Arc<Execution>,
+        events: &[RecordedEvent],
         records: Vec<Record>,
         now: Timestamp,
     ) {
@@ -127,7 +128,7 @@ impl MemoryRows {
         let decisions = events.chunk_by(|left, right| left.at == right.at).map(<[RecordedEvent]>::to_vec);
         self.history.entry(id).or_default().extend(decisions);
         let tenant = execution.identity.tenant_id.clone();
-        self.executions.insert(id, execution);
+        self.executions.insert(id, Arc::unwrap_or_clone(execution));
         self.records((id, tenant), last, records, now);
     }
 

@@ -77,10 +77,8 @@ pub(super) struct HistoryRow {
     events: String,
 }
 
-/// The row of `execution`. Its context and output are taken out, because they have columns of their own.
-pub(super) fn execution(execution: &mut Execution) -> Result<ExecutionRow, StoreError> {
-    let context = std::mem::take(&mut execution.context);
-    let output = execution.output.take();
+/// The row of `execution`. Its context and output have columns of their own.
+pub(super) fn execution(execution: &Execution) -> Result<ExecutionRow, StoreError> {
     Ok(ExecutionRow {
         id: execution.id().as_uuid(),
         version: integer(execution.version),
@@ -96,9 +94,9 @@ pub(super) fn execution(execution: &mut Execution) -> Result<ExecutionRow, Store
             pool: text(&task.pool),
             scheduled: task.scheduled_at.as_millis(),
         }),
-        state: json(execution)?,
-        context: json(&context)?,
-        output: output.as_ref().map(json).transpose()?,
+        state: json(&execution.stored())?,
+        context: json(&execution.context)?,
+        output: execution.output.as_ref().map(json).transpose()?,
     })
 }
 

@@ -203,7 +203,7 @@ fn prepare(batch: Batch) -> Result<Prepared, StoreError> {
 }
 
 fn prepare_update(update: Update, now: Timestamp) -> Result<PreparedUpdate, StoreError> {
-    let Update { mut execution, expected_version, wake_before, awaited_before, events, records } = update;
+    let Update { execution, expected_version, wake_before, awaited_before, events, records } = update;
     let wake = execution.next_wake();
     let awaits = awaited_event(&execution).map(text);
     let change = Change {
@@ -213,13 +213,13 @@ fn prepare_update(update: Update, now: Timestamp) -> Result<PreparedUpdate, Stor
         awaits: (awaits != awaited_before.as_deref().map(text)).then_some(awaits),
         rows: record_rows(&execution, &events, &records, now)?,
         records,
-        row: columns::execution(&mut execution)?,
+        row: columns::execution(&execution)?,
     };
     Ok(PreparedUpdate { change, expected: integer(expected_version) })
 }
 
 fn prepare_create(create: Create, now: Timestamp) -> Result<PreparedCreate, StoreError> {
-    let Create { mut execution, events, records, idempotency, input_hash, spawn, cause } = create;
+    let Create { execution, events, records, idempotency, input_hash, spawn, cause } = create;
     let identity = &execution.identity;
     let tenant = identity.tenant_id.as_deref().unwrap_or_default();
     let key = idempotency.map(|(key, until)| Key {
@@ -235,7 +235,7 @@ fn prepare_create(create: Create, now: Timestamp) -> Result<PreparedCreate, Stor
         awaits: awaited_event(&execution).map(text).map(Some),
         rows: record_rows(&execution, &events, &records, now)?,
         records,
-        row: columns::execution(&mut execution)?,
+        row: columns::execution(&execution)?,
     };
     Ok(PreparedCreate { change, fixed, key, spawn, cause })
 }

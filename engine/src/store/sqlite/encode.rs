@@ -86,10 +86,8 @@ struct FixedColumns {
     labels: String,
 }
 
-/// The row of `execution`. Its context and output are taken out, because they have columns of their own.
-pub(super) fn execution(execution: &mut Execution, expected: Option<u64>) -> Result<String, StoreError> {
-    let context = std::mem::take(&mut execution.context);
-    let output = execution.output.take();
+/// The row of `execution`. Its context and output have columns of their own.
+pub(super) fn execution(execution: &Execution, expected: Option<u64>) -> Result<String, StoreError> {
     let identity = &execution.identity;
     let task = execution.task();
     json(&ExecutionRow {
@@ -106,9 +104,9 @@ pub(super) fn execution(execution: &mut Execution, expected: Option<u64>) -> Res
         task: task.map(|task| task.run.task),
         attempt: task.map(|task| task.run.attempt),
         scheduled: task.map(|task| task.scheduled_at),
-        state: json(execution)?,
-        context: json(&context)?,
-        output: output.as_ref().map(json).transpose()?,
+        state: json(&execution.stored())?,
+        context: json(&execution.context)?,
+        output: execution.output.as_ref().map(json).transpose()?,
         fixed: expected
             .is_none()
             .then(|| -> Result<_, StoreError> {

@@ -77,7 +77,7 @@ pub(super) struct PreparedCreate {
 }
 
 fn prepare_update(update: Update, now: Timestamp) -> Result<PreparedUpdate, StoreError> {
-    let Update { mut execution, expected_version, wake_before, awaited_before, events, records } = update;
+    let Update { execution, expected_version, wake_before, awaited_before, events, records } = update;
     let turns = execution.is_terminal()
         || events.iter().any(|recorded| matches!(recorded.event, Event::Reopened { .. }));
     let wake = execution.next_wake();
@@ -89,13 +89,13 @@ fn prepare_update(update: Update, now: Timestamp) -> Result<PreparedUpdate, Stor
         awaits: (awaits != awaited_before.as_deref().map(text)).then_some(awaits),
         rows: record_rows(&execution, &events, &records, now)?,
         records,
-        row: encode::execution(&mut execution, Some(expected_version))?,
+        row: encode::execution(&execution, Some(expected_version))?,
     };
     Ok(PreparedUpdate { change, turns })
 }
 
 fn prepare_create(create: Create, now: Timestamp) -> Result<PreparedCreate, StoreError> {
-    let Create { mut execution, events, records, idempotency, input_hash, spawn, cause } = create;
+    let Create { execution, events, records, idempotency, input_hash, spawn, cause } = create;
     let identity = &execution.identity;
     let tenant = identity.tenant_id.as_deref().unwrap_or_default();
     let key = idempotency.map(|(key, until)| Key {
@@ -110,7 +110,7 @@ fn prepare_create(create: Create, now: Timestamp) -> Result<PreparedCreate, Stor
         awaits: awaited_event(&execution).map(text).map(Some),
         rows: record_rows(&execution, &events, &records, now)?,
         records,
-        row: encode::execution(&mut execution, None)?,
+        row: encode::execution(&execution, None)?,
     };
     Ok(PreparedCreate { change, key, spawn, cause })
 }

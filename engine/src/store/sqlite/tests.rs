@@ -258,7 +258,7 @@ async fn an_ordinary_batch_is_one_statement_and_any_other_leaves_nothing_behind(
         assert_eq!(in_one(&store, batch).await, None);
         assert!(store.load(&[id(9)]).await.unwrap().is_empty());
     }
-    assert_eq!(store.load(&[id(1)]).await.unwrap(), [step.execution]);
+    assert_eq!(store.load(&[id(1)]).await.unwrap(), [(*step.execution).clone()]);
     assert_eq!(in_one(&store, updates(at(2), vec![next])).await.unwrap().updates, [true]);
 }
 
