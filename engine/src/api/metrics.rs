@@ -75,7 +75,7 @@ fn exposition(
         ),
         (
             "flowmonkey_results_adopted_total",
-            "Results taken over from engines that had died.",
+            "Results taken over from engines that had died, or found in no list.",
             &counters.results_adopted,
         ),
         (

@@ -1,10 +1,11 @@
 //! Waiting. Workers block on the bells of their pools; engines subscribe to the bells of all results. A ring that is lost
 //! does no harm: whoever waits looks first, and waits no longer than the slow poll.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::mem;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -156,6 +157,28 @@ impl Shared {
         Some(listener)
     }
 
+    /// Where results may be that this engine may take.
+    pub(super) fn where_to_look(&self) -> Look {
+        let mut news = self.results_bell.news();
+        let mut before = mem::take(&mut news.pools);
+        if news.may_have_missed() {
+            news.looked_at_all = Some(Instant::now());
+            return Look::AtAll;
+        }
+        let mut at: Vec<String> = before.split_off(&news.next).into_iter().collect();
+        at.extend(before);
+        if let Some(first) = at.first() {
+            // Sorts behind it, and before every other.
+            news.next = format!("{first}\0");
+        }
+        Look::At(at)
+    }
+
+    /// Notes that a pool may have more results.
+    pub(super) fn look_again_at(&self, pool: &str) {
+        self.results_bell.news().pools.insert(pool.to_owned());
+    }
+
     /// Whether a ring tells of results that this engine may take.
     fn is_for_us(&self, ring: &[u8]) -> bool {
         match ring.strip_prefix(b"for ") {
@@ -172,7 +195,12 @@ impl Shared {
         // Listen first, look second: a ring between the two is heard.
         rung.as_mut().enable();
         let until = Instant::now() + RESULTS_POLL;
-        match self.any_results().await {
+        let heard = self.results_bell.news().heard();
+        let any = match heard {
+            Some(any) => Ok(any),
+            None => self.any_results().await,
+        };
+        match any {
             Ok(true) => {}
             Ok(false) => {
                 tokio::select! {
@@ -229,9 +257,51 @@ async fn listen_to_pool(client: &Client, listener: &Listener, pool: &PoolKeys) {
 pub(super) struct ResultsBell {
     listening: AtomicBool,
     rung: Notify,
+    news: Mutex<News>,
+}
+
+/// Where to look for results.
+pub(super) enum Look {
+    AtAll,
+    /// At these pools, with this one first.
+    At(Vec<String>),
+}
+
+/// What the bell has told since the last look.
+#[derive(Default)]
+struct News {
+    pools: BTreeSet<String>,
+    /// Where the next look begins.
+    next: String,
+    /// Whether rings are heard.
+    hears: bool,
+    /// When all pools were looked at for the last time since rings are heard.
+    looked_at_all: Option<Instant>,
+}
+
+impl News {
+    /// Rings may have been missed: everything is to be looked at. Now and then also while they are heard.
+    fn may_have_missed(&self) -> bool {
+        !self.hears || self.looked_at_all.is_none_or(|at| at.elapsed() >= RESULTS_POLL)
+    }
+
+    /// Whether there is news; none: that cannot be known without a look.
+    fn heard(&self) -> Option<bool> {
+        (!self.may_have_missed()).then(|| !self.pools.is_empty())
+    }
 }
 
 impl ResultsBell {
+    fn news(&self) -> MutexGuard<'_, News> {
+        // Plain data, and every change of it is whole.
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hears(&self, hears: bool) {
+        let mut news = self.news();
+        (news.hears, news.looked_at_all) = (hears, None);
+    }
+
     /// Begins to listen, once. The listener ends with the queue.
     fn listen(&self, shared: &Arc<Shared>) {
         if self.listening.swap(true, Ordering::SeqCst) {
@@ -245,11 +315,15 @@ impl ResultsBell {
         shared.tracker.spawn(async move {
             let hear = |message: Option<redis::Msg>| {
                 let Some(shared) = weak.upgrade() else { return };
-                let channel = message.as_ref().map(redis::Msg::get_channel_name);
-                if let Some(pool) = channel.and_then(|channel| shared.keys.pool_of_bell(channel)) {
-                    shared.pools.note([pool]);
-                }
-                if message.is_none_or(|message| shared.is_for_us(message.get_payload_bytes())) {
+                let Some(message) = message else {
+                    // Rings before this moment were not heard.
+                    shared.results_bell.hears(true);
+                    return shared.results_bell.rung.notify_waiters();
+                };
+                let Some(pool) = shared.keys.pool_of_bell(message.get_channel_name()) else { return };
+                shared.pools.note([pool]);
+                if shared.is_for_us(message.get_payload_bytes()) {
+                    shared.look_again_at(pool);
                     shared.results_bell.rung.notify_waiters();
                 }
             };
@@ -258,6 +332,9 @@ impl ResultsBell {
                 loop {
                     if let Err(error) = subscription(&client, &pattern, &mut attempt, &hear).await {
                         tracing::debug!(error = chain(&error), "the subscription to results broke");
+                    }
+                    if let Some(shared) = weak.upgrade() {
+                        shared.results_bell.hears(false);
                     }
                     sleep(back_off(attempt)).await;
                     attempt = attempt.saturating_add(1);
@@ -279,7 +356,6 @@ async fn subscription(
     let mut subscriber = client.subscriber(node).await?;
     within("subscribing", PING_DEADLINE, subscriber.psubscribe(pattern)).await?;
     *attempt = 0;
-    // Rings before this moment were not heard.
     hear(None);
     let (mut sink, mut messages) = subscriber.split();
     loop {

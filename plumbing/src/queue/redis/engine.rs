@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::{StreamExt, stream};
 
+use super::bells::Look;
 use super::failure::RedisFailure;
 use super::functions::{Call, Function};
 use super::hands::Holder;
@@ -187,28 +188,52 @@ impl Shared {
         }
         self.keep_listening().await?;
         let _under_way = self.engines_hands.exchange.read().await;
-        let mut taken = Vec::new();
         // Begins with another pool each time, so that none waits for ever.
-        for (pool, count) in self.waiting_results().await? {
+        let pools: Vec<String> = match self.where_to_look() {
+            Look::AtAll => {
+                let waiting = self.waiting_results().await?.into_iter();
+                waiting.filter(|(_, count)| *count > 0).map(|(pool, _)| pool).collect()
+            }
+            Look::At(pools) => pools,
+        };
+        let (mut taken, mut failed) = (Vec::new(), None);
+        for pool in pools {
             let left = max.saturating_sub(taken.len()).min(RESULTS_MAX);
-            if count == 0 || left == 0 {
+            if left == 0 || failed.is_some() {
+                self.look_again_at(&pool);
                 continue;
             }
-            let pool = self.pool(&pool)?;
-            match self.take_from(&pool, engine, left.min(count)).await {
-                Ok(more) => taken.extend(more),
-                Err(error) if taken.is_empty() => return Err(error),
-                // Those that were taken must not be lost for the trouble of another pool.
+            match self.take_from(&self.pool(&pool)?, engine, left).await {
+                Ok((more, is_all)) => {
+                    taken.extend(more);
+                    if !is_all {
+                        self.look_again_at(&pool);
+                    }
+                }
                 Err(error) => {
-                    tracing::warn!(%error, pool = pool.pool(), "results cannot be taken");
-                    break;
+                    self.look_again_at(&pool);
+                    failed = Some((pool, error));
                 }
             }
         }
-        Ok(taken)
+        match failed {
+            Some((_, error)) if taken.is_empty() => Err(error),
+            // Those that were taken must not be lost for the trouble of another pool.
+            Some((pool, error)) => {
+                tracing::warn!(%error, pool, "results cannot be taken");
+                Ok(taken)
+            }
+            None => Ok(taken),
+        }
     }
 
-    async fn take_from(&self, pool: &PoolKeys, engine: &str, max: usize) -> Result<Vec<Taken>, QueueError> {
+    /// At most `max` results of a pool, and whether these are all that there were.
+    async fn take_from(
+        &self,
+        pool: &PoolKeys,
+        engine: &str,
+        max: usize,
+    ) -> Result<(Vec<Taken>, bool), QueueError> {
         let holder = holder(pool, engine)?;
         let mut own = vec![pool.taken(engine)];
         own.extend(self.lists_to_take(pool));
@@ -230,12 +255,15 @@ impl Shared {
                 }
                 if error.is_wrong_type() {
                     self.mend(pool).await?;
-                    return Ok(Vec::new());
+                    return Ok((Vec::new(), true));
                 }
                 return Err(error.into_queue_error(pool.pool()));
             }
         };
         self.counters.elements_put_aside.add(aside);
+        // The bytes of a call are limited too: what did not fit may be as large as half of them.
+        let bytes: usize = bodies.iter().map(|(_, body)| body.len()).sum();
+        let is_all = bodies.len() < max && bytes < CALL_BYTES_MAX / 2 && aside == 0;
         let mut taken = Vec::new();
         for (id, body) in bodies {
             // The function has checked it.
@@ -255,7 +283,7 @@ impl Shared {
             let dispatched = Dispatched { pool: pool.pool().to_owned(), delivery };
             taken.push(Taken { dispatched, result, seal });
         }
-        Ok(taken)
+        Ok((taken, is_all))
     }
 
     /// Gives back what a take took whose answer was lost.
