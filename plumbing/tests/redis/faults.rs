@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flowmonkey_plumbing::queue::conformance::result;
 use flowmonkey_plumbing::queue::redis::{RedisFailure, RedisOptions};
-use flowmonkey_plumbing::queue::{DispatchQueue, Lease, QueueError, TaskQueue};
+use flowmonkey_plumbing::queue::{DispatchQueue, Lease, QueueError, TaskQueue, WorkerPresence};
 use flowmonkey_plumbing::wire::TaskMessage;
 use flowmonkey_test_support::{
     Direction, FaultProxy, Flow, Redis, RedisOptions as ServerOptions, wait_for, wait_until,
@@ -361,4 +361,29 @@ async fn what_is_withdrawn_from_a_long_list_is_gone_at_once() {
     assert_eq!(count, 1_151);
     let depth = queue.depths().await.unwrap().remove(0).1;
     assert_eq!((depth.normal, depth.in_flight), (0, 1_151));
+}
+
+/// The leases alone are deleted: what is in a worker's hands gets a lease again, as long as the task's and not longer, so that the
+/// death of its worker is noticed as soon as ever.
+#[tokio::test]
+async fn what_has_lost_its_lease_gets_another_as_long() {
+    let server = shared_server().await;
+    let options = options(server.url());
+    let prefix = options.prefix.clone();
+    let queue = queue_with(options).await.0;
+    let presence =
+        WorkerPresence { worker: "w".into(), pools: vec!["a".into()], ..WorkerPresence::default() };
+    queue.announce(&presence).await.unwrap();
+    let task = TaskMessage { lease_ms: 1, ..long_task("t") };
+    queue.push(vec![task, long_task("long")]).await.unwrap();
+    claimed(&queue, "w", 2).await;
+    server.command(&["DEL", &format!("{prefix}:leases:{{a}}")]).await;
+    assert_eq!(queue.expired(9).await.unwrap(), []);
+    queue.keep_alive("e").await.unwrap();
+    let expired = wait_for("the short lease has ended", PATIENCE, async || {
+        queue.expired(9).await.ok().filter(|expired| !expired.is_empty())
+    })
+    .await;
+    assert_eq!(expired.len(), 1);
+    assert_eq!((expired[0].dispatched.clone(), expired[0].worker.as_str()), (on("t", 1), "w"));
 }

@@ -364,15 +364,19 @@ local function depth(K, A)
   return answer
 end
 
+-- The lease is as long as the task's: a worker that lives keeps it. Where that is unknown too, as long as the grace.
 -- KEYS own: a worker's processing list | ARGV worker, grace -> elements that had no lease, and have one now
 local function adopt_tasks(K, A)
-  local adopted, ends = 0, now() + tonumber(A[2])
-  probe(K, LEASES, OWNERS)
+  local adopted, time = 0, now()
+  probe(K, LEASES, OWNERS, TERMS)
   for _, id in ipairs(redis.call('LRANGE', K[OWN], 0, PAGE - 1)) do
     if not split(id) then
       redis.call('LREM', K[OWN], 1, id)
       put_aside(K, id)
-    elseif redis.call('ZADD', K[LEASES], 'NX', ends, id) == 1 then
+    elseif not redis.call('ZSCORE', K[LEASES], id) then
+      local terms = read_terms(K, id)
+      local ends = terms and terms.hard > 0 and lease_end(time, terms) or time + tonumber(A[2])
+      redis.call('ZADD', K[LEASES], ends, id)
       redis.call('HSETNX', K[OWNERS], id, A[1])
       adopted = adopted + 1
     end
