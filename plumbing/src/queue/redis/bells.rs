@@ -287,7 +287,7 @@ impl News {
 
     /// Whether there is news; none: that cannot be known without a look.
     fn heard(&self) -> Option<bool> {
-        (!self.may_have_missed()).then(|| !self.pools.is_empty())
+        (!self.may_have_missed()).then_some(!self.pools.is_empty())
     }
 }
 
