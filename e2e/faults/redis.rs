@@ -18,7 +18,6 @@ const KINDS: [(&str, bool); 20] = [
     ("flowmonkey:latest:{work}", true),
     ("flowmonkey:leases:{work}", true),
     ("flowmonkey:owners:{work}", true),
-    ("flowmonkey:results:{work}", true),
     ("flowmonkey:outcomes:{work}", true),
     ("flowmonkey:generation:{work}", true),
     ("flowmonkey:workers:{work}", true),
@@ -26,6 +25,8 @@ const KINDS: [(&str, bool); 20] = [
     ("flowmonkey:listeners:{work}", true),
     ("flowmonkey:pools", true),
     ("flowmonkey:engines", true),
+    // Results are for the engine that sent the task, mostly.
+    ("flowmonkey:results:{work}", false),
     ("flowmonkey:bell:{work}", false),
     ("flowmonkey:tasks:{work}:high", false),
     ("flowmonkey:tasks:{work}:low", false),
@@ -100,7 +101,11 @@ async fn any_key_may_be_deleted() {
         .await;
         progress_after(&mut load, &system, 5).await;
     }
-    for pattern in ["flowmonkey:processing:{work}:*", "flowmonkey:results:{work}:processing:*"] {
+    for pattern in [
+        "flowmonkey:processing:{work}:*",
+        "flowmonkey:results:{work}:for:*",
+        "flowmonkey:results:{work}:processing:*",
+    ] {
         load.during(&system, async {
             loop {
                 let keys: Vec<String> =
