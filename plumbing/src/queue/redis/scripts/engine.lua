@@ -283,6 +283,13 @@ local function lists_of_results(K)
   return lists
 end
 
+-- Whether these lists hold as many results as there are bodies.
+local function are_results_whole(K, lists)
+  local length = -gone(K, RESULTS)
+  for _, key in ipairs(lists) do length = length + redis.call('LLEN', key) end
+  return length >= redis.call('HLEN', K[OUTCOMES])
+end
+
 -- KEYS own: lists of engines | ARGV ids... -> 1 or 0 for each. Read only.
 --
 -- The hashes alone prove nothing: a list may have been evicted or deleted. So the books are compared first, which costs
@@ -291,11 +298,10 @@ local function present(K, A)
   local found, ready_set, result_set = {}, nil, nil
   local ready = { K[HIGH], K[NORMAL], K[LOW] }
   local results = lists_of_results(K)
-  local ready_length, result_length = 0, 0
+  local ready_length = 0
   for list, key in ipairs(ready) do ready_length = ready_length + redis.call('LLEN', key) - gone(K, list) end
-  for _, key in ipairs(results) do result_length = result_length + redis.call('LLEN', key) end
   local ready_whole = ready_length >= redis.call('HLEN', K[TERMS]) - redis.call('ZCARD', K[LEASES])
-  local results_whole = result_length - gone(K, RESULTS) >= redis.call('HLEN', K[OUTCOMES])
+  local results_whole = are_results_whole(K, results)
   for i = 1, #A do
     local id, is = A[i], false
     local terms = read_terms(K, id)
@@ -320,9 +326,7 @@ end
 local function restore_results(K, A)
   probe(K, RESULTS, OUTCOMES, GONE, UNREADABLE, LISTENERS)
   local restored, withdrawn, lists, bodies = 0, 0, lists_of_results(K), {}
-  local length = -gone(K, RESULTS)
-  for _, key in ipairs(lists) do length = length + redis.call('LLEN', key) end
-  if length >= redis.call('HLEN', K[OUTCOMES]) then return 0 end
+  if are_results_whole(K, lists) then return 0 end
   local listed, waiting = elements(lists), elements({ K[RESULTS] })
   for _, id in ipairs(redis.call('HKEYS', K[OUTCOMES])) do
     bodies[id] = true
