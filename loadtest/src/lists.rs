@@ -61,7 +61,7 @@ pub(crate) async fn lists(executions: u32, plans: &Path) -> Result<()> {
     let store = PostgresStore::connect(options).await?;
     let mut text = String::new();
     for (name, filter) in filters(now, &store).await? {
-        measure(&store, name, filter, now, &mut text).await?;
+        Box::pin(measure(&store, name, filter, now, &mut text)).await?;
     }
     std::fs::write(plans, text)?;
     store.close().await;

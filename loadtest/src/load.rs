@@ -4,8 +4,8 @@
 //! An open loop counts from the instant at which a request was due, so that one that had to wait for a slow answer before it
 //! shows that wait too (Gil Tene's "coordinated omission").
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -22,17 +22,52 @@ use crate::system::usage::{Usage, rounded};
 
 /// What each request is.
 pub(crate) struct Work {
-    /// The body of a start, by number.
-    pub(crate) body: Box<dyn Fn(u64) -> Bytes + Send + Sync>,
+    /// The start, by number.
+    pub(crate) ask: Box<dyn Fn(u64) -> Ask + Send + Sync>,
     /// Whether its end is waited for.
     pub(crate) to_the_end: bool,
+    /// Kinds of starts, which are measured apart.
+    pub(crate) kinds: usize,
+}
+
+/// A start.
+pub(crate) struct Ask {
+    /// Its body.
+    pub(crate) body: Bytes,
+    /// Which of the kinds.
+    pub(crate) kind: usize,
+    /// What the answer holds if the result is right; none: nobody looks.
+    pub(crate) holds: Option<String>,
 }
 
 impl Work {
-    async fn ask(&self, client: &mut Client, number: u64) -> Result<()> {
-        let body = (self.body)(number);
-        if self.to_the_end { client.run(body).await.map(drop) } else { client.start(body).await }
+    /// Starts of one kind, whose results nobody looks at.
+    pub(crate) fn of(body: impl Fn(u64) -> Bytes + Send + Sync + 'static, to_the_end: bool) -> Self {
+        let ask = move |number| Ask { body: body(number), kind: 0, holds: None };
+        Self { ask: Box::new(ask), to_the_end, kinds: 1 }
     }
+
+    /// Whether the result is right.
+    async fn carry_out(&self, client: &mut Client, Ask { body, holds, .. }: Ask) -> Result<Checked> {
+        if !self.to_the_end {
+            client.start(body).await?;
+            return Ok(Checked::Right);
+        }
+        let Some(holds) = holds else {
+            client.run(body).await?;
+            return Ok(Checked::Right);
+        };
+        let answer = client.run_or_start(body).await?;
+        // Parsing each record would cost as much as sending it.
+        let is_right = memchr::memmem::find(&answer, holds.as_bytes()).is_some();
+        Ok(if is_right { Checked::Right } else { Checked::Wrong(answer) })
+    }
+}
+
+/// What an answer was found to be.
+enum Checked {
+    Right,
+    Wrong(Bytes),
 }
 
 /// How load is put on.
@@ -46,12 +81,16 @@ pub(crate) struct Window {
 
 /// What came of it.
 pub(crate) struct Measured {
-    /// Answers within the window.
-    pub(crate) answers: u64,
+    /// Answers within the window, by kind.
+    pub(crate) answers: Vec<u64>,
     /// Length of the window.
     pub(crate) took: Duration,
-    /// Microseconds of each.
-    pub(crate) micros: Histogram<u64>,
+    /// Microseconds of each, by kind.
+    pub(crate) micros: Vec<Histogram<u64>>,
+    /// Answers that were not what they should have been, whenever they came.
+    pub(crate) wrong: u64,
+    /// One of them.
+    pub(crate) wrong_one: Option<String>,
     /// Before and after.
     pub(crate) usage: (Usage, Usage),
 }
@@ -59,16 +98,31 @@ pub(crate) struct Measured {
 impl Measured {
     /// Answers per second.
     pub(crate) fn rate(&self) -> f64 {
+        self.weighed(|_| 1.0) / self.took.as_secs_f64()
+    }
+
+    /// The sum over all answers of what one of its kind counts.
+    pub(crate) fn weighed(&self, weight: impl Fn(usize) -> f64) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
-        let answers = self.answers as f64;
-        answers / self.took.as_secs_f64()
+        let of_kind = |(kind, answers): (usize, &u64)| *answers as f64 * weight(kind);
+        self.answers.iter().enumerate().map(of_kind).sum()
+    }
+
+    /// Microseconds of all.
+    ///
+    /// # Errors
+    /// Never for three digits.
+    pub(crate) fn all_micros(&self) -> Result<Histogram<u64>> {
+        let mut all = histogram()?;
+        for micros in &self.micros {
+            all.add(micros)?;
+        }
+        Ok(all)
     }
 
     /// What the system used for each of `steps` per answer.
     pub(crate) fn used(&self, steps: f64) -> Value {
-        #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
-        let answers = self.answers as f64;
-        self.usage.1.since(&self.usage.0, answers * steps)
+        self.usage.1.since(&self.usage.0, self.weighed(|_| steps))
     }
 }
 
@@ -124,58 +178,102 @@ async fn drive(
     work: Work,
     rate: Option<f64>,
 ) -> Result<Measured> {
-    let work = Arc::new(work);
-    let answers = Arc::new(AtomicU64::new(0));
+    let kinds = work.kinds;
     let mut connected = Vec::new();
     for number in 0..clients {
         connected.push(system.client(number).await?);
     }
     let begins = Instant::now();
     let (opens, closes) = (begins + window.warm_up, begins + window.warm_up + window.length);
+    let load = Arc::new(Load {
+        work,
+        answers: (0..kinds).map(|_| AtomicU64::new(0)).collect(),
+        micros: (0..kinds).map(|_| Ok(Mutex::new(histogram()?))).collect::<Result<_>>()?,
+        wrong: AtomicU64::new(0),
+        wrong_one: OnceLock::new(),
+        rate,
+        clients,
+    });
     let mut running = JoinSet::new();
-    for (number, mut client) in connected.into_iter().enumerate() {
-        let (work, answers) = (work.clone(), answers.clone());
-        running.spawn(async move {
-            let mut micros = histogram()?;
-            let mut next = number as u64;
-            loop {
-                let due = rate.map(|rate| {
-                    #[expect(clippy::cast_precision_loss, reason = "numbers of requests are small")]
-                    let after = next as f64 / rate;
-                    begins + Duration::from_secs_f64(after)
-                });
-                let from = match due {
-                    Some(due) => {
-                        sleep_until(due).await;
-                        due
-                    }
-                    None => Instant::now(),
-                };
-                if from >= closes {
-                    return anyhow::Ok(micros);
-                }
-                work.ask(&mut client, next).await?;
-                let now = Instant::now();
-                if from >= opens {
-                    micros.record(u64::try_from((now - from).as_micros())?)?;
-                }
-                if now >= opens && now < closes {
-                    answers.fetch_add(1, Ordering::Relaxed);
-                }
-                next += clients as u64;
-            }
-        });
+    for (number, client) in connected.into_iter().enumerate() {
+        running.spawn(load.clone().keep_asking(client, number as u64, begins, (opens, closes)));
     }
     let progress = Progress::of_time("load", window.warm_up + window.length);
     sleep_until(opens).await;
     let before = Usage::of(system).await?;
     sleep_until(closes).await;
     let after = Usage::of(system).await?;
-    let answers = answers.load(Ordering::Relaxed);
-    let mut micros = histogram()?;
+    let answers = load.answers.iter().map(|answers| answers.load(Ordering::Relaxed)).collect();
     while let Some(client) = running.join_next().await {
-        micros.add(client??)?;
+        client??;
     }
     progress.end();
-    Ok(Measured { answers, took: window.length, micros, usage: (before, after) })
+    let micros = load.micros.iter().map(|micros| lock(micros).clone()).collect();
+    let wrong = load.wrong.load(Ordering::Relaxed);
+    let wrong_one = load.wrong_one.get().cloned();
+    Ok(Measured { answers, took: window.length, micros, wrong, wrong_one, usage: (before, after) })
+}
+
+fn lock(micros: &Mutex<Histogram<u64>>) -> MutexGuard<'_, Histogram<u64>> {
+    micros.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the clients share.
+struct Load {
+    work: Work,
+    /// Within the window, by kind.
+    answers: Vec<AtomicU64>,
+    /// By kind. One for all clients: one for each would be more memory than all the rest.
+    micros: Vec<Mutex<Histogram<u64>>>,
+    wrong: AtomicU64,
+    wrong_one: OnceLock<String>,
+    rate: Option<f64>,
+    clients: usize,
+}
+
+impl Load {
+    /// One client.
+    async fn keep_asking(
+        self: Arc<Self>,
+        mut client: Client,
+        number: u64,
+        begins: Instant,
+        (opens, closes): (Instant, Instant),
+    ) -> Result<()> {
+        let mut next = number;
+        loop {
+            let from = match self.rate {
+                Some(rate) => {
+                    let due = begins + due_after(next, rate);
+                    sleep_until(due).await;
+                    due
+                }
+                None => Instant::now(),
+            };
+            if from >= closes {
+                return Ok(());
+            }
+            let ask = (self.work.ask)(next);
+            let kind = ask.kind;
+            if let Checked::Wrong(answer) = self.work.carry_out(&mut client, ask).await? {
+                self.wrong.fetch_add(1, Ordering::Relaxed);
+                self.wrong_one.get_or_init(|| String::from_utf8_lossy(&answer).into_owned());
+            }
+            let now = Instant::now();
+            if from >= opens {
+                lock(&self.micros[kind]).record(u64::try_from((now - from).as_micros())?)?;
+            }
+            if now >= opens && now < closes {
+                self.answers[kind].fetch_add(1, Ordering::Relaxed);
+            }
+            next += self.clients as u64;
+        }
+    }
+}
+
+/// When a request of an open loop is due, after the begin of the first.
+pub(crate) fn due_after(number: u64, rate: f64) -> Duration {
+    #[expect(clippy::cast_precision_loss, reason = "numbers of requests are small")]
+    let number = number as f64;
+    Duration::from_secs_f64(number / rate)
 }

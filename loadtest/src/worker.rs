@@ -1,4 +1,4 @@
-//! A worker as a process, with handlers that do nothing, or sleep.
+//! A worker as a process, with handlers that do nothing, or sleep, or fail once if their step says so.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use flowmonkey_plumbing::queue::redis::{RedisOptions, RedisQueue};
 use flowmonkey_worker::{Completion, Failure, Handler, Registry, Task, Worker, WorkerConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::flows::handler_type;
+use crate::flows::{FAILS_ONCE, handler_type};
 use crate::system::WORKS;
 
 /// How long exchanges with queue and engines may take to end.
@@ -48,6 +48,9 @@ impl Handler for Noop {
     }
 
     async fn run(&self, task: &Task) -> Result<Completion, Failure> {
+        if task.message.attempt == 1 && task.config().get(FAILS_ONCE).is_some() {
+            return Err(Failure::new("ASKED_FOR", "the first attempt fails"));
+        }
         if !self.takes.is_zero() {
             tokio::time::sleep(self.takes).await;
         }
