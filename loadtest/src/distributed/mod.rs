@@ -1,7 +1,10 @@
 //! The scenarios of a whole system: engines, workers, Postgres and Redis as processes, and this one that asks over HTTP.
 
+mod arrivals;
+mod concurrent;
 mod mixed;
 mod plain;
+mod record;
 mod sizes;
 
 use std::time::Duration;
@@ -103,6 +106,8 @@ pub(crate) enum Scenario {
     Payload(sizes::Payload),
     /// A flow of 100 steps, one of 1,000 versions, and 200 handler types, beside the plain flow of three steps.
     Wide(sizes::Wide),
+    /// Many tasks under way at the same time, with handlers that take 50 ms: what each step takes beyond its handler.
+    Concurrent(concurrent::Concurrent),
 }
 
 /// A small set.
@@ -125,6 +130,7 @@ pub(crate) fn short() -> [Scenario; 5] {
 pub(crate) async fn run(scenario: Scenario, shape: Shape) -> Result<()> {
     let shape = match &scenario {
         Scenario::Wide(_) => Shape { handler_types: 1, ..shape },
+        Scenario::Concurrent(wanted) => wanted.shape(shape)?,
         Scenario::Throughput { .. }
         | Scenario::Rate { .. }
         | Scenario::Latency { .. }
@@ -151,6 +157,9 @@ pub(crate) async fn run(scenario: Scenario, shape: Shape) -> Result<()> {
         Scenario::Mixed(wanted) => ("mixed", mixed::mixed(&system, wanted).await?),
         Scenario::Payload(wanted) => ("payload", sizes::payload(&system, &wanted).await?),
         Scenario::Wide(wanted) => ("wide", sizes::wide(&mut system, shape, wanted).await?),
+        Scenario::Concurrent(wanted) => {
+            ("concurrent", concurrent::concurrent(&system, wanted, handler_ms).await?)
+        }
     };
     report(&format!("distributed.{name}"), &settings, &figures);
     system.stop().await;

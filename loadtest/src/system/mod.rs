@@ -3,11 +3,11 @@
 pub(crate) mod usage;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use flowmonkey_test_support::{Durability, Postgres, PostgresOptions, Program, Redis, RedisOptions};
 use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
@@ -18,6 +18,11 @@ use crate::client::Client;
 const DATABASE: &str = "postgres";
 /// What the engine says when it is ready.
 pub(crate) const LISTENS: &str = "listens on http://";
+/// What it says when somebody else has its port.
+const CANNOT_LISTEN: &str = "cannot listen";
+/// Times that a port is asked for.
+const LISTENS_MAX: u32 = 100;
+const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// What the worker says when it is ready.
 pub(crate) const WORKS: &str = "the worker works";
 
@@ -76,8 +81,11 @@ impl Default for Shape {
 
 /// A running system. It ends with the value.
 pub(crate) struct System {
+    program: PathBuf,
     engines: Vec<(Program, SocketAddr)>,
     workers: Vec<Program>,
+    /// Engines and workers so far: names are not used again.
+    made: u32,
     postgres: Postgres,
     redis: Redis,
     shape: Shape,
@@ -106,37 +114,97 @@ impl System {
             config.extend(["appendonly yes", "appendfsync everysec"].map(str::to_owned));
         }
         let redis = Redis::start(RedisOptions { config, ..RedisOptions::default() }).await;
-        let mut engines = Vec::new();
-        for number in 1..=shape.engines {
-            let mut command = Command::new(&program);
+        let mut system = Self {
+            program,
+            engines: Vec::new(),
+            workers: Vec::new(),
+            made: 0,
+            postgres,
+            redis,
+            shape,
+            tracker: TaskTracker::new(),
+        };
+        for _ in 0..system.shape.engines {
+            let engine = system.spawn_engine(ANY_PORT).await?;
+            system.engines.push(engine);
+        }
+        for _ in 0..system.shape.workers {
+            let worker = system.spawn_worker().await?;
+            system.workers.push(worker);
+        }
+        Ok(system)
+    }
+
+    /// Starts an engine there; returns when it listens.
+    async fn spawn_engine(&mut self, listen: SocketAddr) -> Result<(Program, SocketAddr)> {
+        for _ in 0..LISTENS_MAX {
+            self.made += 1;
+            let mut command = Command::new(&self.program);
             command
-                .args(["engine", "--insecure-no-auth", "--listen", "127.0.0.1:0"])
+                .args(["engine", "--insecure-no-auth", "--listen", &listen.to_string()])
                 .args(["--requests-per-second", "1000000"])
-                .args(["--database", &postgres.url(DATABASE), "--redis", &redis.url()])
-                .args(["--name", &format!("engine-{number}")])
-                .args(&shape.engine_args)
+                .args(["--database", &self.postgres.url(DATABASE), "--redis", &self.redis.url()])
+                .args(["--name", &format!("engine-{}", self.made)])
+                .args(&self.shape.engine_args)
                 .env("NO_COLOR", "1");
             let engine = Program::start("engine", command);
-            let (engine, address) =
-                engine.until(|log| log.split_once(LISTENS)?.1.split_whitespace().next()?.parse().ok()).await;
-            engines.push((engine, address));
+            let (engine, address) = engine
+                .until(|log| {
+                    let address = || log.split_once(LISTENS)?.1.split_whitespace().next()?.parse().ok();
+                    address().map(Some).or_else(|| log.contains(CANNOT_LISTEN).then_some(None))
+                })
+                .await;
+            if let Some(address) = address {
+                return Ok((engine, address));
+            }
+            // Some connection has the port for a while.
+            kill(engine).await?;
         }
-        let mut workers = Vec::new();
-        let urls: Vec<String> = engines.iter().map(|(_, address)| format!("http://{address}")).collect();
-        for number in 1..=shape.workers {
-            let mut command = Command::new(std::env::current_exe()?);
-            command
-                .args(["worker", "--redis", &redis.url(), "--engine", &urls.join(",")])
-                .args(["--name", &format!("worker-{number}")])
-                .args(["--concurrency", &shape.concurrency.to_string()])
-                .args(["--handler-ms", &shape.handler_ms.to_string()])
-                .args(["--handler-types", &shape.handler_types.to_string()]);
-            let (worker, ()) =
-                Program::start("worker", command).until(|log| log.contains(WORKS).then_some(())).await;
-            workers.push(worker);
-        }
-        let system = Self { engines, workers, postgres, redis, shape, tracker: TaskTracker::new() };
-        Ok(system)
+        bail!("no engine could listen on {listen}")
+    }
+
+    /// Starts a worker for all engines that there are; returns when it works.
+    async fn spawn_worker(&mut self) -> Result<Program> {
+        self.made += 1;
+        let urls: Vec<String> = self.engines.iter().map(|(_, address)| format!("http://{address}")).collect();
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .args(["worker", "--redis", &self.redis.url(), "--engine", &urls.join(",")])
+            .args(["--name", &format!("worker-{}", self.made)])
+            .args(["--concurrency", &self.shape.concurrency.to_string()])
+            .args(["--handler-ms", &self.shape.handler_ms.to_string()])
+            .args(["--handler-types", &self.shape.handler_types.to_string()]);
+        let worker = Program::start("worker", command);
+        let (worker, ()) = worker.until(|log| log.contains(WORKS).then_some(())).await;
+        Ok(worker)
+    }
+
+    /// Kills the first engine; another one takes its place and address. Returns when that listens.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub(crate) async fn replace_engine(&mut self) -> Result<()> {
+        let (engine, address) = self.engines.remove(0);
+        kill(engine).await?;
+        let engine = self.spawn_engine(address).await?;
+        self.engines.insert(0, engine);
+        Ok(())
+    }
+
+    /// Kills the first worker; another one takes its place. Returns when that works.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub(crate) async fn replace_worker(&mut self) -> Result<()> {
+        kill(self.workers.remove(0)).await?;
+        let worker = self.spawn_worker().await?;
+        self.workers.insert(0, worker);
+        Ok(())
+    }
+
+    /// Where the engines listen.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.engines.iter().map(|(_, address)| *address).collect()
     }
 
     /// A connection to one of the engines, in turn by number.
@@ -156,6 +224,11 @@ impl System {
     /// The queues.
     pub(crate) fn redis(&self) -> &Redis {
         &self.redis
+    }
+
+    /// The server of the record.
+    pub(crate) fn postgres(&self) -> &Postgres {
+        &self.postgres
     }
 
     /// The processes by what they are; the load is this one.
@@ -204,6 +277,11 @@ impl System {
             program.stop().await;
         }
     }
+}
+
+/// As kill -9.
+async fn kill(program: Program) -> Result<()> {
+    Ok(tokio::task::spawn_blocking(move || drop(program)).await?)
 }
 
 /// The program to measure.
