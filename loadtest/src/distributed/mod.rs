@@ -5,7 +5,9 @@ mod concurrent;
 mod mixed;
 mod plain;
 mod record;
+mod recovery;
 mod sizes;
+mod timeline;
 
 use std::time::Duration;
 
@@ -108,6 +110,8 @@ pub(crate) enum Scenario {
     Wide(sizes::Wide),
     /// Many tasks under way at the same time, with handlers that take 50 ms: what each step takes beyond its handler.
     Concurrent(concurrent::Concurrent),
+    /// Faults under load: how long until the rate is back, and whether everything ended once.
+    Recovery(recovery::Faults),
 }
 
 /// A small set.
@@ -131,6 +135,7 @@ pub(crate) async fn run(scenario: Scenario, shape: Shape) -> Result<()> {
     let shape = match &scenario {
         Scenario::Wide(_) => Shape { handler_types: 1, ..shape },
         Scenario::Concurrent(wanted) => wanted.shape(shape)?,
+        Scenario::Recovery(wanted) => wanted.shape(shape),
         Scenario::Throughput { .. }
         | Scenario::Rate { .. }
         | Scenario::Latency { .. }
@@ -160,6 +165,7 @@ pub(crate) async fn run(scenario: Scenario, shape: Shape) -> Result<()> {
         Scenario::Concurrent(wanted) => {
             ("concurrent", concurrent::concurrent(&system, wanted, handler_ms).await?)
         }
+        Scenario::Recovery(wanted) => ("recovery", recovery::faults(&mut system, &wanted).await?),
     };
     report(&format!("distributed.{name}"), &settings, &figures);
     system.stop().await;
