@@ -7,6 +7,7 @@ mod plain;
 mod record;
 mod recovery;
 mod sizes;
+mod soak;
 mod timeline;
 
 use std::time::Duration;
@@ -112,6 +113,8 @@ pub(crate) enum Scenario {
     Concurrent(concurrent::Concurrent),
     /// Faults under load: how long until the rate is back, and whether everything ended once.
     Recovery(recovery::Faults),
+    /// Load that goes on for long: whether memory and throughput stay, how tables grow, and whether everything ended.
+    Soak(soak::Soak),
 }
 
 /// A small set.
@@ -142,7 +145,8 @@ pub(crate) async fn run(scenario: Scenario, shape: Shape) -> Result<()> {
         | Scenario::FanOut { .. }
         | Scenario::Starts { .. }
         | Scenario::Mixed(_)
-        | Scenario::Payload(_) => shape,
+        | Scenario::Payload(_)
+        | Scenario::Soak(_) => shape,
     };
     let types = usize::from(shape.handler_types);
     let handler_ms = shape.handler_ms;
@@ -166,6 +170,7 @@ pub(crate) async fn run(scenario: Scenario, shape: Shape) -> Result<()> {
             ("concurrent", concurrent::concurrent(&system, wanted, handler_ms).await?)
         }
         Scenario::Recovery(wanted) => ("recovery", recovery::faults(&mut system, &wanted).await?),
+        Scenario::Soak(wanted) => ("soak", soak::soak(&system, wanted).await?),
     };
     report(&format!("distributed.{name}"), &settings, &figures);
     system.stop().await;
