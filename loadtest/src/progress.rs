@@ -7,7 +7,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// Between two looks at the clock.
 const DRAW_EVERY: Duration = Duration::from_millis(200);
 
-/// A bar on a terminal; nothing elsewhere.
+/// A bar on a terminal; nothing elsewhere. Clones are the same bar.
+#[derive(Clone)]
 pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
@@ -33,6 +34,11 @@ impl Progress {
     /// One more is done.
     pub(crate) fn one(&self) {
         self.0.inc(1);
+    }
+
+    /// So many more are done.
+    pub(crate) fn many(&self, count: u64) {
+        self.0.inc(count);
     }
 
     /// All is done.

@@ -9,6 +9,7 @@ mod recovery;
 mod sizes;
 mod soak;
 mod timeline;
+mod waiting;
 
 use std::time::Duration;
 
@@ -115,6 +116,8 @@ pub(crate) enum Scenario {
     Recovery(recovery::Faults),
     /// Load that goes on for long: whether memory and throughput stay, how tables grow, and whether everything ended.
     Soak(soak::Soak),
+    /// Executions that wait in Postgres: what they take of an engine's memory, and of the throughput of others.
+    Waiting(waiting::Waiting),
 }
 
 /// A small set.
@@ -146,7 +149,8 @@ pub(crate) async fn run(scenario: Scenario, shape: Shape) -> Result<()> {
         | Scenario::Starts { .. }
         | Scenario::Mixed(_)
         | Scenario::Payload(_)
-        | Scenario::Soak(_) => shape,
+        | Scenario::Soak(_)
+        | Scenario::Waiting(_) => shape,
     };
     let types = usize::from(shape.handler_types);
     let handler_ms = shape.handler_ms;
@@ -171,6 +175,7 @@ pub(crate) async fn run(scenario: Scenario, shape: Shape) -> Result<()> {
         }
         Scenario::Recovery(wanted) => ("recovery", recovery::faults(&mut system, &wanted).await?),
         Scenario::Soak(wanted) => ("soak", soak::soak(&system, wanted).await?),
+        Scenario::Waiting(wanted) => ("waiting", waiting::waiting(&mut system, wanted).await?),
     };
     report(&format!("distributed.{name}"), &settings, &figures);
     system.stop().await;
