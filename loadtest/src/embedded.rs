@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::harness::{Embedded, flow};
-use crate::report;
+use crate::{flows, report};
 
 /// Tasks that the worker runs at a time.
 const CONCURRENCY: usize = 64;
@@ -27,16 +27,6 @@ version: 1.0.0
 initialStepId: work
 steps:
   work: { type: noop, input: { type: key, key: n }, outputKey: result }
-";
-
-const THREE_STEPS: &str = "
-id: three
-version: 1.0.0
-initialStepId: a
-steps:
-  a: { type: noop, input: { type: key, key: n }, outputKey: a, transitions: { onSuccess: b } }
-  b: { type: noop, input: { type: key, key: a }, outputKey: b, transitions: { onSuccess: c } }
-  c: { type: noop, input: { type: key, key: b }, outputKey: c }
 ";
 
 const FAN_OUT: &str = "
@@ -111,9 +101,17 @@ pub(crate) async fn latency(durability: Durability, executions: usize) -> Result
     Ok(())
 }
 
-pub(crate) async fn throughput(durability: Durability, executions: usize, clients: usize) -> Result<()> {
+pub(crate) async fn throughput(
+    durability: Durability,
+    executions: usize,
+    clients: usize,
+    steps: u16,
+) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let (embedded, flow) = prepared(folder.path(), durability, THREE_STEPS).await?;
+    // JSON is YAML; the handler of this one has no number.
+    let chain =
+        flows::chain("chain", 0, steps.into(), 1).to_string().replace(&flows::handler_type(0), "noop");
+    let (embedded, flow) = prepared(folder.path(), durability, &chain).await?;
     let embedded = Arc::new(embedded);
     let began = Instant::now();
     let mut running = JoinSet::new();
@@ -140,9 +138,10 @@ pub(crate) async fn throughput(durability: Durability, executions: usize, client
         &json!({
             "executions": executions,
             "clients": clients,
+            "steps": steps,
             "seconds": seconds,
             "executionsPerSecond": rate,
-            "stepsPerSecond": rate * 3.0,
+            "stepsPerSecond": rate * f64::from(steps),
         }),
     );
     if let Ok(embedded) = Arc::try_unwrap(embedded) {

@@ -8,6 +8,7 @@ mod embedded;
 mod flows;
 mod garbage;
 mod harness;
+mod idle;
 mod lists;
 mod load;
 mod micro;
@@ -62,7 +63,7 @@ enum Scenario {
         #[arg(long, default_value_t = 2000)]
         executions: usize,
     },
-    /// Many executions of a three-step flow at a time.
+    /// Many executions at a time.
     Throughput {
         /// Executions.
         #[arg(long, default_value_t = 5000)]
@@ -70,6 +71,9 @@ enum Scenario {
         /// At a time.
         #[arg(long, default_value_t = 256)]
         clients: usize,
+        /// Steps of the flow.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        steps: u16,
     },
     /// A map over items, each a child execution with one task, and its join.
     FanOut {
@@ -113,6 +117,8 @@ enum Scenario {
         #[arg(long, default_value_t = 100_000)]
         executions: usize,
     },
+    /// What `flowmonkey dev` takes when nothing happens.
+    Idle(idle::Idle),
     /// Connections that watch one engine, some of which never read: how late events come, and what it takes.
     Watchers(watchers::Watchers),
     /// What no server should be sent, at a given rate: nothing is lost, and memory does not grow.
@@ -150,10 +156,11 @@ async fn run(scenario: Scenario, durability: Durability) -> Result<()> {
     match scenario {
         Scenario::Short => {
             latency(durability, 2000).await?;
-            throughput(durability, 5000, 256).await?;
+            throughput(durability, 5000, 256, 3).await?;
             fan_out(durability, 1000).await?;
             fan_out(durability, 10_000).await?;
             waiting(durability, 20_000).await?;
+            idle::idle(idle::Idle::default()).await?;
             micro::micro(&micro::Micro::default())?;
             for scenario in distributed::short() {
                 distributed::run(scenario, system::Shape::default()).await?;
@@ -161,7 +168,9 @@ async fn run(scenario: Scenario, durability: Durability) -> Result<()> {
             Ok(())
         }
         Scenario::Latency { executions } => latency(durability, executions).await,
-        Scenario::Throughput { executions, clients } => throughput(durability, executions, clients).await,
+        Scenario::Throughput { executions, clients, steps } => {
+            throughput(durability, executions, clients, steps).await
+        }
         Scenario::FanOut { items } => fan_out(durability, items).await,
         Scenario::Plumbing { calls } => plumbing::plumbing(durability, calls.into()).await,
         Scenario::PlumbingLoad { tasks, progress, events, seconds } => {
@@ -173,6 +182,7 @@ async fn run(scenario: Scenario, durability: Durability) -> Result<()> {
             tokio::task::spawn_blocking(move || runtime.block_on(lists::lists(executions, &plans))).await?
         }
         Scenario::Waiting { executions } => waiting(durability, executions).await,
+        Scenario::Idle(wanted) => idle::idle(wanted).await,
         Scenario::Watchers(wanted) => watchers::watchers(durability, wanted).await,
         Scenario::Garbage(wanted) => garbage::garbage(wanted).await,
         Scenario::Distributed { shape, scenario } => distributed::run(scenario, shape).await,

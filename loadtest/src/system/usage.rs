@@ -93,6 +93,12 @@ pub(crate) fn memory_kib(pid: u32) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
+/// Threads of a process.
+pub(crate) fn threads(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Threads:"))?.trim().parse().ok()
+}
+
 async fn postgres(url: &str) -> Result<BTreeMap<&'static str, f64>> {
     let mut connection = PgConnection::connect(url).await?;
     // Counters reach the views late unless their backends are told to hurry; a second of many is no matter here.
