@@ -7,11 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use flowmonkey_core::ids::ExecutionId;
 use futures_util::TryStreamExt;
+use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 use sqlx::types::Uuid;
 use sqlx::{Connection, PgConnection, Row};
 use tokio::time::{Instant, sleep};
 
+use crate::load::histogram;
 use crate::system::System;
 
 /// Between two looks at what has not ended.
@@ -32,22 +34,22 @@ pub(super) struct UnderWay {
     pub(super) executions: u64,
     /// Those of them whose task is out: it waits for a worker, or one runs it.
     pub(super) tasks: u64,
-    /// Those that were created before an instant.
-    pub(super) old: u64,
+    /// Those that have not moved since an instant.
+    pub(super) still: u64,
 }
 
 /// Counts what has not ended.
 ///
 /// # Errors
 /// When the record does not answer.
-pub(super) async fn under_way(connection: &mut PgConnection, created_before_ms: i64) -> Result<UnderWay> {
+pub(super) async fn under_way(connection: &mut PgConnection, since_ms: i64) -> Result<UnderWay> {
     let row = sqlx::query(
-        "SELECT count(*), count(*) FILTER (WHERE task_out), count(*) FILTER (WHERE created_at < $1)
+        "SELECT count(*), count(*) FILTER (WHERE task_out), count(*) FILTER (WHERE updated_at < $1)
         FROM fm_executions WHERE ended_at IS NULL",
     );
-    let row = row.bind(created_before_ms).fetch_one(connection).await?;
+    let row = row.bind(since_ms).fetch_one(connection).await?;
     let count = |place: usize| -> Result<u64> { Ok(u64::try_from(row.try_get::<i64, _>(place)?)?) };
-    Ok(UnderWay { executions: count(0)?, tasks: count(1)?, old: count(2)? })
+    Ok(UnderWay { executions: count(0)?, tasks: count(1)?, still: count(2)? })
 }
 
 /// Waits until nothing is under way; what is left then.
@@ -122,6 +124,33 @@ pub(super) async fn ends_by_interval(
         }
     }
     Ok(ends)
+}
+
+/// Microseconds, less so many milliseconds, from each decision of an execution within a time to the next one: for steps that workers
+/// carry out, from the result of one to that of the next, what the handler takes aside.
+///
+/// # Errors
+/// When the record does not answer.
+pub(super) async fn between_decisions(
+    connection: &mut PgConnection,
+    (from_ms, to_ms): (i64, i64),
+    less_ms: i64,
+) -> Result<Histogram<u64>> {
+    let mut rows = sqlx::query(
+        "SELECT at, next FROM (
+            SELECT at, lead(at) OVER (PARTITION BY execution_id ORDER BY first_sequence) AS next
+            FROM fm_history WHERE at >= $1) AS decisions
+        WHERE at < $2 AND next IS NOT NULL",
+    )
+    .bind(from_ms)
+    .bind(to_ms)
+    .fetch(connection);
+    let mut micros = histogram()?;
+    while let Some(row) = rows.try_next().await? {
+        let (at, next): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+        micros.record(u64::try_from((next - at - less_ms).max(0))? * 1000)?;
+    }
+    Ok(micros)
 }
 
 /// Bytes of the tables with their indexes, partitions under the table that they are of; without those that hold next to nothing.

@@ -14,7 +14,8 @@ pub(super) struct Recovery {
     pub(super) before: f64,
     /// The least in any second that holds a part of what came after it.
     pub(super) least: f64,
-    /// From the fault to the first second with nine tenths of the rate before, after one with less. Zero: there was none with less.
+    /// From the fault to the first second with nine tenths of the rate before, after one with less, if none with less begins within
+    /// the next. Zero: there was none with less.
     pub(super) back_ms: Option<i64>,
     /// Time after the fault at which a second with less than that begins.
     pub(super) below_ms: i64,
@@ -28,7 +29,7 @@ pub(super) fn recovery(ends_ms: &[i64], at_ms: i64, before_ms: i64, until_ms: i6
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     let rate = |from: i64, to: i64| (up_to(to) - up_to(from)) as f64 * 1000.0 / (to - from) as f64;
     let before = rate(at_ms - before_ms, at_ms);
-    let (mut least, mut below_ms, mut fell, mut back_ms) = (f64::INFINITY, 0, false, None);
+    let (mut least, mut below_ms, mut fell, mut back) = (f64::INFINITY, 0, false, None);
     let mut from = at_ms - SECOND_MS + STEP_MS;
     while from + SECOND_MS <= until_ms {
         let now = rate(from, from + SECOND_MS);
@@ -36,17 +37,20 @@ pub(super) fn recovery(ends_ms: &[i64], at_ms: i64, before_ms: i64, until_ms: i6
         if now < BACK * before {
             fell = true;
             below_ms += if from >= at_ms { STEP_MS } else { 0 };
-        } else if fell && back_ms.is_none() {
-            back_ms = Some((from - at_ms).max(0));
+            // It was not back for long.
+            back = back.filter(|back| from - back > SECOND_MS);
+        } else if fell && back.is_none() {
+            back = Some(from);
         }
         from += STEP_MS;
     }
+    let back_ms = if fell { back.map(|back| (back - at_ms).max(0)) } else { Some(0) };
     let (first, last) = (up_to(at_ms).saturating_sub(1), up_to(until_ms));
     let seen = &ends_ms[first..last];
     let gaps = seen.windows(2).map(|pair| pair[1] - pair[0]);
     let at_the_end = until_ms - seen.last().copied().unwrap_or(at_ms);
     let gap_ms = gaps.chain([at_the_end]).max().unwrap_or_default();
-    Recovery { before, least, back_ms: if fell { back_ms } else { Some(0) }, below_ms, gap_ms }
+    Recovery { before, least, back_ms, below_ms, gap_ms }
 }
 
 #[cfg(test)]
@@ -69,6 +73,15 @@ mod tests {
         // The second from here on holds what was missed.
         assert_eq!(seen.back_ms, Some(2_010));
         assert_eq!(seen.below_ms, 2_010);
+    }
+
+    #[test]
+    fn a_rate_that_comes_and_goes_is_not_back() {
+        // Nothing for a second, then all of it, and nothing for another second.
+        let mut ends = ends(10_000, 11_000);
+        ends.iter_mut().filter(|end| (11_010..12_500).contains(*end)).for_each(|end| *end = 12_500);
+        let seen = recovery(&ends, 10_000, 5_000, 20_000);
+        assert_eq!(seen.back_ms, Some(11_510 - 10_000));
     }
 
     #[test]
