@@ -21,6 +21,7 @@
 //! | [`PgBouncer`] | a Postgres whose connections are shared, one transaction at a time |
 //! | [`S3`] | an object store |
 //! | [`Program`] | a process of ours that cannot outlive us |
+//! | [`Port`] | a port for a server that is none of these |
 //! | [`FaultProxy`] | the network between a client and a server, and what goes wrong in it |
 //! | [`wait_until`], [`wait_for`] | waiting for a state instead of for a time |
 //!
@@ -47,6 +48,7 @@ mod wait;
 pub use self::certificates::{Certificates, ClientCertificates, Tls};
 pub use self::cluster::{Cluster, ClusterOptions};
 pub use self::pgbouncer::PgBouncer;
+pub use self::ports::Port;
 pub use self::postgres::{Durability, Postgres, PostgresOptions, Template, TestDatabase};
 pub use self::program::Program;
 pub use self::proxy::{Direction, FaultProxy, Flow};

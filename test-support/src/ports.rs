@@ -17,7 +17,7 @@ static TRIED: AtomicU16 = AtomicU16::new(0);
 
 /// A port of 127.0.0.1, kept until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Port {
+pub struct Port {
     pub(crate) number: u16,
     /// Locked while we live; `None` for a port that the caller chose.
     _claim: Option<File>,
@@ -30,7 +30,10 @@ impl Port {
     }
 
     /// A port on which nobody listens and which no other test process has claimed.
-    pub(crate) fn free() -> Self {
+    ///
+    /// Panics when there is none.
+    #[must_use]
+    pub fn free() -> Self {
         let uid = rustix::process::geteuid().as_raw();
         let claims = std::env::temp_dir().join(format!("flowmonkey-test-ports-{uid}"));
         std::fs::create_dir_all(&claims)
@@ -48,5 +51,11 @@ impl Port {
             }
         }
         panic!("no free port from {FIRST} on")
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(&self) -> u16 {
+        self.number
     }
 }
