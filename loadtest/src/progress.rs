@@ -23,7 +23,12 @@ impl Progress {
 
     /// A bar for a time that passes by itself.
     pub(crate) fn of_time(what: &'static str, length: Duration) -> Self {
-        let bar = ProgressBar::new_spinner().with_message(format!("{what}, {} s", length.as_secs()));
+        Self::of_work(format!("{what}, {} s", length.as_secs()))
+    }
+
+    /// A bar for work that nobody can count.
+    pub(crate) fn of_work(what: String) -> Self {
+        let bar = ProgressBar::new_spinner().with_message(what);
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
             bar.set_style(style);
         }

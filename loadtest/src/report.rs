@@ -21,13 +21,18 @@ pub(crate) fn choose(output: Output) {
     OUTPUT.get_or_init(|| output);
 }
 
+/// How figures are written.
+pub(crate) fn output() -> Output {
+    OUTPUT.get().copied().unwrap_or(Output::Json)
+}
+
 /// Writes the figures of a scenario.
 pub(crate) fn report(scenario: &str, settings: &Value, figures: &Value) {
-    match OUTPUT.get() {
-        None | Some(Output::Json) => {
+    match output() {
+        Output::Json => {
             println!("{}", json!({ "scenario": scenario, "settings": settings, "figures": figures }));
         }
-        Some(Output::Table) => {
+        Output::Table => {
             println!("{scenario}");
             let mut lines = Vec::new();
             flatten("", settings, &mut lines);

@@ -3,7 +3,7 @@
 mod arrivals;
 mod concurrent;
 mod mixed;
-mod plain;
+pub(crate) mod plain;
 mod record;
 mod recovery;
 mod sizes;
@@ -27,13 +27,13 @@ use crate::system::{Shape, System};
 pub(crate) struct Chain {
     /// Steps of the flow
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    steps: u16,
+    pub(crate) steps: u16,
     /// Bytes of the input, beside what the steps hand on
     #[arg(long, default_value_t = 0)]
-    bytes: u32,
+    pub(crate) bytes: u32,
     /// Versions of the flow, which are started in turn
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
-    versions: u16,
+    pub(crate) versions: u16,
 }
 
 /// How long.
@@ -41,10 +41,10 @@ pub(crate) struct Chain {
 pub(crate) struct Time {
     /// Seconds that count
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=86_400))]
-    seconds: u32,
+    pub(crate) seconds: u32,
     /// Seconds before
     #[arg(long, default_value_t = 5)]
-    warm_up: u32,
+    pub(crate) warm_up: u32,
 }
 
 impl Time {
@@ -164,7 +164,9 @@ pub(crate) async fn run(scenario: Scenario, shape: Shape) -> Result<()> {
         Scenario::Rate { chain, rate, clients, time } => {
             ("rate", plain::at_rate(&system, &chain, (types, handler_ms), rate, clients, time).await?)
         }
-        Scenario::Latency { executions } => ("latency", plain::latency(&system, executions).await?),
+        Scenario::Latency { executions } => {
+            ("latency", plain::latency(&system, &[1, 3, 10].map(|steps| (steps, executions))).await?)
+        }
         Scenario::FanOut { items, runs } => ("fanOut", plain::fan_out(&system, items, runs).await?),
         Scenario::Starts { clients, time } => ("starts", plain::starts(&system, clients, time).await?),
         Scenario::Mixed(wanted) => ("mixed", mixed::mixed(&system, wanted).await?),

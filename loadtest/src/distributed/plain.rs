@@ -19,7 +19,7 @@ use crate::system::usage::rounded;
 /// Executions before latency counts.
 const WARM_UP: u64 = 200;
 
-pub(super) async fn throughput(
+pub(crate) async fn throughput(
     system: &System,
     chain: &Chain,
     types: usize,
@@ -74,13 +74,14 @@ pub(super) async fn at_rate(
     }))
 }
 
-pub(super) async fn latency(system: &System, executions: u64) -> Result<Value> {
+/// One after the other: of flows of so many steps, so many executions each. Flows of one step and of ten are among them.
+pub(crate) async fn latency(system: &System, flows: &[(u16, u64)]) -> Result<Value> {
     let mut client = system.client(0).await?;
-    let mut figures = json!({ "executions": executions, "idleMemoryKib": system.memory() });
-    let progress = Progress::of("latency", 3 * (executions + WARM_UP));
-    for steps in [1, 3, 10] {
+    let mut figures = json!({ "idleMemoryKib": system.memory() });
+    let progress = Progress::of("latency", flows.iter().map(|(_, executions)| executions + WARM_UP).sum());
+    for &(steps, executions) in flows {
         let flow = format!("chain-{steps}");
-        client.publish(&flows::chain(&flow, 0, steps, 1)).await?;
+        client.publish(&flows::chain(&flow, 0, steps.into(), 1)).await?;
         let mut micros = histogram()?;
         for number in 0..executions + WARM_UP {
             let body = Bytes::from(format!(r#"{{"flowId":"{flow}","input":{{"n":{number}}}}}"#));
@@ -99,7 +100,7 @@ pub(super) async fn latency(system: &System, executions: u64) -> Result<Value> {
     Ok(figures)
 }
 
-pub(super) async fn fan_out(system: &System, items: u32, runs: u32) -> Result<Value> {
+pub(crate) async fn fan_out(system: &System, items: u32, runs: u32) -> Result<Value> {
     let mut client = system.client(0).await?;
     client.publish(&flows::fan_out()).await?;
     let input: Vec<u32> = (0..items).collect();

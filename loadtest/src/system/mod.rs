@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::client::Client;
 
 /// The database that the engines use.
-const DATABASE: &str = "postgres";
+pub(crate) const DATABASE: &str = "postgres";
 /// What the engine says when it is ready.
 pub(crate) const LISTENS: &str = "listens on http://";
 /// What it says when somebody else has its port.
@@ -100,15 +100,7 @@ impl System {
     /// When a program is missing or does not start.
     pub(crate) async fn start(shape: Shape) -> Result<Self> {
         let program = program(shape.program.clone())?;
-        let mut settings: Vec<String> =
-            ["shared_buffers=1GB", "max_wal_size=4GB"].map(str::to_owned).to_vec();
-        settings.extend(shape.postgres.iter().cloned());
-        let postgres = Postgres::start(PostgresOptions {
-            settings,
-            durability: Durability::Synced,
-            ..PostgresOptions::default()
-        })
-        .await;
+        let postgres = postgres(&shape.postgres).await;
         let mut config = vec!["maxmemory-policy noeviction".to_owned()];
         if shape.redis_aof {
             config.extend(["appendonly yes", "appendfsync everysec"].map(str::to_owned));
@@ -282,6 +274,14 @@ impl System {
 /// As kill -9.
 async fn kill(program: Program) -> Result<()> {
     Ok(tokio::task::spawn_blocking(move || drop(program)).await?)
+}
+
+/// A Postgres as it is measured: it flushes, and `further` settings are added to ours.
+pub(crate) async fn postgres(further: &[String]) -> Postgres {
+    let mut settings: Vec<String> = ["shared_buffers=1GB", "max_wal_size=4GB"].map(str::to_owned).to_vec();
+    settings.extend(further.iter().cloned());
+    let durability = Durability::Synced;
+    Postgres::start(PostgresOptions { settings, durability, ..PostgresOptions::default() }).await
 }
 
 /// The program to measure.

@@ -70,7 +70,7 @@ pub(crate) fn rounded(figure: f64) -> Value {
 }
 
 /// Processor time of a process and of those of its children that have ended.
-fn cpu_seconds(pid: u32) -> Option<f64> {
+pub(crate) fn cpu_seconds(pid: u32) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in brackets may hold blanks and brackets itself: proc(5). utime, stime, cutime and cstime are fields 14 to 17,
     // and the state, which comes first here, is the third.
