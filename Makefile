@@ -1,5 +1,5 @@
 # Each target is one line; `make test` is exactly what CI runs.
-.PHONY: demo test lint bench bench-check fmt docs
+.PHONY: demo test lint bench bench-check bench-peers fmt docs
 
 demo: ; cargo run --release -- demo
 
@@ -10,6 +10,8 @@ lint: ; cargo fmt --check && cargo clippy --workspace --all-targets -- -D warnin
 bench: ; cargo build --release -p flowmonkey -p flowmonkey-loadtest && target/release/flowmonkey-loadtest short
 
 bench-check: ; sh scripts/bench-check.sh
+
+bench-peers: ; cargo build --release -p flowmonkey -p flowmonkey-loadtest && target/release/flowmonkey-loadtest peers --output table
 
 fmt: ; cargo fmt
 

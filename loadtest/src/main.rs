@@ -12,6 +12,7 @@ mod idle;
 mod lists;
 mod load;
 mod micro;
+mod peers;
 mod plumbing;
 mod plumbing_load;
 mod progress;
@@ -130,6 +131,8 @@ enum Scenario {
         #[command(subcommand)]
         scenario: distributed::Scenario,
     },
+    /// Peers (Restate, DBOS, BullMQ, Temporal) on this machine, in turns with ours, and how they compare.
+    Peers(peers::Peers),
     /// What the pure parts cost, each alone.
     Micro(micro::Micro),
     /// A worker of such a system.
@@ -186,6 +189,7 @@ async fn run(scenario: Scenario, durability: Durability) -> Result<()> {
         Scenario::Watchers(wanted) => watchers::watchers(durability, wanted).await,
         Scenario::Garbage(wanted) => garbage::garbage(wanted).await,
         Scenario::Distributed { shape, scenario } => distributed::run(scenario, shape).await,
+        Scenario::Peers(wanted) => peers::peers(wanted).await,
         Scenario::Micro(wanted) => micro::micro(&wanted),
         Scenario::Worker(arguments) => worker::work(arguments).await,
     }
