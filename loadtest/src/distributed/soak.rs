@@ -21,6 +21,8 @@ const CLIENTS: usize = 256;
 const CALIBRATION: Window = Window { warm_up: Duration::from_secs(5), length: Duration::from_secs(10) };
 /// Connections of the load that goes on; as many executions are under way at most.
 const CONNECTIONS: usize = 500;
+/// Until all connections are there and the load is even; nothing is looked at before.
+const RAMP: Duration = Duration::from_secs(2);
 /// From the last start until everything has to have ended.
 const DRAIN_MAX: Duration = Duration::from_secs(120);
 
@@ -46,9 +48,9 @@ pub(super) async fn soak(system: &System, Soak { seconds, load, every }: Soak) -
     ensure!(record::drained(system, DRAIN_MAX).await? == 0, "not everything ended");
     let before = count(system).await?;
     let rate = most.rate() * load;
-    let window = Window { warm_up: Duration::ZERO, length: Duration::from_secs(seconds.into()) };
+    let window = Window { warm_up: Duration::ZERO, length: RAMP + Duration::from_secs(seconds.into()) };
     let work = prepare(system, &chain, 1).await?;
-    let begins_ms = SystemClock.now_ms();
+    let begins_ms = SystemClock.now_ms() + i64::try_from(RAMP.as_millis())?;
     let (measured, looks) =
         tokio::join!(open(system, CONNECTIONS, window, work, rate), look(system, seconds, every));
     let (measured, looks) = (measured?, looks?);
@@ -100,7 +102,7 @@ async fn count(system: &System) -> Result<u64> {
 
 /// Memory and tables, at the begin and after each interval.
 async fn look(system: &System, seconds: u32, every: u32) -> Result<Vec<Value>> {
-    let begins = Instant::now();
+    let begins = Instant::now() + RAMP;
     let mut connection = record::connect(system).await?;
     let mut looks = Vec::new();
     for after in (0..=seconds).step_by(usize::try_from(every)?) {
