@@ -29,6 +29,10 @@ const DROP_ROUNDS_MAX: usize = 8;
 /// Workers whose lists are looked through in one call.
 const DROP_WORKERS_MAX: usize = 200;
 
+/// Arguments of one task in a push, and about as many bytes as they take beside its body.
+const PUSH_ARGUMENTS: usize = 5;
+const PUSH_OTHERS_BYTES: usize = 96;
+
 /// One task as it is pushed.
 pub(super) struct Push {
     id: String,
@@ -128,7 +132,9 @@ impl Shared {
         for batch in batches(tasks, |task| task.body.len()) {
             let call = || {
                 let sender = self.options.engine.as_deref().unwrap_or_default();
-                let call = Call::on_pool(Function::Push, pool, &[]).arg(sender);
+                let bytes: usize = batch.iter().map(|task| task.body.len() + PUSH_OTHERS_BYTES).sum();
+                let words = 1 + PUSH_ARGUMENTS * batch.len();
+                let call = Call::on_pool_with_room(Function::Push, pool, &[], words, bytes).arg(sender);
                 batch.iter().fold(call, |call, task| {
                     let call = call.arg(&task.id).arg(task.list).arg(task.lease_ms);
                     call.arg(task.remaining_ms).arg(task.body.as_slice())

@@ -92,6 +92,10 @@ impl Function {
     }
 }
 
+/// What a call begins with: `FCALL`, the function, the number of keys.
+const WORDS: usize = 3;
+const WORDS_BYTES: usize = 64;
+
 /// A call of a function: its keys first, then its arguments.
 pub(super) struct Call {
     function: Function,
@@ -101,8 +105,22 @@ pub(super) struct Call {
 impl Call {
     /// A call on a pool, with the keys that only this function has.
     pub(super) fn on_pool(function: Function, pool: &PoolKeys, own: &[String]) -> Self {
+        Self::on_pool_with_room(function, pool, own, 0, 0)
+    }
+
+    /// As [`Self::on_pool`], with room for arguments of so many bytes, so that the command is not copied while it grows.
+    pub(super) fn on_pool_with_room(
+        function: Function,
+        pool: &PoolKeys,
+        own: &[String],
+        arguments: usize,
+        bytes: usize,
+    ) -> Self {
         let all = pool.all();
-        let mut call = Self::new(function, all.len() + own.len());
+        let keys = all.len() + own.len();
+        let names: usize = all.iter().chain(own).map(String::len).sum();
+        let room = Cmd::with_capacity(WORDS + keys + arguments, WORDS_BYTES + names + bytes);
+        let mut call = Self::new(room, function, keys);
         for key in all.iter().chain(own) {
             call = call.arg(key);
         }
@@ -111,12 +129,11 @@ impl Call {
 
     /// A call on one key that belongs to no pool.
     pub(super) fn on_key(function: Function, key: &str) -> Self {
-        Self::new(function, 1).arg(key)
+        Self::new(Cmd::new(), function, 1).arg(key)
     }
 
-    fn new(function: Function, keys: usize) -> Self {
-        let mut command = redis::cmd("FCALL");
-        command.arg(format!("{LIBRARY}_{}", function.name())).arg(keys);
+    fn new(mut command: Cmd, function: Function, keys: usize) -> Self {
+        command.arg("FCALL").arg(format!("{LIBRARY}_{}", function.name())).arg(keys);
         Self { function, command }
     }
 

@@ -16,7 +16,7 @@ use crate::queue::QueueError;
 /// How often an engine says that it takes its results, well within `LISTENER_SILENT` of `scripts/common.lua`.
 const LISTEN_EVERY: Duration = Duration::from_secs(1);
 /// Every so many takes, one looks at the results for all engines first.
-const ALL_FIRST_EVERY: u64 = 4;
+const ALL_FIRST_EVERY: u64 = 2;
 
 #[derive(Default)]
 pub(super) struct Listening {

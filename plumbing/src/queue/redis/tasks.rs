@@ -20,6 +20,8 @@ use crate::wire::{
 
 /// Tasks of one call; more are claimed by the next.
 const CLAIM_MAX: usize = 1_000;
+/// About as many bytes as a result takes in a call beside its body.
+const FINISH_OTHERS_BYTES: usize = 64;
 /// Bytes of messages in one call, unless one message alone is larger.
 pub(super) const CALL_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Deliveries in one call.
@@ -318,8 +320,9 @@ impl Shared {
         let mut refused = Vec::new();
         for batch in batches(results, |(_, bytes)| bytes.len()) {
             let own = [pool.processing(&holder.name)];
-            let mut call =
-                Call::on_pool(Function::Finish, pool, &own).arg(&holder.name).arg(pool.results_bell());
+            let bytes: usize = batch.iter().map(|(_, body)| body.len() + FINISH_OTHERS_BYTES).sum();
+            let call = Call::on_pool_with_room(Function::Finish, pool, &own, 2 + 2 * batch.len(), bytes);
+            let mut call = call.arg(&holder.name).arg(pool.results_bell());
             for (delivery, bytes) in batch {
                 call = call.arg(delivery.to_string()).arg(bytes.as_slice());
             }

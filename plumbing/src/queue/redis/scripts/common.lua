@@ -75,7 +75,7 @@ end
 local function read_terms(K, id) return parse_terms(redis.call('HGET', K[TERMS], id)) end
 
 local function terms_text(terms)
-  return string.format('%d %.0f %.0f %.0f %.0f', terms.list, terms.lease, terms.remaining, terms.since, terms.hard)
+  return string.format('%d %d %d %d %d', terms.list, terms.lease, terms.remaining, terms.since, terms.hard)
 end
 
 local function write_terms(K, id, terms) redis.call('HSET', K[TERMS], id, terms_text(terms)) end
@@ -119,6 +119,15 @@ end
 local function lease_end(time, terms)
   if time < terms.hard then return time + terms.lease end
   return terms.hard + math.floor(terms.lease / 3) + 0.5
+end
+
+-- Of the terms of a ready delivery that is claimed at `time`: when its lease ends, and its terms in hands; nothing when it is
+-- not ready. The same as parsing, changing and writing them, for the many that are claimed.
+local function in_hands(text, time)
+  local ready, lease, remaining = string.match(text, '^([123] (%d+) (%d+) %d+) 0$')
+  if not ready then return nil end
+  local hard = time + tonumber(remaining)
+  return lease_end(time, { lease = tonumber(lease), hard = hard }), string.format('%s %d', ready, hard)
 end
 
 local function ring(K)

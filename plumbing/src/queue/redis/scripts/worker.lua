@@ -21,9 +21,10 @@ local function claim(K, A)
       local taken, leases, owners, written, seen, unusable = {}, {}, {}, {}, {}, nil
       for n = #ids, 1, -1 do
         local id = ids[n]
-        local terms = split(id) and parse_terms(texts[n])
+        local ends, text = nil, nil
+        if split(id) and texts[n] then ends, text = in_hands(texts[n], time) end
         -- An element of a delivery in hands is a double: it was withdrawn, and pushed again.
-        local body = terms and terms.hard == 0 and not seen[id] and bodies[n]
+        local body = ends and not seen[id] and bodies[n]
         if not body then
           unusable = id
           break
@@ -32,11 +33,10 @@ local function claim(K, A)
           break
         end
         left, room, seen[id] = left - 1, room - #body, true
-        terms.hard = time + terms.remaining
         taken[#taken + 1] = id
-        leases[#leases + 1], leases[#leases + 2] = lease_end(time, terms), id
+        leases[#leases + 1], leases[#leases + 2] = ends, id
         owners[#owners + 1], owners[#owners + 2] = id, worker
-        written[#written + 1], written[#written + 2] = id, terms_text(terms)
+        written[#written + 1], written[#written + 2] = id, text
         claimed[#claimed + 1], claimed[#claimed + 2] = id, body
       end
       if #taken > 0 then
@@ -124,17 +124,18 @@ local function finish(K, A)
       -- The result first: whatever happens then, it is not lost. Repeated, because an answer was lost: it is there.
       if redis.call('HSETNX', K[OUTCOMES], id, bodies[n]) == 1 then added[#added + 1] = id end
       done[#done + 1] = id
-      local terms = parse_terms(texts[n])
       if owners[n] then
         owned[#owned + 1] = id
-      elseif terms and terms.hard == 0 then
-        ready[#ready + 1] = { terms.list, id }
+      else
+        local terms = parse_terms(texts[n])
+        if terms and terms.hard == 0 then ready[#ready + 1] = { terms.list, id } end
       end
     end
   end
   hand_over(K, added, A[2])
   all('HDEL', K[TERMS], done)
-  for _, id in ipairs(owned) do redis.call('LREM', K[OWN], 1, id) end
+  -- The oldest are at the end, and mostly the first to end.
+  for _, id in ipairs(owned) do redis.call('LREM', K[OWN], -1, id) end
   all('ZREM', K[LEASES], owned)
   all('HDEL', K[OWNERS], owned)
   for _, one in ipairs(ready) do remove_from(K, one[1], one[2]) end
