@@ -48,8 +48,12 @@ pub const COMMIT_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const CONFLICTS_MAX: usize = 16;
 /// Executions kept in memory because they moved lately.
 pub const HOT_EXECUTIONS_MAX: usize = 4096;
+/// Bytes of the contexts of all executions that are kept in memory.
+pub const HOT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of context above which an execution is not kept in memory.
-pub const HOT_CONTEXT_BYTES_MAX: usize = 32 * 1024;
+pub const HOT_CONTEXT_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of context above which nobody is handed an execution's history with its end: it is read.
+pub const STORY_CONTEXT_BYTES_MAX: usize = 32 * 1024;
 /// Steps to undo and early signals above which an execution is not kept in memory.
 pub const HOT_EXTRAS_MAX: usize = 16;
 /// Parsed flows kept in memory.

@@ -24,8 +24,8 @@ use crate::chores::sweeper::Sweep;
 use crate::chores::timer::Stuck;
 use crate::commit::Committer;
 use crate::config::{
-    DATASETS_CACHED_MAX, EngineConfig, HOT_CONTEXT_BYTES_MAX, HOT_EXECUTIONS_MAX, HOT_EXTRAS_MAX,
-    JOINS_CACHED_BYTES_MAX, JOINS_CACHED_MAX, OUR_WAKES_MAX,
+    DATASETS_CACHED_MAX, EngineConfig, HOT_BYTES_MAX, HOT_CONTEXT_BYTES_MAX, HOT_EXECUTIONS_MAX,
+    HOT_EXTRAS_MAX, JOINS_CACHED_BYTES_MAX, JOINS_CACHED_MAX, OUR_WAKES_MAX,
 };
 use crate::contexts::Contexts;
 use crate::controls::Controls;
@@ -181,7 +181,7 @@ pub struct Engine {
     pub(crate) controls: Controls,
     /// Who is told of events over HTTP.
     pub(crate) hooks: Hooks,
-    hot: Mutex<LruCache<ExecutionId, Arc<Execution>>>,
+    hot: Mutex<WeighedCache<ExecutionId, Arc<Execution>>>,
     /// Contexts that do not travel with their tasks.
     pub(crate) contexts: Contexts,
     /// Read lately; they do not change any more.
@@ -265,7 +265,7 @@ impl Engine {
             working: AtomicUsize::new(0),
             worked: AtomicU64::new(0),
             our_wakes,
-            hot: cache(HOT_EXECUTIONS_MAX),
+            hot: Mutex::new(WeighedCache::new(HOT_EXECUTIONS_MAX, HOT_BYTES_MAX)),
             contexts: Contexts::default(),
             controls: Controls::default(),
             datasets: cache(DATASETS_CACHED_MAX),
@@ -402,7 +402,7 @@ impl Engine {
             return;
         }
         if keep {
-            hot.put(execution.id(), execution.clone());
+            hot.put(execution.id(), execution.clone(), execution.context_bytes);
         } else {
             hot.pop(&execution.id());
         }

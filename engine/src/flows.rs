@@ -27,6 +27,8 @@ pub(crate) struct LoadedFlow {
 pub(crate) struct FlowCache {
     loaded: Mutex<LruCache<FlowHash, Arc<LoadedFlow>>>,
     lookups: Mutex<LruCache<FlowName, Arc<Lookup>>>,
+    /// Exact versions that were found: what they mean never changes.
+    known: Mutex<LruCache<FlowName, FlowReference>>,
 }
 
 /// Tenant, id, and version if one is asked for.
@@ -36,13 +38,17 @@ type Lookup = Rounds<(), Option<FlowReference>>;
 impl Default for FlowCache {
     fn default() -> Self {
         const MAX: NonZeroUsize = NonZeroUsize::new(FLOWS_CACHED_MAX).unwrap();
-        Self { loaded: Mutex::new(LruCache::new(MAX)), lookups: Mutex::new(LruCache::new(MAX)) }
+        Self {
+            loaded: Mutex::new(LruCache::new(MAX)),
+            lookups: Mutex::new(LruCache::new(MAX)),
+            known: Mutex::new(LruCache::new(MAX)),
+        }
     }
 }
 
 impl FlowCache {
-    /// A published flow of `tenant`, or of none, as the record has it after this call began: those who ask for the same one
-    /// at the same time share a look.
+    /// A published flow of `tenant`, or of none. The latest version is the one that the record has after this call began: those
+    /// who ask for it at the same time share a look. An exact one is looked up until it is found.
     pub(crate) async fn find(
         &self,
         store: &dyn Store,
@@ -51,11 +57,20 @@ impl FlowCache {
         version: Option<&str>,
     ) -> Result<Option<FlowReference>, StoreError> {
         let name = (tenant.map(str::to_owned), id.to_owned(), version.map(str::to_owned));
+        let is_exact = version.is_some();
+        if is_exact && let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&name)
+        {
+            return Ok(Some(known.clone()));
+        }
         let lookup = {
             let mut lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
-            lookups.get_or_insert(name, Arc::default).clone()
+            lookups.get_or_insert(name.clone(), Arc::default).clone()
         };
-        lookup.join((), async |_| store.find_flow(tenant, id, version).await).await
+        let found = lookup.join((), async |_| store.find_flow(tenant, id, version).await).await?;
+        if is_exact && let Some(found) = &found {
+            self.known.lock().unwrap_or_else(PoisonError::into_inner).put(name, found.clone());
+        }
+        Ok(found)
     }
 
     /// The flow that a sub-flow step names: of the same document first, then of the published ones of `tenant`, or of none.

@@ -11,7 +11,7 @@ use flowmonkey_plumbing::wire::LogLine;
 use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, broadcast, oneshot};
 
-use crate::config::{HOT_CONTEXT_BYTES_MAX, WATCH_BUFFER};
+use crate::config::{STORY_CONTEXT_BYTES_MAX, WATCH_BUFFER};
 
 /// Executions waited for, below which nobody looks for those who have given up.
 const SWEEP_AT_MIN: usize = 64;
@@ -145,7 +145,7 @@ struct Heard {
 impl Heard {
     fn hear(&mut self, execution: &Execution, events: &[RecordedEvent]) {
         // What is too large is let go: then the first event is missing, and the record is read.
-        if execution.context_bytes > HOT_CONTEXT_BYTES_MAX
+        if execution.context_bytes > STORY_CONTEXT_BYTES_MAX
             || self.events.len() + events.len() > STORY_EVENTS_MAX
         {
             self.events.clear();

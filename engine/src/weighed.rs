@@ -27,6 +27,11 @@ impl<K: Hash + Eq, V> WeighedCache<K, V> {
         self.entries.get(key).map(|(value, _)| value)
     }
 
+    /// As [`Self::get`], for somebody who does not use it.
+    pub(crate) fn peek(&self, key: &K) -> Option<&V> {
+        self.entries.peek(key).map(|(value, _)| value)
+    }
+
     pub(crate) fn put(&mut self, key: K, value: V, bytes: usize) {
         self.pop(&key);
         if let Some((_, (_, gone))) = self.entries.push(key, (value, bytes)) {

@@ -26,6 +26,8 @@ use flowmonkey_engine::store::{
 pub(crate) struct Sizes {
     pub(crate) tasks_out: Vec<usize>,
     pub(crate) commits: Vec<usize>,
+    /// Flows that were looked up.
+    pub(crate) lookups: usize,
 }
 
 /// A record with a fuse.
@@ -289,6 +291,7 @@ impl Store for Fused {
         version: Option<&str>,
     ) -> Result<Option<FlowReference>, StoreError> {
         self.alive()?;
+        self.sizes.lock().unwrap().lookups += 1;
         self.inner.find_flow(tenant, id, version).await
     }
 

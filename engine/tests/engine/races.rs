@@ -6,13 +6,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use flowmonkey_core::execution::Status;
 use flowmonkey_core::execution::command::{Command, TaskAttempt};
-use flowmonkey_engine::Engine;
 use flowmonkey_engine::chores::collector;
 use flowmonkey_engine::start::{Start, StartFlow};
+use flowmonkey_engine::store::MemoryStore;
+use flowmonkey_engine::{Engine, EngineError};
 use flowmonkey_plumbing::queue::{Claim, TaskQueue};
 use serde_json::{Value, json};
 
-use crate::{Bench, echo, flow, sqlite};
+use crate::fused::Fused;
+use crate::{Bench, WORK, echo, flow, parsed, sqlite};
 
 fn chain(length: usize) -> Value {
     let mut steps = serde_json::Map::new();
@@ -175,4 +177,35 @@ async fn two_engines_share_thousands_of_commands_and_lose_none() {
         let sequences: Vec<u64> = history.iter().map(|recorded| recorded.sequence).collect();
         assert_eq!(sequences, (1..=execution.events).collect::<Vec<_>>(), "no fact is lost or doubled");
     }
+}
+
+/// What an exact version means never changes; which version is the latest does, with each publication, by whichever engine.
+#[tokio::test]
+async fn an_exact_version_is_looked_up_once_and_the_latest_each_time() {
+    let fused = Arc::new(Fused::new(Arc::new(MemoryStore::default()), i64::MAX));
+    let bench = Bench::on(fused.clone()).await;
+    let other = bench.another("other").await;
+    let version = |version: &str| {
+        let mut flow = flow("work", json!({ "do": { "type": WORK } }));
+        flow["version"] = version.into();
+        parsed(&flow)
+    };
+    let start = async |exact: Option<&str>| {
+        let published = StartFlow::Published { id: "work".into(), version: exact.map(Into::into) };
+        let started = bench.engine.start(Start::new(published, json!({}))).await?;
+        let version = bench.get(started.id).await.identity.flow.version.clone();
+        Ok::<_, EngineError>((version, fused.take_sizes().lookups))
+    };
+    assert!(
+        matches!(start(Some("1.0.0")).await, Err(EngineError::FlowNotFound(_))),
+        "it is not published yet"
+    );
+    fused.take_sizes();
+    other.publish(&version("1.0.0")).await.unwrap();
+    assert_eq!(start(Some("1.0.0")).await.unwrap(), ("1.0.0".into(), 1));
+    assert_eq!(start(Some("1.0.0")).await.unwrap(), ("1.0.0".into(), 0));
+    assert_eq!(start(None).await.unwrap(), ("1.0.0".into(), 1));
+    other.publish(&version("1.1.0")).await.unwrap();
+    assert_eq!(start(None).await.unwrap(), ("1.1.0".into(), 1));
+    assert_eq!(start(Some("1.0.0")).await.unwrap(), ("1.0.0".into(), 0));
 }
