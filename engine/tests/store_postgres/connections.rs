@@ -8,7 +8,8 @@ use flowmonkey_engine::store::conformance::fixture::{
     at, creates, id, load, root, start, store_all, success, update, updates, work,
 };
 use flowmonkey_engine::store::{
-    POSTGRES_SCHEMA_VERSION, PostgresOptions, PostgresStore, Retention, Store, StoreError,
+    Batch, CreateOutcome, POSTGRES_SCHEMA_VERSION, PostgresOptions, PostgresStore, Retention, Store,
+    StoreError, Update,
 };
 use flowmonkey_plumbing::clock::{Clock, SkippingClock, SystemClock};
 use flowmonkey_test_support::{
@@ -269,4 +270,92 @@ async fn an_engine_that_hangs_in_a_transaction_holds_nothing_for_long() {
         logs_before: never,
     };
     assert_eq!(store.prune(&retention, 10).await.unwrap(), 1);
+}
+
+/// Many more callers than connections: whoever waits gets what others give back, though that is kept at hand.
+#[tokio::test]
+async fn nobody_waits_for_a_connection_that_others_keep_at_hand() {
+    let database = fresh().await;
+    let few = PostgresOptions {
+        connections: 2,
+        acquire_timeout: Duration::from_secs(600),
+        ..options(&database.url())
+    };
+    let store = Arc::new(PostgresStore::connect(few).await.unwrap());
+    let asking = (0..64).map(|_| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            for _ in 0..20 {
+                store.check().await.unwrap();
+            }
+        })
+    });
+    for asked in join_all(asking).await {
+        asked.unwrap();
+    }
+    store.close().await;
+}
+
+/// One after the other, all statements go to the same process of the server, whose memory is warm.
+#[tokio::test]
+async fn the_connection_that_was_used_last_is_used_next() {
+    let database = fresh().await;
+    let store = open(&database).await;
+    // As many as there may be.
+    join_all((0..6).map(|_| store.check())).await;
+    let mut watch = PgConnection::connect(&database.url()).await.unwrap();
+    let question = "SELECT pid::text || state_change::text FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
+    let before: Vec<String> = sqlx::query_scalar(question).fetch_all(&mut watch).await.unwrap();
+    for _ in 0..12 {
+        store.check().await.unwrap();
+    }
+    let after: Vec<String> = sqlx::query_scalar(question).fetch_all(&mut watch).await.unwrap();
+    assert_eq!(after.iter().filter(|state| !before.contains(state)).count(), 1, "{before:?} {after:?}");
+}
+
+/// What the server has closed meanwhile is noticed by a caller at most once per connection, and the store goes on.
+#[tokio::test]
+async fn connections_that_the_server_closed_are_replaced() {
+    let database = fresh().await;
+    let store = open(&database).await;
+    join_all((0..6).map(|_| store.check())).await;
+    meddle(
+        &database.url(),
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
+    .await;
+    let mut failed = 0;
+    while store.check().await.is_err() {
+        failed += 1;
+        assert!(failed <= 6, "there were no more connections than that");
+    }
+    let one = start(&store, &work(), 1, at(0)).await;
+    assert_eq!(load(&store, one.id()).await.version, one.version);
+}
+
+/// Steps and starts of one batch are one statement: what its guards refuse is told for each.
+#[tokio::test]
+async fn a_batch_of_steps_and_starts_tells_of_each() {
+    let database = fresh().await;
+    let store = open(&database).await;
+    let stepped = start(&store, &work(), 1, at(0)).await;
+    let stale = start(&store, &work(), 2, at(0)).await;
+    let taken = start(&store, &work(), 3, at(0)).await;
+    let good = update(&work(), &stepped, success(&stepped, json!(1)), at(1));
+    let old = update(&work(), &stale, success(&stale, json!(1)), at(1));
+    let batch = Batch {
+        now: at(1),
+        updates: vec![good, Update { expected_version: old.expected_version + 1, ..old }],
+        creates: vec![root(&work(), 3, at(1)), root(&work(), 4, at(1))],
+        ..Batch::default()
+    };
+    let committed = store.commit(batch).await.unwrap();
+    assert_eq!(committed.updates, [true, false]);
+    assert_eq!(committed.creates, [CreateOutcome::IdTaken, CreateOutcome::Created]);
+    assert!(load(&store, stepped.id()).await.version > stepped.version);
+    assert_eq!(load(&store, stale.id()).await.version, stale.version);
+    assert_eq!(load(&store, taken.id()).await.identity.created_at, at(0));
+    assert_eq!(load(&store, id(4)).await.identity.created_at, at(1));
 }

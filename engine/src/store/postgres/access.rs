@@ -104,13 +104,15 @@ impl AccessStore for PostgresStore {
         let shared = self.shared.clone();
         self.shielded(async move {
             let named = shared.session.has_named_statements();
-            let mut transaction = shared.begin().await?;
+            let mut connection = shared.connection().await?;
+            let mut transaction = shared.begin(&mut connection).await?;
             // A statement sees what was there when it began: the lock has to be a statement before.
             let locked = query(sql::AUDIT_LOCK).persistent(named).execute(&mut *transaction).await;
             locked.map_err(|error| shared.classify(error))?;
             let sealed = statement.persistent(named).execute(&mut *transaction).await;
             let sealed = sealed.map_err(|error| shared.classify(error))?;
             transaction.commit().await.map_err(|error| shared.classify(error))?;
+            connection.done();
             Ok(sealed.rows_affected() > 0)
         })
         .await

@@ -7,7 +7,6 @@ use sqlx::query::Query;
 use sqlx::{Encode, Postgres, Type};
 use uuid::Uuid;
 
-use super::sql;
 use crate::store::StoreError;
 use crate::store::encode::{integer, json, labels, text};
 
@@ -47,6 +46,14 @@ pub(super) struct ExecutionRow {
     output: Option<String>,
 }
 
+impl ExecutionRow {
+    /// About as many bytes as it takes in a statement: its texts, and what its other columns take.
+    pub(super) fn bytes(&self) -> usize {
+        const OTHERS: usize = 512;
+        self.state.len() + self.context.len() + self.output.as_ref().map_or(0, String::len) + OTHERS
+    }
+}
+
 /// The task that is out.
 struct TaskColumns {
     number: i64,
@@ -75,6 +82,14 @@ pub(super) struct HistoryRow {
     first: i64,
     at: i64,
     events: String,
+}
+
+impl HistoryRow {
+    /// As [`ExecutionRow::bytes`].
+    pub(super) fn bytes(&self) -> usize {
+        const OTHERS: usize = 48;
+        self.events.len() + OTHERS
+    }
 }
 
 /// The row of `execution`. Its context and output have columns of their own.
@@ -142,22 +157,22 @@ pub(super) struct Following<'q> {
 
 /// Changes executions. The rows have to be in the order of their ids, each once.
 pub(super) fn step<'q>(
+    query: Borrowing<'q>,
     rows: &[&'q ExecutionRow],
     expected: Vec<i64>,
     following: Following<'q>,
 ) -> Borrowing<'q> {
-    let query = sqlx::query(sql::EXECUTIONS_STEP);
     let query = column(query, rows, |row| row.id).bind(expected);
     follow(changing(query, rows), following)
 }
 
 /// Stores new executions. Each id once.
 pub(super) fn start<'q>(
+    query: Borrowing<'q>,
     rows: &[&'q ExecutionRow],
     fixed: &[&'q FixedColumns],
     following: Following<'q>,
 ) -> Borrowing<'q> {
-    let query = sqlx::query(sql::EXECUTIONS_START);
     let query = changing(column(query, rows, |row| row.id), rows);
     let query = column(query, fixed, |row| row.parent);
     let query = column(query, fixed, |row| row.join);

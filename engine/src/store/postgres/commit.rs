@@ -9,18 +9,26 @@ use std::sync::Arc;
 use flowmonkey_core::execution::{Execution, Record, RecordedEvent};
 use flowmonkey_core::ids::ExecutionId;
 use flowmonkey_core::time::Timestamp;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{Arguments, Postgres, query_with};
 use uuid::Uuid;
 
 use super::columns::{self, ExecutionRow, FixedColumns, Following, HistoryRow};
 use super::write::{Outcome, Writer};
-use super::{PostgresStore, Shared, array};
+use super::{PostgresStore, Shared, array, sql};
 use crate::store::StoreError;
 use crate::store::creates::Key;
 use crate::store::encode::{integer, json, text};
 use crate::store::model::{Batch, Committed, Create, CreateOutcome, Spawn, Update, awaited_event};
 use crate::store::tally::{self, JoinKey};
 use crate::store::tenants;
+
+/// A statement whose parameters are borrowed of a batch.
+pub(super) type Statement<'q> = Query<'q, Postgres, PgArguments>;
+
+/// Parameters of the largest statement of the hot path.
+const PARAMETERS_MAX: usize = 57;
 
 /// Times that a batch is begun anew because another engine was faster with an idempotency key or an id. Each time that
 /// engine's keys and ids are known.
@@ -38,6 +46,14 @@ pub(super) struct Change {
     pub(super) records: Vec<Record>,
     /// Rows that the records become.
     pub(super) rows: RecordRows,
+}
+
+impl Change {
+    /// About as many bytes as it takes in a statement.
+    fn bytes(&self) -> usize {
+        let history = self.history.iter().map(HistoryRow::bytes);
+        self.row.bytes() + history.sum::<usize>()
+    }
 }
 
 /// What records become, beside fan-outs and budgets.
@@ -128,12 +144,7 @@ impl PostgresStore {
         }
         let prepared = prepare(batch)?;
         if self.shared.session.has_named_statements() && prepared.is_plain() {
-            if prepared.creates.is_empty() {
-                return self.shared.step_alone(&prepared.updates).await;
-            }
-            if prepared.updates.is_empty() {
-                return self.shared.start_alone(&prepared.creates).await;
-            }
+            return self.shared.write_alone(&prepared).await;
         }
         let shared = self.shared.clone();
         self.shielded(async move { shared.transact(&prepared).await }).await
@@ -142,31 +153,42 @@ impl PostgresStore {
 
 impl Shared {
     /// The hot path: one statement, one round trip. Dropping it while it runs does no harm.
-    async fn step_alone(&self, updates: &[PreparedUpdate]) -> Result<Committed, StoreError> {
-        let chosen = first_updates(updates);
-        let row = step(&chosen).fetch_one(&self.pool).await.map_err(|error| self.classify(error))?;
-        let held = ids(&row, &"fm_step")?;
-        Ok(Committed { updates: which_held(updates, &held), ..Committed::default() })
-    }
-
-    /// As [`Self::step_alone`], for executions that begin.
-    async fn start_alone(&self, creates: &[PreparedCreate]) -> Result<Committed, StoreError> {
-        let chosen = first_creates(creates.iter());
-        let row = start(&chosen).fetch_one(&self.pool).await.map_err(|error| self.classify(error))?;
-        let mut stored: HashSet<ExecutionId> = ids(&row, &"fm_start")?.into_iter().collect();
+    async fn write_alone(&self, prepared: &Prepared) -> Result<Committed, StoreError> {
+        let Prepared { updates, creates, .. } = prepared;
+        let (steps, starts) = (first_updates(updates), first_creates(creates.iter()));
+        let (query, has_steps) = match (steps.is_empty(), starts.is_empty()) {
+            (_, true) => (step(sized(sql::EXECUTIONS_STEP, prepared), &steps), true),
+            (true, false) => (start(sized(sql::EXECUTIONS_START, prepared), &starts), false),
+            (false, false) => {
+                let query = step(sized(sql::EXECUTIONS_STEP_AND_START, prepared), &steps);
+                (start(query, &starts), true)
+            }
+        };
+        let mut connection = self.connection().await?;
+        let row = query.fetch_one(&mut *connection).await.map_err(|error| self.classify(error))?;
+        connection.done();
+        let held = if has_steps { ids(&row, 0, &"fm_step")? } else { Vec::new() };
+        let stored = if starts.is_empty() { Vec::new() } else { ids(&row, has_steps.into(), &"fm_start")? };
+        let mut stored: HashSet<ExecutionId> = stored.into_iter().collect();
         let outcome = |create: &PreparedCreate| {
             if stored.remove(&create.change.id) { CreateOutcome::Created } else { CreateOutcome::IdTaken }
         };
-        Ok(Committed { creates: creates.iter().map(outcome).collect(), ..Committed::default() })
+        Ok(Committed {
+            creates: creates.iter().map(outcome).collect(),
+            updates: which_held(updates, &held),
+            ..Committed::default()
+        })
     }
 
     /// Everything else.
     async fn transact(self: Arc<Self>, prepared: &Prepared) -> Result<Committed, StoreError> {
+        let mut connection = self.connection().await?;
         for _ in 0..RACES {
-            let mut transaction = self.begin().await?;
-            match (Writer { shared: &self, transaction: &mut transaction }).apply(prepared).await? {
+            let mut transaction = self.begin(&mut connection).await?;
+            match (Writer { shared: &self, connection: &mut transaction }).apply(prepared).await? {
                 Outcome::Stored(committed) => {
                     transaction.commit().await.map_err(|error| self.classify(error))?;
+                    connection.done();
                     return Ok(committed);
                 }
                 Outcome::Raced => transaction.rollback().await.map_err(|error| self.classify(error))?,
@@ -328,24 +350,29 @@ pub(super) fn which_held(updates: &[PreparedUpdate], held: &[ExecutionId]) -> Ve
     updates.iter().map(|update| held.remove(&update.change.id)).collect()
 }
 
-/// The statement that stores updates.
-pub(super) fn step<'q>(
-    updates: &[&'q PreparedUpdate],
-) -> sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments> {
+/// A statement with room for what a batch binds, so that its buffer is not copied again and again while it grows.
+fn sized<'q>(statement: &'static str, prepared: &Prepared) -> Statement<'q> {
+    let updates = prepared.updates.iter().map(|update| &update.change);
+    let changes = updates.chain(prepared.creates.iter().map(|create| &create.change));
+    let mut arguments = PgArguments::default();
+    arguments.reserve(PARAMETERS_MAX, changes.map(Change::bytes).sum());
+    query_with(statement, arguments)
+}
+
+/// Binds updates.
+pub(super) fn step<'q>(query: Statement<'q>, updates: &[&'q PreparedUpdate]) -> Statement<'q> {
     let changes = || updates.iter().map(|update| &update.change);
     let rows: Vec<&ExecutionRow> = changes().map(|change| &change.row).collect();
     let expected = updates.iter().map(|update| update.expected).collect();
-    columns::step(&rows, expected, following(changes()))
+    columns::step(query, &rows, expected, following(changes()))
 }
 
-/// The statement that stores creates.
-pub(super) fn start<'q>(
-    creates: &[&'q PreparedCreate],
-) -> sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments> {
+/// Binds creates.
+pub(super) fn start<'q>(query: Statement<'q>, creates: &[&'q PreparedCreate]) -> Statement<'q> {
     let changes = || creates.iter().map(|create| &create.change);
     let rows: Vec<&ExecutionRow> = changes().map(|change| &change.row).collect();
     let fixed: Vec<&FixedColumns> = creates.iter().map(|create| &create.fixed).collect();
-    columns::start(&rows, &fixed, following(changes()))
+    columns::start(query, &rows, &fixed, following(changes()))
 }
 
 fn following<'q>(changes: impl Iterator<Item = &'q Change>) -> Following<'q> {
@@ -363,8 +390,8 @@ fn following<'q>(changes: impl Iterator<Item = &'q Change>) -> Following<'q> {
     all
 }
 
-/// The ids that a function gives.
-pub(super) fn ids(row: &PgRow, what: &dyn Display) -> Result<Vec<ExecutionId>, StoreError> {
-    let ids: Vec<Uuid> = array(row, 0, what)?;
+/// The ids that a function gives, by the place of its column.
+pub(super) fn ids(row: &PgRow, column: usize, what: &dyn Display) -> Result<Vec<ExecutionId>, StoreError> {
+    let ids: Vec<Uuid> = array(row, column, what)?;
     Ok(ids.into_iter().map(ExecutionId::from_uuid).collect())
 }

@@ -9,6 +9,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::connections::{Connections, LIFETIME, REST};
 use super::{PostgresOptions, PostgresSession, PostgresStore, Shared, error, schema};
 use crate::store::StoreError;
 
@@ -21,10 +22,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long a host that nobody knows is asked for: the names of servers that start at the same time appear within
 /// moments, one that is misspelt never does.
 const UNKNOWN_HOST_PATIENCE: Duration = Duration::from_secs(5);
-/// A connection that has rested for longer is tried before it is used: the server may have gone in the meantime.
-const REST: Duration = Duration::from_secs(2);
-/// Connections are replaced after this time, so that the memory of long sessions is given back.
-const LIFETIME: Duration = Duration::from_secs(30 * 60);
 
 /// Why there is no connection.
 enum Refusal {
@@ -76,7 +73,7 @@ impl PostgresStore {
             .connect_lazy_with(driver);
         let store = Self {
             shared: Arc::new(Shared {
-                pool,
+                connections: Connections::new(pool),
                 place,
                 session: options.session,
                 statement_timeout_ms: options.statement_timeout.as_millis(),

@@ -11,6 +11,7 @@ mod clock;
 mod columns;
 mod commit;
 mod connect;
+mod connections;
 mod context;
 mod control;
 mod error;
@@ -32,11 +33,12 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use sqlx::postgres::{PgArguments, PgPool, PgRow};
+use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{Decode, Postgres, Row, Transaction, Type};
+use sqlx::{Connection, Decode, PgConnection, Postgres, Row, Transaction, Type};
 use tokio_util::task::TaskTracker;
 
+use self::connections::{Connections, Held};
 use super::{StoreError, rows};
 pub(super) use apart::{apart, failed};
 pub use inspect::{Causes, Inspection, PoolFacts, ServerFacts, TableFacts};
@@ -58,7 +60,7 @@ pub struct PostgresStore {
 
 /// What the store and the transactions that are under way have in common.
 struct Shared {
-    pool: PgPool,
+    connections: Connections,
     /// Names the database in errors; never a password.
     place: String,
     session: PostgresSession,
@@ -78,7 +80,7 @@ impl PostgresStore {
     pub async fn close(&self) {
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
-        self.shared.pool.close().await;
+        self.shared.connections.close().await;
     }
 
     /// Times that a row was left out of an answer because it cannot be understood.
@@ -103,15 +105,20 @@ impl PostgresStore {
     /// Runs one statement; says how many rows it changed.
     async fn write(&self, statement: Statement) -> Result<u64, StoreError> {
         if self.shared.session.has_named_statements() {
-            let done = statement.execute(&self.shared.pool).await;
-            return done.map(|done| done.rows_affected()).map_err(|error| self.shared.classify(error));
+            let mut connection = self.shared.connection().await?;
+            let done = statement.execute(&mut *connection).await;
+            let done = done.map_err(|error| self.shared.classify(error))?;
+            connection.done();
+            return Ok(done.rows_affected());
         }
         let shared = self.shared.clone();
         self.shielded(async move {
-            let mut transaction = shared.begin().await?;
+            let mut connection = shared.connection().await?;
+            let mut transaction = shared.begin(&mut connection).await?;
             let done = statement.persistent(false).execute(&mut *transaction).await;
             let done = done.map_err(|error| shared.classify(error))?;
             transaction.commit().await.map_err(|error| shared.classify(error))?;
+            connection.done();
             Ok(done.rows_affected())
         })
         .await
@@ -120,14 +127,20 @@ impl PostgresStore {
     /// Runs one statement; gives its rows.
     async fn read(&self, statement: Statement) -> Result<Vec<PgRow>, StoreError> {
         if self.shared.session.has_named_statements() {
-            return statement.fetch_all(&self.shared.pool).await.map_err(|error| self.shared.classify(error));
+            let mut connection = self.shared.connection().await?;
+            let found = statement.fetch_all(&mut *connection).await;
+            let found = found.map_err(|error| self.shared.classify(error))?;
+            connection.done();
+            return Ok(found);
         }
         let shared = self.shared.clone();
         self.shielded(async move {
-            let mut transaction = shared.begin().await?;
+            let mut connection = shared.connection().await?;
+            let mut transaction = shared.begin(&mut connection).await?;
             let found = statement.persistent(false).fetch_all(&mut *transaction).await;
             let found = found.map_err(|error| shared.classify(error))?;
             transaction.commit().await.map_err(|error| shared.classify(error))?;
+            connection.done();
             Ok(found)
         })
         .await
@@ -156,17 +169,24 @@ impl Shared {
         error::classify(&self.place, error)
     }
 
+    async fn connection(&self) -> Result<Held<'_>, StoreError> {
+        self.connections.get().await.map_err(|error| self.classify(error))
+    }
+
     /// Begins a transaction. Only within [`PostgresStore::shielded`].
-    async fn begin(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
+    async fn begin<'c>(
+        &self,
+        connection: &'c mut PgConnection,
+    ) -> Result<Transaction<'c, Postgres>, StoreError> {
         let begun = match self.session {
-            PostgresSession::Own => self.pool.begin().await,
+            PostgresSession::Own => connection.begin().await,
             // The connection to the server may be another each time, so that its settings go with the transaction.
             PostgresSession::Pooled | PostgresSession::PooledUnnamed => {
                 let statement = format!(
                     "BEGIN; SET LOCAL statement_timeout = {}; SET LOCAL idle_in_transaction_session_timeout = {}",
                     self.statement_timeout_ms, self.idle_in_transaction_timeout_ms,
                 );
-                self.pool.begin_with(sqlx::AssertSqlSafe(statement)).await
+                connection.begin_with(sqlx::AssertSqlSafe(statement)).await
             }
         };
         begun.map_err(|error| self.classify(error))

@@ -67,6 +67,7 @@ queries! {
     EXECUTIONS_PRUNE_FLOW = "executions_prune_flow",
     EXECUTIONS_START = "executions_start",
     EXECUTIONS_STEP = "executions_step",
+    EXECUTIONS_STEP_AND_START = "executions_step_and_start",
     EXECUTIONS_TASKS_OUT = "executions_tasks_out",
     EXECUTIONS_TASK_VERSION = "executions_task_version",
     FAILED_TASKS_GET = "failed_tasks_get",

@@ -92,7 +92,7 @@ async fn every_statement_prepares_and_none_reads_a_whole_table() {
         let prepare = format!("PREPARE {name} AS {statement}");
         let prepared = sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut connection).await;
         prepared.unwrap_or_else(|error| panic!("{name}: {error}"));
-        let parameters = (1..=40).rev().find(|number| statement.contains(&format!("${number}"))).unwrap_or(0);
+        let parameters = (1..=99).rev().find(|number| statement.contains(&format!("${number}"))).unwrap_or(0);
         let nulls = vec!["NULL"; parameters].join(", ");
         let nulls = if parameters == 0 { String::new() } else { format!("({nulls})") };
         let plan = sqlx::raw_sql(AssertSqlSafe(format!("EXPLAIN EXECUTE {name}{nulls}")))

@@ -9,7 +9,7 @@ use flowmonkey_core::ids::ExecutionId;
 use flowmonkey_core::time::Timestamp;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
-use sqlx::{Postgres, Transaction, query};
+use sqlx::{Postgres, query};
 use uuid::Uuid;
 
 use super::columns::column;
@@ -36,7 +36,8 @@ pub(super) enum Outcome {
 /// Runs the statements of one batch.
 pub(super) struct Writer<'s, 't> {
     pub(super) shared: &'s Shared,
-    pub(super) transaction: &'t mut Transaction<'static, Postgres>,
+    /// In a transaction.
+    pub(super) connection: &'t mut PgConnection,
 }
 
 impl Writer<'_, '_> {
@@ -86,21 +87,19 @@ impl Writer<'_, '_> {
 
     async fn execute(&mut self, query: Query<'_, Postgres, PgArguments>) -> Result<u64, StoreError> {
         let query = self.prepared(query);
-        let connection: &mut PgConnection = self.transaction;
-        let done = query.execute(connection).await;
+        let done = query.execute(&mut *self.connection).await;
         done.map(|done| done.rows_affected()).map_err(|error| self.shared.classify(error))
     }
 
     async fn fetch(&mut self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, StoreError> {
         let query = self.prepared(query);
-        let connection: &mut PgConnection = self.transaction;
-        query.fetch_all(connection).await.map_err(|error| self.shared.classify(error))
+        query.fetch_all(&mut *self.connection).await.map_err(|error| self.shared.classify(error))
     }
 
     /// The ids that a function gives.
     async fn ids(&mut self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<ExecutionId>, StoreError> {
         let found = self.fetch(query).await?;
-        found.first().map_or(Ok(Vec::new()), |row| commit::ids(row, &"fm_executions"))
+        found.first().map_or(Ok(Vec::new()), |row| commit::ids(row, 0, &"fm_executions"))
     }
 
     /// Guards and stores the updates.
@@ -108,7 +107,7 @@ impl Writer<'_, '_> {
         if updates.is_empty() {
             return Ok(Vec::new());
         }
-        let held = self.ids(commit::step(&first_updates(updates))).await?;
+        let held = self.ids(commit::step(query(sql::EXECUTIONS_STEP), &first_updates(updates))).await?;
         Ok(which_held(updates, &held))
     }
 
@@ -204,7 +203,8 @@ impl Writer<'_, '_> {
         if chosen.is_empty() {
             return Ok(true);
         }
-        let stored: HashSet<ExecutionId> = self.ids(commit::start(&chosen)).await?.into_iter().collect();
+        let stored: HashSet<ExecutionId> =
+            self.ids(commit::start(query(sql::EXECUTIONS_START), &chosen)).await?.into_iter().collect();
         for (create, outcome) in creates.iter().zip(outcomes) {
             if *outcome == CreateOutcome::Created && !stored.contains(&create.change.id) {
                 if create.key.is_some() {
