@@ -69,7 +69,7 @@ impl Engine {
             other_flows.insert(hash, other.flow.clone());
         }
         let outer = self.outer(&execution).await?;
-        let sub_flows = known.resolve_all(&*self.store, &flow, &execution).await?;
+        let sub_flows = known.resolve_all(&self.flows, &*self.store, &flow, &execution).await?;
         Ok(Loaded {
             execution,
             flow,

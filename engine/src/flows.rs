@@ -159,6 +159,7 @@ impl SubFlows {
     /// The sub-flows of an execution's flow, resolved ahead of a decision.
     pub(crate) async fn resolve_all(
         &mut self,
+        cache: &FlowCache,
         store: &dyn Store,
         loaded: &LoadedFlow,
         execution: &Execution,
@@ -176,8 +177,8 @@ impl SubFlows {
                 None => match known.get(name) {
                     Some(flow) => flow.clone(),
                     None => {
-                        let published =
-                            store.find_flow(identity.tenant_id.as_deref(), id, version.as_deref()).await?;
+                        let tenant = identity.tenant_id.as_deref();
+                        let published = cache.find(store, tenant, id, version.as_deref()).await?;
                         known.insert(name.clone(), published.clone());
                         published
                     }

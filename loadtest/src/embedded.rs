@@ -26,7 +26,7 @@ id: one
 version: 1.0.0
 initialStepId: work
 steps:
-  work: { type: noop, input: { type: key, key: n }, outputKey: result }
+  work: { type: noop-0, input: { type: key, key: n }, outputKey: result }
 ";
 
 const FAN_OUT: &str = "
@@ -38,7 +38,7 @@ steps:
     type: map
     config:
       items: { type: key, key: items }
-      body: { type: noop, input: { type: key, key: item }, context: none }
+      body: { type: noop-0, input: { type: key, key: item }, context: none }
     outputKey: results
 ";
 
@@ -108,9 +108,8 @@ pub(crate) async fn throughput(
     steps: u16,
 ) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    // JSON is YAML; the handler of this one has no number.
-    let chain =
-        flows::chain("chain", 0, steps.into(), 1).to_string().replace(&flows::handler_type(0), "noop");
+    // JSON is YAML.
+    let chain = flows::chain("chain", 0, steps.into(), 1).to_string();
     let (embedded, flow) = prepared(folder.path(), durability, &chain).await?;
     let embedded = Arc::new(embedded);
     let began = Instant::now();

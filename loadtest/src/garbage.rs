@@ -4,14 +4,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use flowmonkey_test_support::Program;
 use http_body_util::Full;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request};
@@ -25,8 +23,8 @@ use tokio_util::task::TaskTracker;
 use crate::client::Client;
 use crate::load::{histogram, percentiles};
 use crate::report::report;
+use crate::system::dev;
 use crate::system::usage::{memory_kib, rounded};
-use crate::system::{LISTENS, program};
 
 /// Bytes of a body that is too large.
 const HUGE: usize = 100 << 20;
@@ -89,11 +87,7 @@ impl Answers {
 /// # Errors
 /// When the engine is not ready at some time, answers that it has failed, or has lost what it acknowledged.
 pub(crate) async fn garbage(wanted: Garbage) -> Result<()> {
-    let mut command = Command::new(program(wanted.program.clone())?);
-    command.args(["dev", "--data-dir", "data", "--listen", "127.0.0.1:0"]).env("NO_COLOR", "1");
-    let engine = Program::start("dev", command);
-    let (engine, address) =
-        engine.until(|log| log.split_once(LISTENS)?.1.split_whitespace().next()?.parse().ok()).await;
+    let (engine, address) = dev(wanted.program.clone()).await?;
     let tracker = TaskTracker::new();
     let mut client = Client::connect(address, &tracker).await?;
     client.publish(&serde_json::from_str(GOOD)?).await?;

@@ -28,6 +28,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::flows::handler_type;
+
 /// A running embedded engine.
 pub(crate) struct Embedded {
     /// The engine.
@@ -94,7 +96,7 @@ impl Embedded {
     /// When the record cannot be opened.
     pub(crate) async fn open(folder: &Path, durability: Durability, concurrency: usize) -> Result<Self> {
         let manifest =
-            Manifest { handler_type: "noop".into(), version: "1.0.0".into(), ..Manifest::default() };
+            Manifest { handler_type: handler_type(0), version: "1.0.0".into(), ..Manifest::default() };
         let options = Options { durability, concurrency, way: Way::InProcess, job_heartbeat: None };
         Self::open_with(folder, options, Arc::new(Noop(manifest))).await
     }

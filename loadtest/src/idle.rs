@@ -1,13 +1,10 @@
 //! What the embedded engine takes when nothing happens: `flowmonkey dev` as a process of its own.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use flowmonkey_test_support::Program;
 use serde_json::json;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
@@ -15,8 +12,8 @@ use tokio_util::task::TaskTracker;
 use crate::client::Client;
 use crate::progress::Progress;
 use crate::report::report;
+use crate::system::dev;
 use crate::system::usage::{memory_kib, threads};
-use crate::system::{LISTENS, program};
 
 /// What is measured.
 #[derive(Clone, Debug, clap::Args)]
@@ -59,11 +56,7 @@ fn flow() -> serde_json::Value {
 /// When it does not start, or an execution does not complete.
 pub(crate) async fn idle(wanted: Idle) -> Result<()> {
     let Idle { seconds, executions, program: named } = wanted;
-    let mut command = Command::new(program(named)?);
-    command.args(["dev", "--data-dir", "data", "--listen", "127.0.0.1:0"]).env("NO_COLOR", "1");
-    let (dev, address): (_, SocketAddr) = Program::start("dev", command)
-        .until(|log| log.split_once(LISTENS)?.1.split_whitespace().next()?.parse().ok())
-        .await;
+    let (dev, address) = dev(named).await?;
     let rest = Duration::from_secs(seconds);
     let progress = Progress::of("idle", executions);
     sleep(rest).await;

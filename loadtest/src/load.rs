@@ -120,6 +120,19 @@ impl Measured {
         Ok(all)
     }
 
+    /// What is told of executions of `steps` each, where nothing else is to be said of them.
+    ///
+    /// # Errors
+    /// As of [`Self::all_micros`].
+    pub(crate) fn told(&self, steps: f64) -> Result<Value> {
+        Ok(json!({
+            "stepsPerSecond": rounded(self.rate() * steps),
+            "executionsPerSecond": rounded(self.rate()),
+            "millis": percentiles(&self.all_micros()?),
+            "used": self.used(steps),
+        }))
+    }
+
     /// What the system used for each of `steps` per answer.
     pub(crate) fn used(&self, steps: f64) -> Value {
         self.usage.1.since(&self.usage.0, self.weighed(|_| steps))

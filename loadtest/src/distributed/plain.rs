@@ -67,7 +67,7 @@ pub(super) async fn at_rate(
         "steps": chain.steps,
         "seconds": time.seconds,
         "executionsPerSecond": measured.rate(),
-        "millis": percentiles(&measured.all_micros()?),
+        "millis": percentiles(&micros),
         "overheadMillisPerStep": percentiles(&overhead),
         "used": measured.used(steps),
         "memoryKib": system.memory(),

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::{Chain, Time, prepare};
 use crate::flows;
-use crate::load::{Measured, Work, closed, percentiles};
+use crate::load::{Work, closed, percentiles};
 use crate::system::usage::rounded;
 use crate::system::{Shape, System};
 
@@ -48,16 +48,6 @@ pub(crate) struct Wide {
     time: Time,
 }
 
-/// What is told of a run.
-fn told(measured: &Measured, steps: f64) -> Result<Value> {
-    Ok(json!({
-        "stepsPerSecond": rounded(measured.rate() * steps),
-        "executionsPerSecond": rounded(measured.rate()),
-        "millis": percentiles(&measured.all_micros()?),
-        "used": measured.used(steps),
-    }))
-}
-
 /// Puts into each of `figures` what its throughput is to that of `plain`.
 fn compare(figures: &mut Map<String, Value>, plain: &str) {
     let steps = |value: &Value| value["stepsPerSecond"].as_f64().unwrap_or_default();
@@ -83,7 +73,7 @@ pub(super) async fn payload(system: &System, Payload { bytes, clients, time }: &
         let chain = Chain { steps: PLAIN_STEPS, bytes: *bytes, versions: 1 };
         let work = prepare(system, &chain, 1).await?;
         let measured = closed(system, clients, time.window(), work).await?;
-        let mut of_size = told(&measured, PLAIN_STEPS.into())?;
+        let mut of_size = measured.told(PLAIN_STEPS.into())?;
         let megabytes = measured.rate() * f64::from(PLAIN_STEPS) * f64::from(*bytes) / 1e6;
         of_size["contextMegabytesPerSecond"] = rounded(megabytes);
         of_size["memoryKib"] = system.memory();
@@ -105,7 +95,7 @@ pub(super) async fn wide(system: &mut System, shape: Shape, Wide { clients, time
         let chain = Chain { steps: PLAIN_STEPS, bytes: 0, versions };
         let work = prepare(system, &chain, 1).await?;
         let measured = closed(system, clients, time.window(), work).await?;
-        figures.insert(name.into(), told(&measured, PLAIN_STEPS.into())?);
+        figures.insert(name.into(), measured.told(PLAIN_STEPS.into())?);
     }
     figures.insert("steps100".into(), long(system, clients, time).await?);
     let memory = system.memory();
@@ -113,7 +103,7 @@ pub(super) async fn wide(system: &mut System, shape: Shape, Wide { clients, time
     std::mem::replace(system, many).stop().await;
     let work = over_types(system).await?;
     let measured = closed(system, clients, time.window(), work).await?;
-    figures.insert("handlerTypes200".into(), told(&measured, PLAIN_STEPS.into())?);
+    figures.insert("handlerTypes200".into(), measured.told(PLAIN_STEPS.into())?);
     compare(&mut figures, "plain");
     figures.insert("memoryKibOfOneType".into(), memory);
     figures.insert("memoryKibOfManyTypes".into(), system.memory());

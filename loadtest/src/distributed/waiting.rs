@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Chain, Time, prepare, record};
 use crate::flows;
-use crate::load::{closed, percentiles};
+use crate::load::closed;
 use crate::progress::Progress;
 use crate::system::System;
 use crate::system::usage::rounded;
@@ -76,20 +76,13 @@ pub(super) async fn waiting(system: &mut System, wanted: Waiting) -> Result<Valu
     let tables = record::table_bytes(&mut connection).await?;
     connection.close().await?;
     let memory = |of: &Value| of["engine"].as_i64().unwrap_or_default();
-    let told = |measured: &crate::load::Measured| -> Result<Value> {
-        Ok(json!({
-            "stepsPerSecond": rounded(measured.rate() * f64::from(STEPS)),
-            "millis": percentiles(&measured.all_micros()?),
-            "used": measured.used(STEPS.into()),
-        }))
-    };
     Ok(json!({
         "executions": executions,
         "started": started,
         "startsPerSecond": rounded(f64::from(started) / starting.as_secs_f64()),
         "fillSeconds": filling.as_secs(),
-        "before": told(&before)?,
-        "with": told(&after)?,
+        "before": before.told(STEPS.into())?,
+        "with": after.told(STEPS.into())?,
         "throughputToBefore": rounded(after.rate() / before.rate()),
         "memoryKib": {
             "idle": idle, "withoutWaiting": without, "withStarted": with_started, "withAll": with_all,

@@ -1,6 +1,6 @@
 //! BullMQ: jobs in Redis. Each step is a job; a worker process takes them.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use flowmonkey_test_support::{Program, Redis, RedisOptions};
 
 use super::AppendOnly;
@@ -32,12 +32,9 @@ pub(crate) async fn measure(
     };
     let worker = Program::start("worker", script("worker.mjs"));
     let (worker, ()) = worker.until(|log| log.contains("the worker works").then_some(())).await;
-    let mut driver = Driver::start(script("driver.mjs")).await?;
-    driver.stands_on(Processes {
-        servers: vec![redis.pid()],
-        workers: vec![worker.pid()],
-        load: vec![driver.pid().context("the driver runs")?],
-    });
+    let processes =
+        |driver| Processes { servers: vec![redis.pid()], workers: vec![worker.pid()], load: vec![driver] };
+    let mut driver = Driver::start(script("driver.mjs"), processes).await?;
     let mut figures = ask_all(&mut driver, size, clients).await?;
     let bulk = driver.ask(Question::Bulk { steps: STEPS, executions: size.bulk }).await?;
     figures.put(Figure::Bulk, field(&bulk, "executionsPerSecond")? * f64::from(STEPS));

@@ -1,6 +1,6 @@
 //! DBOS: a library. The driver has the flows and their steps; Postgres has the record.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::driver::Driver;
 use super::figures::Figures;
@@ -17,11 +17,8 @@ pub(crate) async fn measure(installed: &Installed, size: &Size, clients: usize) 
     let postgres = postgres(&[]).await;
     let mut command = installed.script("driver.mjs");
     command.env("DATABASE", postgres.url(DATABASE));
-    let mut driver = Driver::start(command).await?;
-    driver.stands_on(Processes {
-        servers: vec![postgres.pid()],
-        workers: vec![driver.pid().context("the driver runs")?],
-        load: Vec::new(),
-    });
+    let processes =
+        |driver| Processes { servers: vec![postgres.pid()], workers: vec![driver], load: Vec::new() };
+    let mut driver = Driver::start(command, processes).await?;
     ask_all(&mut driver, size, clients).await
 }

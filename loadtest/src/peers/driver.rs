@@ -25,15 +25,18 @@ pub(crate) struct Driver {
     output: Lines<BufReader<ChildStdout>>,
     complaints: File,
     processes: Processes,
-    child: Child,
+    _child: Child,
 }
 
 impl Driver {
-    /// Starts one and waits until it is ready.
+    /// Starts one and waits until it is ready. `processes` says what is behind it, given its process id.
     ///
     /// # Errors
     /// When it cannot be started, or ends.
-    pub(crate) async fn start(command: std::process::Command) -> Result<Self> {
+    pub(crate) async fn start(
+        command: std::process::Command,
+        processes: impl FnOnce(u32) -> Processes,
+    ) -> Result<Self> {
         let complaints = tempfile::tempfile()?;
         let mut command = Command::from(command);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(complaints.try_clone()?);
@@ -41,22 +44,13 @@ impl Driver {
         let input = child.stdin.take().context("its input is a pipe")?;
         let output = child.stdout.take().context("its output is a pipe")?;
         let output = BufReader::new(output).lines();
-        let mut driver = Self { input, output, complaints, processes: Processes::default(), child };
+        let processes = processes(child.id().context("it runs")?);
+        let mut driver = Self { input, output, complaints, processes, _child: child };
         let answer = driver.line().await?;
         if answer["ready"] != true {
             bail!("the driver says {answer} instead of being ready");
         }
         Ok(driver)
-    }
-
-    /// Its process id.
-    pub(crate) fn pid(&self) -> Option<u32> {
-        self.child.id()
-    }
-
-    /// Says what processes are behind it.
-    pub(crate) fn stands_on(&mut self, processes: Processes) {
-        self.processes = processes;
     }
 
     /// The next line.

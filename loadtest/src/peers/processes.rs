@@ -3,7 +3,7 @@
 use crate::system::usage::{children_of, cpu_seconds, memory_kib};
 
 /// The processes of a peer by what they are, with their children.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Processes {
     /// Servers of the peer, and those that it stands on.
     pub(crate) servers: Vec<u32>,

@@ -3,8 +3,8 @@
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use flowmonkey_test_support::{Port, Program};
+use anyhow::Result;
+use flowmonkey_test_support::{Port, Program, wait_until};
 use tokio::net::TcpStream;
 
 use super::Steps;
@@ -55,10 +55,8 @@ pub(crate) async fn measure(
         command.args(["--dynamic-config-value", &format!("{name}={value}")]);
     }
     let server = Program::start("temporal", command);
-    flowmonkey_test_support::wait_until("Temporal listens", READY_WITHIN, || async {
-        TcpStream::connect(&address).await.is_ok()
-    })
-    .await;
+    wait_until("Temporal listens", READY_WITHIN, || async { TcpStream::connect(&address).await.is_ok() })
+        .await;
     let script = |name: &str| {
         let mut command = installed.python(name);
         command.arg(&address);
@@ -70,11 +68,8 @@ pub(crate) async fn measure(
     if steps == Steps::Inline {
         command.arg("local");
     }
-    let mut driver = Driver::start(command).await?;
-    driver.stands_on(Processes {
-        servers: vec![server.pid()],
-        workers: vec![worker.pid()],
-        load: vec![driver.pid().context("the driver runs")?],
-    });
+    let processes =
+        |driver| Processes { servers: vec![server.pid()], workers: vec![worker.pid()], load: vec![driver] };
+    let mut driver = Driver::start(command, processes).await?;
     ask_all(&mut driver, size, clients).await
 }

@@ -17,7 +17,7 @@ use crate::client::Client;
 /// The database that the engines use.
 pub(crate) const DATABASE: &str = "postgres";
 /// What the engine says when it is ready.
-pub(crate) const LISTENS: &str = "listens on http://";
+const LISTENS: &str = "listens on http://";
 /// What it says when somebody else has its port.
 const CANNOT_LISTEN: &str = "cannot listen";
 /// Times that a port is asked for.
@@ -142,8 +142,7 @@ impl System {
             let engine = Program::start("engine", command);
             let (engine, address) = engine
                 .until(|log| {
-                    let address = || log.split_once(LISTENS)?.1.split_whitespace().next()?.parse().ok();
-                    address().map(Some).or_else(|| log.contains(CANNOT_LISTEN).then_some(None))
+                    listens_at(log).map(Some).or_else(|| log.contains(CANNOT_LISTEN).then_some(None))
                 })
                 .await;
             if let Some(address) = address {
@@ -269,6 +268,21 @@ impl System {
             program.stop().await;
         }
     }
+}
+
+/// Starts `flowmonkey dev` in an empty folder; returns when it listens. `named` as [`Shape::program`].
+///
+/// # Errors
+/// When there is no such program.
+pub(crate) async fn dev(named: Option<PathBuf>) -> Result<(Program, SocketAddr)> {
+    let mut command = Command::new(program(named)?);
+    command.args(["dev", "--data-dir", "data", "--listen", &ANY_PORT.to_string()]).env("NO_COLOR", "1");
+    Ok(Program::start("dev", command).until(listens_at).await)
+}
+
+/// Where an engine listens, once its log says so.
+fn listens_at(log: &str) -> Option<SocketAddr> {
+    log.split_once(LISTENS)?.1.split_whitespace().next()?.parse().ok()
 }
 
 /// As kill -9.

@@ -11,7 +11,7 @@ use crate::store::StoreError;
 use crate::store::encode::{integer, json, labels, text};
 
 /// A statement whose parameters may be borrowed.
-type Borrowing<'q> = Query<'q, Postgres, PgArguments>;
+pub(super) type Borrowing<'q> = Query<'q, Postgres, PgArguments>;
 
 /// Binds one column of `rows`.
 pub(super) fn column<'q, R, T>(

@@ -10,11 +10,10 @@ use flowmonkey_core::execution::{Execution, Record, RecordedEvent};
 use flowmonkey_core::ids::ExecutionId;
 use flowmonkey_core::time::Timestamp;
 use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::query::Query;
-use sqlx::{Arguments, Postgres, query_with};
+use sqlx::{Arguments, query_with};
 use uuid::Uuid;
 
-use super::columns::{self, ExecutionRow, FixedColumns, Following, HistoryRow};
+use super::columns::{self, Borrowing, ExecutionRow, FixedColumns, Following, HistoryRow};
 use super::write::{Outcome, Writer};
 use super::{PostgresStore, Shared, array, sql};
 use crate::store::StoreError;
@@ -23,9 +22,6 @@ use crate::store::encode::{integer, json, text};
 use crate::store::model::{Batch, Committed, Create, CreateOutcome, Spawn, Update, awaited_event};
 use crate::store::tally::{self, JoinKey};
 use crate::store::tenants;
-
-/// A statement whose parameters are borrowed of a batch.
-pub(super) type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
 /// Parameters of the largest statement of the hot path.
 const PARAMETERS_MAX: usize = 57;
@@ -351,7 +347,7 @@ pub(super) fn which_held(updates: &[PreparedUpdate], held: &[ExecutionId]) -> Ve
 }
 
 /// A statement with room for what a batch binds, so that its buffer is not copied again and again while it grows.
-fn sized<'q>(statement: &'static str, prepared: &Prepared) -> Statement<'q> {
+fn sized<'q>(statement: &'static str, prepared: &Prepared) -> Borrowing<'q> {
     let updates = prepared.updates.iter().map(|update| &update.change);
     let changes = updates.chain(prepared.creates.iter().map(|create| &create.change));
     let mut arguments = PgArguments::default();
@@ -360,7 +356,7 @@ fn sized<'q>(statement: &'static str, prepared: &Prepared) -> Statement<'q> {
 }
 
 /// Binds updates.
-pub(super) fn step<'q>(query: Statement<'q>, updates: &[&'q PreparedUpdate]) -> Statement<'q> {
+pub(super) fn step<'q>(query: Borrowing<'q>, updates: &[&'q PreparedUpdate]) -> Borrowing<'q> {
     let changes = || updates.iter().map(|update| &update.change);
     let rows: Vec<&ExecutionRow> = changes().map(|change| &change.row).collect();
     let expected = updates.iter().map(|update| update.expected).collect();
@@ -368,7 +364,7 @@ pub(super) fn step<'q>(query: Statement<'q>, updates: &[&'q PreparedUpdate]) -> 
 }
 
 /// Binds creates.
-pub(super) fn start<'q>(query: Statement<'q>, creates: &[&'q PreparedCreate]) -> Statement<'q> {
+pub(super) fn start<'q>(query: Borrowing<'q>, creates: &[&'q PreparedCreate]) -> Borrowing<'q> {
     let changes = || creates.iter().map(|create| &create.change);
     let rows: Vec<&ExecutionRow> = changes().map(|change| &change.row).collect();
     let fixed: Vec<&FixedColumns> = creates.iter().map(|create| &create.fixed).collect();

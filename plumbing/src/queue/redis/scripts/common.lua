@@ -121,15 +121,6 @@ local function lease_end(time, terms)
   return terms.hard + math.floor(terms.lease / 3) + 0.5
 end
 
--- Of the terms of a ready delivery that is claimed at `time`: when its lease ends, and its terms in hands; nothing when it is
--- not ready. The same as parsing, changing and writing them, for the many that are claimed.
-local function in_hands(text, time)
-  local ready, lease, remaining = string.match(text, '^([123] (%d+) (%d+) %d+) 0$')
-  if not ready then return nil end
-  local hard = time + tonumber(remaining)
-  return lease_end(time, { lease = tonumber(lease), hard = hard }), string.format('%s %d', ready, hard)
-end
-
 local function ring(K)
   if redis.call('LLEN', K[BELL]) < BELL_MAX then redis.call('LPUSH', K[BELL], 1) end
 end

@@ -21,10 +21,9 @@ local function claim(K, A)
       local taken, leases, owners, written, seen, unusable = {}, {}, {}, {}, {}, nil
       for n = #ids, 1, -1 do
         local id = ids[n]
-        local ends, text = nil, nil
-        if split(id) and texts[n] then ends, text = in_hands(texts[n], time) end
+        local terms = split(id) and parse_terms(texts[n])
         -- An element of a delivery in hands is a double: it was withdrawn, and pushed again.
-        local body = ends and not seen[id] and bodies[n]
+        local body = terms and terms.hard == 0 and not seen[id] and bodies[n]
         if not body then
           unusable = id
           break
@@ -33,10 +32,11 @@ local function claim(K, A)
           break
         end
         left, room, seen[id] = left - 1, room - #body, true
+        terms.hard = time + terms.remaining
         taken[#taken + 1] = id
-        leases[#leases + 1], leases[#leases + 2] = ends, id
+        leases[#leases + 1], leases[#leases + 2] = lease_end(time, terms), id
         owners[#owners + 1], owners[#owners + 2] = id, worker
-        written[#written + 1], written[#written + 2] = id, text
+        written[#written + 1], written[#written + 2] = id, terms_text(terms)
         claimed[#claimed + 1], claimed[#claimed + 2] = id, body
       end
       if #taken > 0 then
