@@ -270,7 +270,7 @@ async fn a_worker_is_answered_by_what_the_document_has() {
         if let Some(claimed) = queue.claim(claim).await.unwrap().pop() {
             break claimed.task;
         }
-        queue.wait_for_tasks(&pools).await;
+        queue.wait_for_tasks(&pools, Duration::from_secs(1)).await;
     };
     let asked = Asked { base: base.clone(), key: task.token.unwrap().as_str().to_owned() };
     let heartbeat = json!({ "workerId": "asks", "status": "running" });

@@ -16,6 +16,9 @@ use flowmonkey_plumbing::queue::{
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// Who waits looks at least this often.
+const POLL: Duration = Duration::from_secs(1);
+
 #[derive(Default)]
 struct ManualClock(AtomicI64);
 
@@ -109,7 +112,7 @@ async fn many_workers_share_the_tasks_and_lose_none() {
                 }
                 tokio::select! {
                     () = done.cancelled() => {}
-                    () = queue.wait_for_tasks(&pools) => {}
+                    _ = queue.wait_for_tasks(&pools, POLL) => {}
                 }
             }
         });

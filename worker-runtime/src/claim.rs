@@ -11,10 +11,16 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::backoff::Backoff;
 use crate::report::Report;
 use crate::run::{self, Attempt};
+use crate::running::ClaimedAt;
 use crate::runtime::Shared;
 
 /// Tasks in one claim.
 const CLAIM_MAX: usize = 100;
+/// Tasks in one claim that is made before there are any. A worker that is frozen, or cut off, has made one too: these tasks
+/// wait for the end of their leases.
+const WAITING_CLAIM_MAX: usize = 4;
+/// Such a claim waits no longer than this part of a lease: nobody knows when in this time the lease began.
+const WAITING_LEASE_PART: u32 = 6;
 /// Every so many claims of a pool, one looks at the low list first.
 const LOW_FIRST_EVERY: u64 = 10;
 /// How long nothing is claimed beside a suspected task, and then between two claims beside it. Those that kill their workers
@@ -58,7 +64,34 @@ struct Pool {
     /// None: only the worker's own concurrency counts.
     slots: Option<Arc<Semaphore>>,
     claims: u64,
+    /// The shortest lease of its tasks so far.
+    shortest_lease: Option<Duration>,
 }
+
+/// What the claimer does next.
+enum Next {
+    /// Claim from all pools.
+    Round,
+    /// Wait: there was nothing more.
+    Wait,
+}
+
+/// What a claim has given.
+#[derive(Default)]
+struct Claimed {
+    tasks: usize,
+    /// There may be more.
+    all_that_was_asked: bool,
+}
+
+impl Claimed {
+    fn next(self) -> Next {
+        if self.all_that_was_asked { Next::Round } else { Next::Wait }
+    }
+}
+
+/// A claim has failed, which has been told.
+struct ClaimFailed;
 
 /// Claims until the worker drains.
 pub(crate) struct Claimer {
@@ -80,6 +113,7 @@ impl Claimer {
                 name: shared.config.pool(&manifest.handler_type).into(),
                 slots: slots.map(|slots| Arc::new(Semaphore::new(slots.clamp(1, Semaphore::MAX_PERMITS)))),
                 claims: 0,
+                shortest_lease: None,
             }
         });
         let pools = pools.collect();
@@ -102,6 +136,7 @@ impl Claimer {
             () = self.shared.draining.cancelled() => {}
             () = self.shared.announced.cancelled() => {}
         }
+        let mut next = Next::Round;
         while !self.shared.draining.is_cancelled() {
             // Results that nobody takes must not pile up: without room for them, no tasks.
             tokio::select! {
@@ -117,74 +152,113 @@ impl Claimer {
                     () = self.shared.running.suspect_left.notified() => {}
                     () = tokio::time::sleep(rest) => {}
                 }
+                next = Next::Round;
                 continue;
             }
-            match self.claim_round().await {
-                Ok(true) => backoff.reset(),
-                Ok(false) => {
+            let beside_suspect = self.shared.running.holds_suspect();
+            let done = match next {
+                Next::Round => self.claim_round().await,
+                Next::Wait => self.wait().await,
+            };
+            if beside_suspect {
+                self.alone_until = Instant::now() + ALONE_FOR;
+            }
+            next = match done {
+                Ok(next) => {
                     backoff.reset();
-                    self.wait().await;
+                    next
                 }
-                Err(()) => {
+                Err(ClaimFailed) => {
                     let wait = backoff.next(&self.entropy);
                     tokio::select! {
                         () = self.shared.draining.cancelled() => {}
                         () = tokio::time::sleep(wait) => {}
                     }
+                    Next::Round
                 }
-            }
+            };
         }
     }
 
-    /// Claims once from every pool that has a free slot. True: there may be more, as a pool gave all that was asked for.
-    async fn claim_round(&mut self) -> Result<bool, ()> {
-        let mut claimed_any = false;
-        let mut is_more = false;
-        let mut failed = false;
-        let beside_suspect = self.shared.running.holds_suspect();
+    /// Claims once from every pool that has a free slot.
+    async fn claim_round(&mut self) -> Result<Next, ClaimFailed> {
+        let (mut claimed_any, mut is_more, mut failed) = (false, false, false);
         for index in 0..self.pools.len() {
             if self.left_alone().is_some() {
                 break;
             }
-            let mut slots = self.reserve(&self.pools[index]);
-            if slots.is_empty() || self.shared.draining.is_cancelled() {
-                continue;
+            match self.claim_from(index, CLAIM_MAX, None).await {
+                Ok(Claimed { tasks, all_that_was_asked }) => {
+                    claimed_any |= tasks > 0;
+                    is_more |= all_that_was_asked;
+                }
+                Err(ClaimFailed) => failed = true,
             }
-            let pool = &mut self.pools[index];
-            pool.claims += 1;
-            let claim = Claim {
-                pool: pool.name.to_string(),
-                worker: self.shared.config.worker_id.clone(),
-                max: slots.len(),
-                low_first: pool.claims.is_multiple_of(LOW_FIRST_EVERY),
-            };
-            let claimed_at = Instant::now();
+        }
+        self.rotate();
+        if failed && !claimed_any {
+            return Err(ClaimFailed);
+        }
+        Ok(if is_more { Next::Round } else { Next::Wait })
+    }
+
+    /// Claims for the free slots of a pool, `max` at most; given a time, when there is something, or when it is over.
+    async fn claim_from(
+        &mut self,
+        index: usize,
+        max: usize,
+        longest: Option<Duration>,
+    ) -> Result<Claimed, ClaimFailed> {
+        let mut slots = self.reserve(&self.pools[index], max);
+        if slots.is_empty() || self.shared.draining.is_cancelled() {
+            return Ok(Claimed::default());
+        }
+        let pool = &mut self.pools[index];
+        pool.claims += 1;
+        let name = Arc::clone(&pool.name);
+        let claim = Claim {
+            pool: name.to_string(),
+            worker: self.shared.config.worker_id.clone(),
+            max: slots.len(),
+            low_first: pool.claims.is_multiple_of(LOW_FIRST_EVERY),
+        };
+        let earliest = Instant::now();
+        let claimed = match longest {
             // Not within a `select!`: a claim that is dropped half-way would leave tasks in nobody's hands.
-            match self.shared.queue.claim(claim).await {
-                Ok(claimed) => {
-                    if !claimed.is_empty() {
-                        crash::point("worker/claimed");
-                        claimed_any = true;
-                    }
-                    is_more |= claimed.len() == slots.len();
-                    let name = Arc::clone(&self.pools[index].name);
-                    self.start(&name, claimed, &mut slots, claimed_at).await;
+            None => self.shared.queue.claim(claim).await,
+            Some(longest) => tokio::select! {
+                biased;
+                // What is claimed nevertheless goes back.
+                () = self.shared.draining.cancelled() => return Ok(Claimed::default()),
+                claimed = self.shared.queue.claim_when_ready(claim, longest) => claimed,
+            },
+        };
+        let latest = if longest.is_some() { Instant::now() } else { earliest };
+        match claimed {
+            Ok(claimed) => {
+                let leases = claimed.iter().map(|claimed| Duration::from_millis(claimed.task.lease_ms));
+                let pool = &mut self.pools[index];
+                pool.shortest_lease = pool.shortest_lease.into_iter().chain(leases).min();
+                if !claimed.is_empty() {
+                    crash::point("worker/claimed");
                 }
-                Err(error) => {
-                    failed = true;
-                    self.shared.metrics.claim_errors.add(1);
-                    tracing::warn!(pool = %self.pools[index].name, error = %error, "claim failed");
-                }
+                let done = Claimed { tasks: claimed.len(), all_that_was_asked: claimed.len() == slots.len() };
+                self.start(&name, claimed, &mut slots, ClaimedAt { earliest, latest }).await;
+                Ok(done)
+            }
+            Err(error) => {
+                self.shared.metrics.claim_errors.add(1);
+                tracing::warn!(pool = %name, error = %error, "claim failed");
+                Err(ClaimFailed)
             }
         }
-        if beside_suspect {
-            self.alone_until = Instant::now() + ALONE_FOR;
-        }
-        // Another pool is first in the next round, so that no pool takes all slots for ever.
+    }
+
+    /// Another pool is first from now on, so that no pool takes all slots for ever.
+    fn rotate(&mut self) {
         if !self.pools.is_empty() {
             self.pools.rotate_left(1);
         }
-        if failed && !claimed_any { Err(()) } else { Ok(is_more) }
     }
 
     /// How long nothing is to be claimed beside a suspected task; none: claims are welcome.
@@ -217,7 +291,7 @@ impl Claimer {
         pool: &Arc<str>,
         claimed: Vec<ClaimedTask>,
         slots: &mut Vec<Slot>,
-        claimed_at: Instant,
+        claimed_at: ClaimedAt,
     ) {
         self.shared.metrics.claimed.add(claimed.len());
         let claimed = self.sift(pool, claimed).await;
@@ -233,8 +307,14 @@ impl Claimer {
                 continue;
             };
             let reports = self.reports.clone();
-            let attempt =
-                Attempt { pool: Arc::clone(pool), message, claimed_at, slot: slot.used(), stop, reports };
+            let attempt = Attempt {
+                pool: Arc::clone(pool),
+                message,
+                claimed_at: claimed_at.latest,
+                slot: slot.used(),
+                stop,
+                reports,
+            };
             self.shared.attempts.spawn(run::supervise(Arc::clone(&self.shared), attempt));
         }
         if !untouched.is_empty() {
@@ -257,10 +337,10 @@ impl Claimer {
         tracing::warn!(pool, tasks = deliveries.len(), "tasks were not handed back: their leases will end");
     }
 
-    /// Slots for as many tasks of `pool` as may run now.
-    fn reserve(&self, pool: &Pool) -> Vec<Slot> {
+    /// Slots for as many tasks of `pool` as may run now, `max` at most.
+    fn reserve(&self, pool: &Pool, max: usize) -> Vec<Slot> {
         let mut slots = Vec::new();
-        while slots.len() < CLAIM_MAX {
+        while slots.len() < max {
             let of_handler = match &pool.slots {
                 None => None,
                 Some(semaphore) => match Arc::clone(semaphore).try_acquire_owned() {
@@ -275,21 +355,36 @@ impl Claimer {
         slots
     }
 
-    /// Waits until there may be a task for a free slot.
-    async fn wait(&self) {
+    /// Waits until there may be a task for a free slot, and claims it.
+    async fn wait(&mut self) -> Result<Next, ClaimFailed> {
+        let poll = Duration::from_millis(self.shared.config.poll_ms);
         let open: Vec<String> = if self.slots.available_permits() == 0 {
             Vec::new()
         } else {
             let free = |pool: &&Pool| pool.slots.as_ref().is_none_or(|slots| slots.available_permits() > 0);
             self.pools.iter().filter(free).map(|pool| pool.name.to_string()).collect()
         };
+        // Of several pools that are waited for, it is not known from which to claim.
+        if let ([pool], [_]) = (&*self.pools, &*open)
+            && let Some(lease) = pool.shortest_lease
+        {
+            let longest = poll.min(lease / WAITING_LEASE_PART);
+            let claimed = self.claim_from(0, WAITING_CLAIM_MAX, Some(longest)).await?;
+            return Ok(claimed.next());
+        }
         // While every pool has a free slot, another one is no news: it would only be claimed in vain.
         let some_are_full = open.len() < self.pools.len();
-        tokio::select! {
-            () = self.shared.draining.cancelled() => {}
-            () = self.shared.queue.wait_for_tasks(&open), if !open.is_empty() => {}
-            () = self.freed.notified(), if some_are_full => {}
-            () = tokio::time::sleep(Duration::from_millis(self.shared.config.poll_ms)) => {}
-        }
+        let rung = tokio::select! {
+            () = self.shared.draining.cancelled() => None,
+            rung = self.shared.queue.wait_for_tasks(&open, poll), if !open.is_empty() => rung,
+            () = self.freed.notified(), if some_are_full => None,
+            () = tokio::time::sleep(poll), if open.is_empty() => None,
+        };
+        let index = rung.and_then(|rung| self.pools.iter().position(|pool| *pool.name == *rung));
+        // Nothing is known: all are asked.
+        let Some(index) = index else { return Ok(Next::Round) };
+        let claimed = self.claim_from(index, CLAIM_MAX, None).await?;
+        self.rotate();
+        Ok(claimed.next())
     }
 }

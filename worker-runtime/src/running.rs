@@ -37,6 +37,15 @@ pub(crate) enum Stop {
     Lost,
 }
 
+/// When a task was claimed, by this worker's monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClaimedAt {
+    /// The claim was sent then: the lease has not begun before.
+    pub(crate) earliest: Instant,
+    /// The attempt's time counts from here.
+    pub(crate) latest: Instant,
+}
+
 struct Entry {
     pool: Arc<str>,
     stop: watch::Sender<Stop>,
@@ -104,26 +113,25 @@ impl Plan {
 }
 
 impl Running {
-    /// Adds an attempt that was claimed at `claimed_at` (taken before the claim) from a pool of that generation. None: it
-    /// is in hand already.
+    /// Adds an attempt that was claimed from a pool of that generation. None: it is in hand already.
     pub(crate) fn insert(
         &self,
         pool: &Arc<str>,
         message: &TaskMessage,
         generation: u64,
-        claimed_at: Instant,
+        claimed: ClaimedAt,
     ) -> Option<watch::Receiver<Stop>> {
         let (stop, stopped) = watch::channel(Stop::No);
         let lease = Duration::from_millis(message.lease_ms);
         let heartbeat = Duration::from_millis(message.heartbeat_interval_ms.max(HEARTBEAT_MS_MIN));
-        let fence_at = claimed_at + lease_without_margin(lease);
+        let fence_at = claimed.earliest + lease_without_margin(lease);
         let entry = Entry {
             pool: Arc::clone(pool),
             stop,
             lease,
             heartbeat,
             fence_at,
-            ends_at: claimed_at + Duration::from_millis(message.remaining_ms),
+            ends_at: claimed.latest + Duration::from_millis(message.remaining_ms),
             generation,
             reporting: false,
             spilled: false,
@@ -143,7 +151,7 @@ impl Running {
             self.look_now.store(true, Ordering::SeqCst);
         }
         let planned = *lock(&self.planned);
-        let needed = (claimed_at + heartbeat.min(LOOK_EVERY)).min(fence_at);
+        let needed = (claimed.earliest + heartbeat.min(LOOK_EVERY)).min(fence_at);
         if changed || planned.is_none_or(|planned| needed < planned) {
             self.sooner.notify_one();
         }

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use serde_json::json;
 
 use super::{
-    Claim, Delivery, Depth, DispatchQueue, Dispatched, ExpiredLease, Lease, TaskQueue, WORKER_SILENT_AFTER,
-    WorkerPresence,
+    Claim, ClaimedTask, Delivery, Depth, DispatchQueue, Dispatched, ExpiredLease, Lease, TaskQueue,
+    WORKER_SILENT_AFTER, WorkerPresence,
 };
 use crate::wire::{Outcome, Priority, ResultMessage, TaskMessage};
 
@@ -62,6 +62,7 @@ macro_rules! queue_conformance {
             presence_is_in_any_place,
             depths_count_every_place,
             a_waiting_worker_hears_a_push_and_a_release,
+            a_claim_may_wait,
             a_waiting_engine_hears_a_result,
             limits_of_claim_and_take_are_kept,
             a_pool_is_named_with_every_delivery,
@@ -429,20 +430,37 @@ pub async fn depths_count_every_place(queue: &impl QueueUnderTest) {
     assert_eq!(depth(queue, "a").await, Depth { results: 0, ..expected });
 }
 
-/// Rings of a push and of a release reach a worker that waits; a task that is there already is not waited for.
+/// Rings of a push and of a release reach a worker that waits, and say which pool rang.
 pub async fn a_waiting_worker_hears_a_push_and_a_release(queue: &impl QueueUnderTest) {
     let pools = ["b".to_owned(), "a".to_owned()];
     let tasks = queue.tasks();
-    let hears = || async { tokio::time::timeout(PATIENCE, tasks.wait_for_tasks(&pools)).await };
+    let hears = || tasks.wait_for_tasks(&pools, PATIENCE);
     let (heard, ()) = tokio::join!(hears(), push(queue, [task("t", 1, "a")]));
-    heard.unwrap();
-    hears().await.unwrap();
+    assert_eq!(heard.as_deref(), Some("a"));
     claimed(queue, "a", "w", 1).await;
     let released = [of("t", 1)];
     let (heard, done) = tokio::join!(hears(), tasks.release("a", "w", &released));
-    heard.unwrap();
+    assert_eq!(heard.as_deref(), Some("a"));
     done.unwrap();
     assert_eq!(claimed(queue, "a", "w", 1).await.len(), 1);
+}
+
+/// A claim may wait for its tasks; it takes no longer than it may, and no more than it asked for.
+pub async fn a_claim_may_wait(queue: &impl QueueUnderTest) {
+    let claim = Claim { pool: "a".into(), worker: "w".into(), max: 1, low_first: false };
+    let tasks = queue.tasks();
+    let nothing = tasks.claim_when_ready(claim.clone(), Duration::from_millis(1)).await.unwrap();
+    assert!(nothing.is_empty());
+    let waiting = tasks.claim_when_ready(claim.clone(), PATIENCE);
+    let (claimed_one, ()) = tokio::join!(waiting, push(queue, [task("t", 1, "a"), task("u", 1, "a")]));
+    let is_t = |claimed: &[ClaimedTask]| claimed.len() == 1 && claimed[0].task.task_id == "t";
+    assert!(is_t(&claimed_one.unwrap()));
+    // The other rings for the next.
+    let next = Claim { worker: "x".into(), ..claim };
+    let other = tasks.claim_when_ready(next, PATIENCE).await.unwrap();
+    assert_eq!(other.len(), 1);
+    assert_eq!(other[0].task.task_id, "u");
+    assert_eq!(depth(queue, "a").await.in_flight, 2);
 }
 
 /// The ring of a result reaches an engine that waits; so does one of adopted results.

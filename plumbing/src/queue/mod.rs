@@ -215,9 +215,20 @@ pub trait TaskQueue: Send + Sync {
     /// The lease lasts `lease_ms` of the task, its hard end is `remaining_ms` after the claim.
     async fn claim(&self, claim: Claim) -> Result<Vec<ClaimedTask>, QueueError>;
 
-    /// Waits until one of `pools` may have a task; may return early and for no reason. Losing a wake-up is harmless as
-    /// long as callers claim now and then.
-    async fn wait_for_tasks(&self, pools: &[String]);
+    /// Waits until one of `pools` may have a task, for `longest` at most, and tells which. None: nothing is known; may come
+    /// early and for no reason. Losing a wake-up is harmless as long as callers claim now and then from every pool.
+    async fn wait_for_tasks(&self, pools: &[String], longest: Duration) -> Option<String>;
+
+    /// As [`Self::claim`], of a pool that had nothing a moment ago: waits until it may have something, for `longest` at most.
+    /// May be dropped: what is claimed nevertheless goes back. This default is for queues of which that is true of a claim, too.
+    async fn claim_when_ready(
+        &self,
+        claim: Claim,
+        longest: Duration,
+    ) -> Result<Vec<ClaimedTask>, QueueError> {
+        self.wait_for_tasks(std::slice::from_ref(&claim.pool), longest).await;
+        self.claim(claim).await
+    }
 
     /// Renews the leases of `deliveries`. A sign of life after an attempt's hard end renews nothing: the attempt then ends a
     /// third of its lease after its hard end, as a timeout. Silence is a lost lease, before the hard end and after it.

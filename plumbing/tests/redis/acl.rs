@@ -1,5 +1,7 @@
 //! Each kind of user can do its work, and nothing else.
 
+use std::time::Duration;
+
 use flowmonkey_plumbing::queue::conformance::{result, task};
 use flowmonkey_plumbing::queue::redis::{AclRole, LIBRARY, RedisOptions, RedisQueue, Severity, acl_rules};
 use flowmonkey_plumbing::queue::{DispatchQueue, Lease, QueueError, TaskQueue, WorkerPresence};
@@ -68,7 +70,7 @@ async fn a_pools_user_does_all_that_workers_do_and_nothing_else() {
     let engine = queue_with(base).await.0;
     let tasks = ["t1", "t2", "t3", "t4"].map(|id| task(id, 1, "a"));
     engine.push(tasks.to_vec()).await.unwrap();
-    worker.wait_for_tasks(&["a".into()]).await;
+    worker.wait_for_tasks(&["a".into()], Duration::from_secs(60)).await;
     // Something is withdrawn and something is garbage, so that those ways are taken too.
     let high = format!("{prefix}:tasks:{{a}}:high");
     server.command(&["RPUSH", &high, "garbage", "gone:1"]).await;

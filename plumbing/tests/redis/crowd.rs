@@ -14,6 +14,8 @@ use super::support::{options, queue_with, shared_server};
 
 const TASKS: usize = 1_500;
 const WORKERS: usize = 9;
+/// Who waits looks at least this often.
+const POLL: Duration = Duration::from_secs(1);
 
 /// Each task is claimed once, each result is taken once, nobody sleeps through a bell.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -41,7 +43,7 @@ async fn many_workers_share_the_tasks_and_lose_none() {
                 }
                 tokio::select! {
                     () = done.cancelled() => {}
-                    () = queue.wait_for_tasks(&pools) => {}
+                    _ = queue.wait_for_tasks(&pools, POLL) => {}
                 }
             }
         });

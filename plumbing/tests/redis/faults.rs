@@ -20,6 +20,13 @@ async fn private_server(config: &[&str]) -> Redis {
     Redis::start(ServerOptions { config, ..ServerOptions::default() }).await
 }
 
+/// How many clients block.
+async fn blocked(server: &Redis) -> u64 {
+    let info: String = redis::from_redis_value(server.command(&["INFO", "clients"]).await).unwrap();
+    let line = info.lines().find_map(|line| line.strip_prefix("blocked_clients:")).unwrap().to_owned();
+    line.trim().parse().unwrap()
+}
+
 #[tokio::test]
 async fn tasks_of_a_claim_that_nobody_waits_for_go_back_at_once() {
     let server = shared_server().await;
@@ -27,6 +34,7 @@ async fn tasks_of_a_claim_that_nobody_waits_for_go_back_at_once() {
     let bell = format!("{}:bell:{{a}}", options.prefix);
     let queue = queue_with(options).await.0;
     queue.push(vec![long_task("t1"), long_task("t2")]).await.unwrap();
+    server.command(&["DEL", &bell]).await;
     let mut claim = Box::pin(queue.claim(claim_by("gone", 2)));
     tokio::select! {
         biased;
@@ -34,9 +42,9 @@ async fn tasks_of_a_claim_that_nobody_waits_for_go_back_at_once() {
         () = std::future::ready(()) => {}
     }
     drop(claim);
-    // The push rings, the claim leaves nothing behind and does not, and then the release rings.
+    // Only the release has rung since.
     wait_until("the tasks were claimed and came back", PATIENCE, async || {
-        server.command(&["LLEN", &bell]).await == redis::Value::Int(2)
+        server.command(&["LLEN", &bell]).await == redis::Value::Int(1)
     })
     .await;
     assert_eq!(claimed(&queue, "w", 2).await, ["t1", "t2"]);
@@ -295,15 +303,11 @@ async fn a_worker_that_stops_waiting_leaves_the_bells_to_others() {
     let (leaving, staying) = (options(server.url()), options(server.url()));
     let staying = RedisOptions { prefix: leaving.prefix.clone(), ..staying };
     let (leaving, staying) = (queue_with(leaving).await.0, queue_with(staying).await.0);
-    let blocked = async || {
-        let info: String = redis::from_redis_value(server.command(&["INFO", "clients"]).await).unwrap();
-        let line = info.lines().find_map(|line| line.strip_prefix("blocked_clients:")).unwrap().to_owned();
-        line.trim().parse::<u64>().unwrap()
-    };
+    let blocked = async || blocked(&server).await;
     let pools = ["a".to_owned()];
     let waiting = async {
         loop {
-            leaving.wait_for_tasks(&pools).await;
+            leaving.wait_for_tasks(&pools, PATIENCE).await;
         }
     };
     tokio::select! {
@@ -311,11 +315,52 @@ async fn a_worker_that_stops_waiting_leaves_the_bells_to_others() {
         () = wait_until("it waits", PATIENCE, async || blocked().await == 1) => {}
     }
     wait_until("nobody waits", PATIENCE, async || blocked().await == 0).await;
-    let hears = tokio::time::timeout(PATIENCE, staying.wait_for_tasks(&pools));
+    let hears = staying.wait_for_tasks(&pools, PATIENCE);
     let (heard, pushed) = tokio::join!(hears, leaving.push(vec![long_task("t")]));
-    heard.unwrap();
+    assert_eq!(heard.as_deref(), Some("a"));
     pushed.unwrap();
     assert_eq!(claimed(&staying, "w", 1).await, ["t"]);
+}
+
+/// A claim waits in Redis. When nobody waits for its answer any more, it takes nothing away from the others.
+#[tokio::test]
+async fn a_claim_that_waits_is_let_go() {
+    let server = private_server(&[]).await;
+    let options = options(server.url());
+    let leaving = queue_with(options.clone()).await.0;
+    let staying = queue_with(options).await.0;
+    let blocked = async || blocked(&server).await;
+    tokio::select! {
+        claimed = leaving.claim_when_ready(claim_by("leaving", 1), PATIENCE) => panic!("{claimed:?}"),
+        () = wait_until("it waits", PATIENCE, async || blocked().await == 1) => {}
+    }
+    wait_until("it has been let go", PATIENCE, async || blocked().await == 0).await;
+    staying.push(vec![long_task("t")]).await.unwrap();
+    assert_eq!(claimed(&staying, "w", 1).await, ["t"]);
+
+    // What was claimed for nobody comes back, as the same attempt.
+    let mut waiting = Box::pin(leaving.claim_when_ready(claim_by("leaving", 1), PATIENCE));
+    tokio::select! {
+        claimed = &mut waiting => panic!("{claimed:?}"),
+        () = wait_until("it waits", PATIENCE, async || blocked().await == 1) => {}
+    }
+    staying.push(vec![long_task("u")]).await.unwrap();
+    wait_until("it is claimed", PATIENCE, async || staying.depths().await.unwrap()[0].1.in_flight == 2).await;
+    drop(waiting);
+    let back =
+        wait_for("it is back", PATIENCE, async || staying.claim(claim_by("w", 1)).await.unwrap().pop());
+    assert_eq!(back.await.task.delivery(), on("u", 1).delivery);
+}
+
+/// Functions that are gone are loaded, also by a claim that waits.
+#[tokio::test]
+async fn a_claim_that_waits_finds_its_functions_again() {
+    let server = private_server(&[]).await;
+    let queue = queue_with(options(server.url())).await.0;
+    queue.push(vec![long_task("t")]).await.unwrap();
+    server.command(&["FUNCTION", "FLUSH"]).await;
+    let claimed = queue.claim_when_ready(claim_by("w", 1), PATIENCE).await.unwrap();
+    assert_eq!(claimed[0].task.delivery(), on("t", 1).delivery);
 }
 
 /// An engine that is not heard of any more loses what it took to those that are.

@@ -208,7 +208,7 @@ async fn work(queue: Arc<RedisQueue>, book: Arc<Mutex<Book>>, worker: String) {
         }
         if is_idle {
             // Bells may be out of reach, too.
-            drop(tokio::time::timeout(PACE, queue.wait_for_tasks(&pools)).await);
+            queue.wait_for_tasks(&pools, PACE).await;
         }
     }
 }

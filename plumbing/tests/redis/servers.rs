@@ -44,7 +44,7 @@ async fn tls_server(clients: ClientCertificates) -> (Redis, Arc<Certificates>) {
 async fn works(queue: &RedisQueue) {
     let task = task("t", 1, "a");
     queue.push(vec![task.clone()]).await.unwrap();
-    queue.wait_for_tasks(&["a".into()]).await;
+    queue.wait_for_tasks(&["a".into()], PATIENCE).await;
     assert_eq!(claimed(queue, "w", 1).await, ["t"]);
     queue.extend("a", "w", &[task.delivery()]).await.unwrap();
     queue.finish("a", "w", vec![result(&task)]).await.unwrap();

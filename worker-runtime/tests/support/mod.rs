@@ -172,8 +172,8 @@ impl TaskQueue for Probe {
         Ok(claimed)
     }
 
-    async fn wait_for_tasks(&self, pools: &[String]) {
-        self.queue.wait_for_tasks(pools).await;
+    async fn wait_for_tasks(&self, pools: &[String], longest: Duration) -> Option<String> {
+        self.queue.wait_for_tasks(pools, longest).await
     }
 
     async fn extend(&self, pool: &str, worker: &str, ids: &[Delivery]) -> Result<Extended, QueueError> {

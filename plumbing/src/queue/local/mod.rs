@@ -7,9 +7,11 @@ mod state;
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::{
     Claim, ClaimedTask, Delivery, Depth, DispatchQueue, Dispatched, ExpiredLease, Extended, Lease,
@@ -65,14 +67,15 @@ impl LocalQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `holds` of the state, woken by `bell`.
-    async fn wait_until(&self, bell: &Notify, holds: impl Fn(&State) -> bool) {
+    /// Waits until there is what `find` looks for, woken by `bell`.
+    async fn wait_until<T>(&self, bell: &Notify, find: impl Fn(&State) -> Option<T>) -> T {
         loop {
             let mut rung = pin!(bell.notified());
             // Listen first, look second: a ring between the two is heard.
             rung.as_mut().enable();
-            if holds(&self.state()) {
-                return;
+            let found = find(&self.state());
+            if let Some(found) = found {
+                return found;
             }
             rung.await;
         }
@@ -85,8 +88,9 @@ impl TaskQueue for LocalQueue {
         Ok(self.state().claim(&claim, self.clock.now_ms()))
     }
 
-    async fn wait_for_tasks(&self, pools: &[String]) {
-        self.wait_until(&self.tasks_bell, |state| pools.iter().any(|pool| state.has_ready(pool))).await;
+    async fn wait_for_tasks(&self, pools: &[String], longest: Duration) -> Option<String> {
+        let ready = |state: &State| pools.iter().find(|pool| state.has_ready(pool)).cloned();
+        timeout(longest, self.wait_until(&self.tasks_bell, ready)).await.ok()
     }
 
     async fn extend(
@@ -142,7 +146,7 @@ impl DispatchQueue for LocalQueue {
     }
 
     async fn wait_for_results(&self) {
-        self.wait_until(&self.results_bell, State::has_results).await;
+        self.wait_until(&self.results_bell, |state| state.has_results().then_some(())).await;
     }
 
     async fn acknowledge(&self, engine: &str, deliveries: &[Dispatched]) -> Result<(), QueueError> {

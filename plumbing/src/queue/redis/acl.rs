@@ -70,7 +70,7 @@ fn worker(pool: &PoolKeys) -> String {
         format!("(+hlen +hexists +hsetnx %W~{})", pool.outcomes()),
         format!("(+sismember +srem +scard ~{})", pool.cancel()),
         format!("(+get %R~{})", pool.generation()),
-        format!("(+llen +lpush +blpop ~{})", pool.bell()),
+        format!("(+llen +lpush +ltrim +blpop ~{})", pool.bell()),
         format!("(+hget +hset +hdel ~{})", pool.workers()),
         format!("(+llen +lpush +ltrim %W~{})", pool.unreadable()),
         format!("(+hget +hset +hincrby +hlen ~{})", pool.gone()),

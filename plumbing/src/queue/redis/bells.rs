@@ -1,5 +1,5 @@
 //! Waiting. Workers block on the bells of their pools; engines subscribe to the bells of all results. A ring that is lost
-//! does no harm: whoever waits looks first, and waits no longer than the slow poll.
+//! does no harm: workers wait no longer than their slow poll, and engines look first.
 
 use std::collections::{BTreeSet, HashMap};
 use std::mem;
@@ -9,13 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::future::{join_all, select_all};
+use futures_util::future::select_all;
+use redis::{Cmd, Value};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::failure::RedisFailure;
+use super::functions::Call;
 use super::keys::PoolKeys;
-use super::link::{BELL_WAIT, Client, Link, Purpose, back_off, chain, within};
+use super::link::{BELL_WAIT, BELL_WAIT_MIN, Client, Link, Purpose, back_off, chain, within};
 use super::shared::Shared;
 
 /// Engines look for results at least this often, whatever they hear.
@@ -62,6 +64,23 @@ impl TasksBells {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A connection to block on.
+    async fn link(&self) -> Result<Link, RedisFailure> {
+        let idle = self.state().idle.pop();
+        match idle {
+            Some(link) => Ok(link),
+            None => self.client.connect(Purpose::Bells).await,
+        }
+    }
+
+    /// For the next: nobody blocks on it any more.
+    fn keep(&self, link: Link) {
+        let mut state = self.state();
+        if state.idle.len() < IDLE_LINKS_MAX {
+            state.idle.push(link);
+        }
+    }
+
     fn failed(&self) -> Duration {
         let mut state = self.state();
         let pause = back_off(state.failures);
@@ -70,73 +89,102 @@ impl TasksBells {
     }
 }
 
-fn blocking_pop<'a>(pools: impl Iterator<Item = &'a PoolKeys>) -> redis::Cmd {
+fn blocking_pop<'a>(pools: impl Iterator<Item = &'a PoolKeys>, longest: Duration) -> Cmd {
     let mut command = redis::cmd("BLPOP");
     for pool in pools {
         command.arg(pool.bell());
     }
-    command.arg(BELL_WAIT.as_secs());
+    // No time at all would be for ever.
+    command.arg(longest.clamp(BELL_WAIT_MIN, BELL_WAIT).as_secs_f64());
     command
 }
 
+/// Which pool has rung.
+fn rung(pools: &[PoolKeys], answer: &Value) -> Option<String> {
+    let Value::Array(answer) = answer else { return None };
+    let Some(Value::BulkString(key)) = answer.first() else { return None };
+    pools.iter().find(|pool| pool.bell().as_bytes() == key).map(|pool| pool.pool().to_owned())
+}
+
 impl Shared {
-    /// Waits until one of `pools` may have a task, for [`BELL_WAIT`] at most; after an error for a growing pause.
-    pub(super) async fn wait_for_tasks(self: &Arc<Self>, pools: &[PoolKeys]) {
+    /// Waits until one of `pools` may have a task, for `longest` and [`BELL_WAIT`] at most, and tells which has rung; after an
+    /// error for a growing pause.
+    pub(super) async fn wait_for_tasks(
+        self: &Arc<Self>,
+        pools: &[PoolKeys],
+        longest: Duration,
+    ) -> Option<String> {
         if pools.is_empty() {
-            return sleep(BELL_WAIT).await;
+            sleep(longest.min(BELL_WAIT)).await;
+            return None;
         }
-        match self.hear_tasks(pools).await {
-            Ok(()) => self.tasks_bells.state().failures = 0,
+        match self.hear_tasks(pools, longest).await {
+            Ok(rung) => {
+                self.tasks_bells.state().failures = 0;
+                rung
+            }
             Err(error) => {
                 tracing::debug!(error = chain(&error), "waiting for tasks failed");
                 let pause = self.tasks_bells.failed();
                 sleep(pause).await;
+                None
             }
         }
     }
 
-    async fn hear_tasks(self: &Arc<Self>, pools: &[PoolKeys]) -> Result<(), RedisFailure> {
-        // A ring may have gone to somebody who then did not claim: look first.
-        let looks = join_all(pools.iter().map(|pool| {
-            let mut command = redis::cmd("EXISTS");
-            command.arg(pool.high()).arg(pool.normal()).arg(pool.low());
-            async move { self.calls.query("looking for tasks", &command).await }
-        }));
-        for look in looks.await {
-            if look? != redis::Value::Int(0) {
-                return Ok(());
-            }
-        }
+    async fn hear_tasks(
+        self: &Arc<Self>,
+        pools: &[PoolKeys],
+        longest: Duration,
+    ) -> Result<Option<String>, RedisFailure> {
         if self.client.is_cluster() {
-            self.hear_in_cluster(pools).await;
-            return Ok(());
+            return Ok(self.hear_in_cluster(pools, longest).await);
         }
-        let idle = self.tasks_bells.state().idle.pop();
-        let mut link = match idle {
-            Some(link) => link,
-            None => self.tasks_bells.client.connect(Purpose::Bells).await?,
-        };
+        let mut link = self.tasks_bells.link().await?;
         // Should the caller drop this, the connection is dropped with it, and Redis forgets that somebody blocks there.
-        within("waiting for tasks", BELL_WAIT * 2, link.query(&blocking_pop(pools.iter()))).await?;
-        let mut state = self.tasks_bells.state();
-        if state.idle.len() < IDLE_LINKS_MAX {
-            state.idle.push(link);
-        }
-        Ok(())
+        let pop = blocking_pop(pools.iter(), longest);
+        let answer = within("waiting for tasks", BELL_WAIT * 2, link.query(&pop)).await?;
+        self.tasks_bells.keep(link);
+        Ok(rung(pools, &answer))
     }
 
-    async fn hear_in_cluster(self: &Arc<Self>, pools: &[PoolKeys]) {
-        let listeners: Vec<_> = pools.iter().filter_map(|pool| self.listener(pool)).collect();
-        let rings = listeners.iter().map(|listener| {
+    /// Blocks on the bell of a pool, and makes `call` as soon as it has rung or `longest` is over, without a word in between:
+    /// Redis has both and begins the second when the first is done. Not for a Cluster.
+    pub(super) async fn call_when_rung(
+        &self,
+        pool: &PoolKeys,
+        call: &Call,
+        longest: Duration,
+    ) -> Result<Value, RedisFailure> {
+        let mut link = self.tasks_bells.link().await?;
+        let both = [&blocking_pop([pool].into_iter(), longest), call.command()];
+        let mut answers = within("waiting for tasks", BELL_WAIT * 2, link.query_all(&both)).await?;
+        self.tasks_bells.keep(link);
+        let answer = answers.pop().unwrap_or(Value::Nil);
+        answer.extract_error().map_err(|source| RedisFailure::Command { doing: "claim".to_owned(), source })
+    }
+
+    /// Lets one who blocks on the bell of a pool go on.
+    pub(super) async fn ring(&self, pool: &PoolKeys) -> Result<(), RedisFailure> {
+        let mut command = redis::cmd("LPUSH");
+        command.arg(pool.bell()).arg(1);
+        self.calls.query("ringing", &command).await.map(drop)
+    }
+
+    async fn hear_in_cluster(self: &Arc<Self>, pools: &[PoolKeys], longest: Duration) -> Option<String> {
+        let longest = longest.min(BELL_WAIT);
+        let listeners: Vec<_> = pools.iter().filter_map(|pool| Some((pool, self.listener(pool)?))).collect();
+        let rings = listeners.iter().map(|(_, listener)| {
             listener.wanted.notify_one();
             Box::pin(listener.rung.notified())
         });
         let rings: Vec<_> = rings.collect();
         if rings.is_empty() {
-            return sleep(BELL_WAIT).await;
+            sleep(longest).await;
+            return None;
         }
-        // No ring in time: the caller looks again.
-        drop(timeout(BELL_WAIT, select_all(rings)).await);
+        let ((), first, _) = timeout(longest, select_all(rings)).await.ok()?;
+        listeners.get(first).map(|(pool, _)| pool.pool().to_owned())
     }
 
     fn listener(self: &Arc<Self>, pool: &PoolKeys) -> Option<Arc<Listener>> {
@@ -219,6 +267,7 @@ impl Shared {
 async fn listen_to_pool(client: &Client, listener: &Listener, pool: &PoolKeys) {
     let mut link = None;
     let mut failures = 0;
+    let pop = blocking_pop([pool].into_iter(), BELL_WAIT);
     loop {
         // Only while somebody waits: a ring that is taken here is not heard by other workers.
         listener.wanted.notified().await;
@@ -234,11 +283,10 @@ async fn listen_to_pool(client: &Client, listener: &Listener, pool: &PoolKeys) {
                 }
             },
         };
-        match within("waiting for tasks", BELL_WAIT * 2, open.query(&blocking_pop([pool].into_iter()))).await
-        {
+        match within("waiting for tasks", BELL_WAIT * 2, open.query(&pop)).await {
             Ok(answer) => {
                 failures = 0;
-                if answer != redis::Value::Nil {
+                if answer != Value::Nil {
                     listener.rung.notify_one();
                 }
                 link = Some(open);
@@ -363,7 +411,7 @@ async fn subscription(
             Ok(Some(message)) => hear(Some(message)),
             Ok(None) => return Ok(()),
             // A connection whose other end vanished is silent too.
-            Err(_) => drop(within("pinging", PING_DEADLINE, sink.ping::<redis::Value>()).await?),
+            Err(_) => drop(within("pinging", PING_DEADLINE, sink.ping::<Value>()).await?),
         }
     }
 }

@@ -142,6 +142,11 @@ impl Call {
         self
     }
 
+    /// As it is sent.
+    pub(super) fn command(&self) -> &Cmd {
+        &self.command
+    }
+
     /// Makes the call; loads the library where it is missing.
     pub(super) async fn on(self, line: &Line) -> Result<Value, RedisFailure> {
         let name = self.function.name();

@@ -9,7 +9,7 @@ use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, Pipeline,
     RedisConnectionInfo, RedisError, RedisResult, ServerErrorKind, TlsCertificates, TlsMode, Value,
 };
 use tokio::time::{Instant, timeout};
@@ -25,6 +25,8 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 pub(super) const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
 /// Workers block on their bells for this long at a time.
 pub(super) const BELL_WAIT: Duration = Duration::from_secs(5);
+/// And at least for this long.
+pub(super) const BELL_WAIT_MIN: Duration = Duration::from_millis(1);
 /// An answer of a blocking call must come within this.
 const BLOCKING_ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 const _: () = assert!(BELL_WAIT.as_secs() < BLOCKING_ANSWER_DEADLINE.as_secs());
@@ -259,6 +261,26 @@ impl Link {
         match self {
             Self::Node(connection) => connection.req_packed_command(command).await?.extract_error(),
             Self::Cluster(connection) => query_cluster(connection, command).await,
+        }
+    }
+
+    /// Sends commands together; answers may be errors. A Cluster's nodes are asked one after the other.
+    pub(super) async fn query_all(&mut self, commands: &[&Cmd]) -> RedisResult<Vec<Value>> {
+        match self {
+            Self::Node(connection) => {
+                let mut pipeline = Pipeline::with_capacity(commands.len());
+                for command in commands {
+                    pipeline.add_command((*command).clone());
+                }
+                connection.req_packed_commands(&pipeline, 0, commands.len()).await
+            }
+            Self::Cluster(connection) => {
+                let mut answers = Vec::with_capacity(commands.len());
+                for command in commands {
+                    answers.push(query_cluster(connection, command).await?);
+                }
+                Ok(answers)
+            }
         }
     }
 

@@ -1,6 +1,9 @@
 //! The worker's side.
 
+use std::pin::pin;
+use std::slice;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::runtime::Handle;
@@ -71,28 +74,24 @@ impl Drop for Handover {
 #[async_trait]
 impl TaskQueue for RedisQueue {
     async fn claim(&self, claim: Claim) -> Result<Vec<ClaimedTask>, QueueError> {
-        let pool = self.shared.pool(&claim.pool)?;
-        let holder = holder(&pool, &claim.worker)?;
-        if claim.max == 0 {
-            return Ok(Vec::new());
-        }
-        let (sender, receiver) = oneshot::channel();
-        let shared = Arc::clone(&self.shared);
-        self.shared.tracker.spawn(async move {
-            let answer = shared.claim(&pool, &holder, &claim).await.map(|claimed| {
-                let (shared, runtime) = (Arc::clone(&shared), Handle::current());
-                Handover { claimed, shared, pool, holder, runtime }
-            });
-            // What the caller does not take is dropped, and so goes back.
-            drop(sender.send(answer));
-        });
-        let answer = receiver.await.map_err(|_| shutdown())?;
-        Ok(answer?.accept())
+        self.claim_within(claim, None).await
     }
 
-    async fn wait_for_tasks(&self, pools: &[String]) {
+    async fn wait_for_tasks(&self, pools: &[String], longest: Duration) -> Option<String> {
         let pools: Vec<PoolKeys> = pools.iter().filter_map(|pool| self.shared.keys.pool(pool)).collect();
-        self.shared.wait_for_tasks(&pools).await;
+        self.shared.wait_for_tasks(&pools, longest).await
+    }
+
+    async fn claim_when_ready(
+        &self,
+        claim: Claim,
+        longest: Duration,
+    ) -> Result<Vec<ClaimedTask>, QueueError> {
+        if self.shared.client.is_cluster() {
+            self.wait_for_tasks(slice::from_ref(&claim.pool), longest).await;
+            return self.claim(claim).await;
+        }
+        self.claim_within(claim, Some(longest)).await
     }
 
     async fn extend(
@@ -201,12 +200,52 @@ fn shutdown() -> QueueError {
     QueueError::Unavailable(Box::new(RedisFailure::Shutdown))
 }
 
+impl RedisQueue {
+    /// Claims at once, or when the pool has rung or `longest` is over. Goes on when it is dropped, and then gives back what was
+    /// claimed.
+    async fn claim_within(
+        &self,
+        claim: Claim,
+        longest: Option<Duration>,
+    ) -> Result<Vec<ClaimedTask>, QueueError> {
+        let pool = self.shared.pool(&claim.pool)?;
+        let holder = holder(&pool, &claim.worker)?;
+        if claim.max == 0 {
+            return Ok(Vec::new());
+        }
+        let (mut sender, receiver) = oneshot::channel();
+        let shared = Arc::clone(&self.shared);
+        self.shared.tracker.spawn(async move {
+            let answer = {
+                let mut claimed = pin!(shared.claim(&pool, &holder, &claim, longest));
+                tokio::select! {
+                    answer = &mut claimed => answer,
+                    () = sender.closed(), if longest.is_some() => {
+                        // Redis has the claim already, and makes it when the pool rings.
+                        drop(shared.ring(&pool).await);
+                        claimed.await
+                    }
+                }
+            };
+            let answer = answer.map(|claimed| {
+                let (shared, runtime) = (Arc::clone(&shared), Handle::current());
+                Handover { claimed, shared, pool, holder, runtime }
+            });
+            // What the caller does not take is dropped, and so goes back.
+            drop(sender.send(answer));
+        });
+        let answer = receiver.await.map_err(|_| shutdown())?;
+        Ok(answer?.accept())
+    }
+}
+
 impl Shared {
     async fn claim(
         self: &Arc<Self>,
         pool: &PoolKeys,
         holder: &Holder,
         claim: &Claim,
+        longest: Option<Duration>,
     ) -> Result<Vec<ClaimedTask>, QueueError> {
         let failed = |error: RedisFailure| error.into_queue_error(pool.pool());
         self.settle_claims(pool, holder).await.map_err(failed)?;
@@ -219,8 +258,16 @@ impl Shared {
         ];
         let own = [pool.processing(&holder.name)];
         let read = async {
-            let answer = self.call(Function::Claim, "claim", pool, &own, &arguments).await?;
-            let [generation, aside, claimed] = answer.fixed()?;
+            let call = || Call::on_pool(Function::Claim, pool, &own).arg(&arguments[..]);
+            let answer = match longest {
+                None => call().on(&self.calls).await?,
+                Some(longest) => match self.call_when_rung(pool, &call(), longest).await {
+                    // This loads it.
+                    Err(error) if error.is_function_missing() => call().on(&self.calls).await?,
+                    answer => answer?,
+                },
+            };
+            let [generation, aside, claimed] = Answer::new("claim", answer).fixed()?;
             let mut bodies = Vec::new();
             for [id, body] in claimed.groups()? {
                 bodies.push((id.bytes()?, body.bytes()?));

@@ -125,6 +125,9 @@ local function ring(K)
   if redis.call('LLEN', K[BELL]) < BELL_MAX then redis.call('LPUSH', K[BELL], 1) end
 end
 
+-- Nothing is ready: rings that nobody has heard tell of nothing. A `pcall`: what somebody else wrote there is left for `mend`.
+local function unring(K) redis.pcall('LTRIM', K[BELL], 1, 0) end
+
 local function forget_latest(K, id)
   local task, attempt = split(id)
   if task and tonumber(redis.call('HGET', K[LATEST], task) or 0) == attempt then redis.call('HDEL', K[LATEST], task) end

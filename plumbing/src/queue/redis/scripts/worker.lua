@@ -7,7 +7,10 @@ local function claim(K, A)
   local order = A[3] == '1' and { LOW, HIGH, NORMAL } or { HIGH, NORMAL, LOW }
   local waiting = 0
   for list = HIGH, LOW do waiting = waiting + redis.call('LLEN', K[list]) end
-  if waiting == 0 then return { generation(K), 0, {} } end
+  if waiting == 0 then
+    unring(K)
+    return { generation(K), 0, {} }
+  end
   probe(K, PAYLOAD, TERMS, LEASES, OWNERS, BELL)
   redis.call('LLEN', K[OWN])
   local current, time = generation(K), now()
@@ -55,7 +58,7 @@ local function claim(K, A)
   end
   if tonumber(A[2]) > 0 then
     local rest = redis.call('LLEN', K[HIGH]) + redis.call('LLEN', K[NORMAL]) + redis.call('LLEN', K[LOW])
-    if rest > 0 then ring(K) end
+    if rest > 0 then ring(K) else unring(K) end
   end
   return { current, aside, claimed }
 end
