@@ -305,7 +305,7 @@ async fn starts_among_publications_are_of_their_generation() {
             number += 1;
             let mut create = Create { flows, ..root(&work(), 100_000 * (lane + 1) + number, at(0)) };
             // Every second lane needs transactions.
-            create.idempotency = (lane % 2 == 0).then(|| (format!("{lane} {number}"), at(1000)));
+            create.idempotency = lane.is_multiple_of(2).then(|| (format!("{lane} {number}"), at(1000)));
             let outcome = starts.commit(creates(at(0), vec![create])).await.unwrap().creates.remove(0);
             match outcome {
                 CreateOutcome::Created => {
