@@ -13,7 +13,7 @@ use lru::LruCache;
 
 use crate::config::FLOWS_CACHED_MAX;
 use crate::rounds::Rounds;
-use crate::store::{FlowRow, Store, StoreError};
+use crate::store::{FlowRow, FoundFlow, Store, StoreError};
 
 /// A flow with what the shell needs to know of it beforehand.
 #[derive(Debug)]
@@ -29,11 +29,18 @@ pub(crate) struct FlowCache {
     lookups: Mutex<LruCache<FlowName, Arc<Lookup>>>,
     /// Exact versions that were found: what they mean never changes.
     known: Mutex<LruCache<FlowName, FlowReference>>,
+    latest: Mutex<Latest>,
 }
 
 /// Tenant, id, and version if one is asked for.
 type FlowName = (Option<String>, String, Option<String>);
-type Lookup = Rounds<(), Option<FlowReference>>;
+type Lookup = Rounds<(), FoundFlow>;
+
+/// Latest versions, all as of one generation of flows.
+struct Latest {
+    generation: u64,
+    flows: LruCache<(Option<String>, String), FlowReference>,
+}
 
 impl Default for FlowCache {
     fn default() -> Self {
@@ -42,7 +49,15 @@ impl Default for FlowCache {
             loaded: Mutex::new(LruCache::new(MAX)),
             lookups: Mutex::new(LruCache::new(MAX)),
             known: Mutex::new(LruCache::new(MAX)),
+            latest: Mutex::new(Latest { generation: 0, flows: LruCache::new(MAX) }),
         }
+    }
+}
+
+impl Latest {
+    fn begin(&mut self, generation: u64) {
+        self.generation = generation;
+        self.flows.clear();
     }
 }
 
@@ -62,15 +77,58 @@ impl FlowCache {
         {
             return Ok(Some(known.clone()));
         }
-        let lookup = {
-            let mut lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
-            lookups.get_or_insert(name.clone(), Arc::default).clone()
-        };
-        let found = lookup.join((), async |_| store.find_flow(tenant, id, version).await).await?;
+        let found = self.look(store, &name).await?.flow;
         if is_exact && let Some(found) = &found {
             self.known.lock().unwrap_or_else(PoisonError::into_inner).put(name, found.clone());
         }
         Ok(found)
+    }
+
+    /// The latest version of a flow as it was when somebody looked last, and the generation that this was in. It may be another by
+    /// now: only for a start that names the generation ([`crate::store::Create::flows`]).
+    pub(crate) fn latest_known(&self, tenant: Option<&str>, id: &str) -> Option<(FlowReference, u64)> {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let flow = latest.flows.get(&(tenant.map(str::to_owned), id.to_owned()))?.clone();
+        Some((flow, latest.generation))
+    }
+
+    /// As [`Self::find`], for the latest version. It is known from then on.
+    pub(crate) async fn latest(
+        &self,
+        store: &dyn Store,
+        tenant: Option<&str>,
+        id: &str,
+    ) -> Result<Option<FlowReference>, StoreError> {
+        let name = (tenant.map(str::to_owned), id.to_owned(), None);
+        let FoundFlow { flow, generation } = self.look(store, &name).await?;
+        if let (Some(flow), Some(generation)) = (&flow, generation) {
+            let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+            if generation > latest.generation {
+                latest.begin(generation);
+            }
+            // An answer that was overtaken by a later one is not kept.
+            if generation == latest.generation {
+                latest.flows.put((name.0, name.1), flow.clone());
+            }
+        }
+        Ok(flow)
+    }
+
+    /// Forgets what was known of a generation that is over.
+    pub(crate) fn forget_latest(&self, generation: u64) {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if latest.generation == generation {
+            latest.begin(0);
+        }
+    }
+
+    async fn look(&self, store: &dyn Store, name: &FlowName) -> Result<FoundFlow, StoreError> {
+        let lookup = {
+            let mut lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
+            lookups.get_or_insert(name.clone(), Arc::default).clone()
+        };
+        let (tenant, id, version) = name;
+        lookup.join((), async |_| store.find_flow(tenant.as_deref(), id, version.as_deref()).await).await
     }
 
     /// The flow that a sub-flow step names: of the same document first, then of the published ones of `tenant`, or of none.

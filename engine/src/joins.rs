@@ -121,6 +121,7 @@ impl Engine {
                 input_hash: String::new(),
                 spawn: None,
                 cause: None,
+                flows: None,
             };
             return Ok((create, vec![Effect::BeginChild { child: id }]));
         }
@@ -132,6 +133,7 @@ impl Engine {
             input_hash: String::new(),
             spawn: None,
             cause: None,
+            flows: None,
         };
         Ok((create, effects))
     }

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use crate::effects::Aftermath;
 use crate::engine::{Engine, EngineError};
 use crate::flows::{LoadedFlow, SubFlows, flow_row};
-use crate::store::{Batch, Create, CreateOutcome, PublishOutcome};
+use crate::store::{Batch, Create, CreateOutcome, PublishOutcome, StoreError};
 use crate::watch::Story;
 
 /// Events that are read at a time.
@@ -89,6 +89,32 @@ impl Start {
             traceparent: None,
         }
     }
+
+    fn request(self, id: ExecutionId, bundle: Vec<FlowReference>) -> StartRequest {
+        StartRequest {
+            id,
+            context: self.input,
+            tenant_id: self.tenant_id,
+            metadata: self.metadata,
+            labels: self.labels,
+            idempotency_key: self.idempotency_key,
+            idempotency_window_ms: self.idempotency_window_ms,
+            execution_timeout_ms: self.execution_timeout_ms,
+            wait_timeout_ms: self.wait_timeout_ms,
+            force: self.force,
+            origin: Origin::Root,
+            bundle,
+            traceparent: self.traceparent,
+        }
+    }
+}
+
+/// A flow that starts, with the others of its document.
+struct ToStart {
+    flow: Arc<LoadedFlow>,
+    bundle: Vec<FlowReference>,
+    /// The generation of flows in which it was the latest version. None: it is what was asked for, whatever happened since.
+    as_of: Option<u64>,
 }
 
 /// What came of a start.
@@ -175,29 +201,37 @@ impl Engine {
     /// Starts an execution, once `before` has been told its id.
     async fn start_as<T>(
         &self,
-        start: Start,
+        mut start: Start,
         before: impl FnOnce(ExecutionId) -> T,
     ) -> Result<(Started, T), EngineError> {
-        let (flow, bundle) = self.flow_to_start(start.tenant_id.as_deref(), &start.flow, start.force).await?;
+        let found = self.flow_to_start(&start, true).await?;
         let is_fresh = start.id.is_none();
         let id = start.id.unwrap_or_else(|| self.fresh_id());
-        let request = StartRequest {
-            id,
-            context: start.input,
-            tenant_id: start.tenant_id,
-            metadata: start.metadata,
-            labels: start.labels,
-            idempotency_key: start.idempotency_key,
-            idempotency_window_ms: start.idempotency_window_ms,
-            execution_timeout_ms: start.execution_timeout_ms,
-            wait_timeout_ms: start.wait_timeout_ms,
-            force: start.force,
-            origin: Origin::Root,
-            bundle,
-            traceparent: start.traceparent,
-        };
         let told = before(id);
-        Ok((self.start_request(request, &flow, is_fresh).await?, told))
+        let Some(generation) = found.as_of else {
+            let request = start.request(id, found.bundle);
+            return Ok((self.start_request(request, &found.flow, is_fresh).await?, told));
+        };
+        let input = std::mem::take(&mut start.input);
+        // For another try: it is made for the hash anyway, and costs less than a copy.
+        let text = input.to_string();
+        let request = Start { input, ..start.clone() }.request(id, Vec::new());
+        let first = self.start_as_of(request, hash_of(&text), &found.flow, Some(generation), is_fresh).await;
+        let refused = match first {
+            Ok(Some(started)) => return Ok((started, told)),
+            Ok(None) => None,
+            // A version that has been replaced may refuse what the latest one takes.
+            Err(error @ EngineError::Start(_)) => Some(error),
+            Err(error) => return Err(error),
+        };
+        let latest = self.flow_to_start(&start, false).await?;
+        if let Some(error) = refused.filter(|_| latest.flow.flow.hash == found.flow.flow.hash) {
+            return Err(error);
+        }
+        let unread = |error| StoreError::Internal { reason: format!("an input that was written: {error}") };
+        start.input = serde_json::from_str(&text).map_err(unread)?;
+        let request = start.request(id, latest.bundle);
+        Ok((self.start_request(request, &latest.flow, is_fresh).await?, told))
     }
 
     /// Runs an ended execution again from a step, as a new execution. The context is as the original entered the step,
@@ -245,17 +279,32 @@ impl Engine {
         flow: &LoadedFlow,
         is_fresh: bool,
     ) -> Result<Started, EngineError> {
+        let input_hash = hash_of(&request.context.to_string());
+        let started = self.start_as_of(request, input_hash, flow, None, is_fresh).await?;
+        let unasked = "the record refuses a start for its generation of flows, which it does not name";
+        Ok(started.ok_or_else(|| StoreError::Internal { reason: unasked.into() })?)
+    }
+
+    /// Starts an execution, if `as_of` is given only in that generation of flows: none when it is over, and nothing is stored.
+    async fn start_as_of(
+        &self,
+        request: StartRequest,
+        input_hash: String,
+        flow: &LoadedFlow,
+        as_of: Option<u64>,
+        is_fresh: bool,
+    ) -> Result<Option<Started>, EngineError> {
         let _work = self.work();
         let now = self.now();
         let id = request.id;
-        let input_hash = FlowHash::of(request.context.to_string().as_bytes()).to_string();
         let creation = create(request, &flow.flow, &self.config.limits, now)?;
         let (mut create, effects) = self.begun(creation, &mut SubFlows::default()).await?;
         self.announce(None, &create.execution, &mut create.records);
         let publishes = create.records.iter().any(|record| matches!(record, Record::Publish(_)));
         let execution = create.execution.clone();
         let events = create.events.clone();
-        let batch = Batch { now, creates: vec![Create { input_hash, ..create }], ..Batch::default() };
+        let batch =
+            Batch { now, creates: vec![Create { input_hash, flows: as_of, ..create }], ..Batch::default() };
         let committed = self.committer.commit(&*self.store, batch).await;
         let committed = committed.inspect_err(|error| self.doubt(error, [(&*execution, &*effects)]))?;
         crash::point("engine/start-stored");
@@ -265,9 +314,13 @@ impl Engine {
             Some(CreateOutcome::Existing { id: existing, .. }) if *existing == id => {}
             Some(CreateOutcome::Existing { id, input_differs }) => {
                 let status = self.execution(*id).await?.status();
-                return Ok(Started { id: *id, status, created: false, input_differs: *input_differs });
+                return Ok(Some(Started { id: *id, status, created: false, input_differs: *input_differs }));
             }
             Some(CreateOutcome::IdTaken) if is_fresh && self.is_stored(&execution).await? => {}
+            Some(CreateOutcome::FlowsChanged) => {
+                as_of.inspect(|generation| self.flows.forget_latest(*generation));
+                return Ok(None);
+            }
             Some(CreateOutcome::IdTaken | CreateOutcome::NotSpawned) | None => {
                 return Err(EngineError::IdTaken(id));
             }
@@ -283,7 +336,7 @@ impl Engine {
         if let Err(error) = self.settle(aftermath).await {
             tracing::warn!(%error, execution = %id, "what follows from a start is tried again");
         }
-        Ok(Started { id, status: execution.status(), created: true, input_differs: false })
+        Ok(Some(Started { id, status: execution.status(), created: true, input_differs: false }))
     }
 
     /// Whether the record has this very execution, which may have moved on meanwhile.
@@ -292,22 +345,32 @@ impl Engine {
         Ok(stored.is_some_and(|stored| stored.identity == execution.identity))
     }
 
-    async fn flow_to_start(
-        &self,
-        tenant: Option<&str>,
-        flow: &StartFlow,
-        force: bool,
-    ) -> Result<(Arc<LoadedFlow>, Vec<FlowReference>), EngineError> {
+    /// The flow that a start names; the latest version without a look at the record, if `may_know` it from an earlier one.
+    async fn flow_to_start(&self, start: &Start, may_know: bool) -> Result<ToStart, EngineError> {
+        let Start { flow, force, tenant_id, .. } = start;
+        let tenant = tenant_id.as_deref();
+        let is_archived =
+            |flow: &FlowReference| !force && self.controls.is_archived(tenant, &flow.id, &flow.version);
         match flow {
             StartFlow::Published { id, version } => {
-                let found = self.flows.find(&*self.store, tenant, id, version.as_deref()).await?;
+                let known =
+                    if may_know && version.is_none() { self.flows.latest_known(tenant, id) } else { None };
+                if let Some((known, generation)) = known.filter(|(known, _)| !is_archived(known)) {
+                    let flow = self.flows.get(&*self.store, &known.hash).await?;
+                    return Ok(ToStart { flow, bundle: Vec::new(), as_of: Some(generation) });
+                }
+                let found = match version {
+                    Some(version) => self.flows.find(&*self.store, tenant, id, Some(version)).await?,
+                    None => self.flows.latest(&*self.store, tenant, id).await?,
+                };
                 let Some(found) = found else {
                     return Err(self.not_found(tenant, id, version.as_deref()).await?);
                 };
-                if !force && self.controls.is_archived(tenant, id, &found.version) {
+                if is_archived(&found) {
                     return Err(archived(id));
                 }
-                Ok((self.flows.get(&*self.store, &found.hash).await?, Vec::new()))
+                let flow = self.flows.get(&*self.store, &found.hash).await?;
+                Ok(ToStart { flow, bundle: Vec::new(), as_of: None })
             }
             StartFlow::Inline { flow, bundle } => {
                 let mut references = Vec::with_capacity(bundle.len());
@@ -321,7 +384,7 @@ impl Engine {
                     });
                 }
                 self.store.put_definition(&flow_row(flow)).await?;
-                Ok((self.flows.keep(flow.clone()), references))
+                Ok(ToStart { flow: self.flows.keep(flow.clone()), bundle: references, as_of: None })
             }
         }
     }
@@ -362,6 +425,11 @@ impl Engine {
             }
         }
     }
+}
+
+/// Tells a repeated start from another one under the same key.
+fn hash_of(input: &str) -> String {
+    FlowHash::of(input.as_bytes()).to_string()
 }
 
 fn archived(flow: &str) -> EngineError {

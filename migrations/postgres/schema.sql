@@ -188,6 +188,17 @@ TABLE fm_flows
     fm_flows_pkey PRIMARY KEY (tenant_id, flow_id, version)
     status_known CHECK ((status = ANY (ARRAY['draft'::text, 'published'::text, 'archived'::text])))
     CREATE UNIQUE INDEX fm_flows_pkey ON public.fm_flows USING btree (tenant_id, flow_id, version)
+    CREATE TRIGGER fm_flows_deleted AFTER DELETE ON public.fm_flows REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION fm_next_flows_generation()
+    CREATE TRIGGER fm_flows_emptied AFTER TRUNCATE ON public.fm_flows FOR EACH STATEMENT EXECUTE FUNCTION fm_next_flows_generation()
+    CREATE TRIGGER fm_flows_inserted AFTER INSERT ON public.fm_flows REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION fm_next_flows_generation()
+    CREATE TRIGGER fm_flows_updated AFTER UPDATE ON public.fm_flows REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION fm_next_flows_generation()
+
+TABLE fm_flows_generation
+    only_row boolean NOT NULL DEFAULT true
+    generation bigint NOT NULL
+    fm_flows_generation_only_row_check CHECK (only_row)
+    fm_flows_generation_pkey PRIMARY KEY (only_row)
+    CREATE UNIQUE INDEX fm_flows_generation_pkey ON public.fm_flows_generation USING btree (only_row)
 
 TABLE fm_health WITH fillfactor=50
     id bigint NOT NULL
@@ -592,6 +603,22 @@ BEGIN
     DELETE FROM fm_jobs WHERE execution_id = ANY (gone);
     DELETE FROM fm_context_patches WHERE execution_id = ANY (gone);
     RETURN fm_forget(gone);
+END $function$
+
+
+CREATE OR REPLACE FUNCTION public.fm_next_flows_generation()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    IF TG_OP IN ('INSERT', 'UPDATE', 'DELETE') THEN
+        IF NOT EXISTS (SELECT FROM changed) THEN
+            RETURN NULL;
+        END IF;
+    END IF;
+    UPDATE fm_flows_generation
+    SET generation = greatest(generation + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
+    RETURN NULL;
 END $function$
 
 

@@ -24,8 +24,8 @@ const KEYS: u64 = 12;
 /// What a client asks.
 #[derive(Clone, Debug)]
 pub enum Request {
-    /// A start; the key that it has.
-    Start(Box<Start>, String, Option<String>),
+    /// A start; the key that it has, and the version that was published last when it was asked for.
+    Start(Box<Start>, String, Option<String>, u64),
     /// A command.
     Command(ExecutionId, Command),
     /// An event from outside.
@@ -38,7 +38,7 @@ pub enum Request {
 #[derive(Debug)]
 pub enum Answer {
     /// A start.
-    Started(String, Option<String>, Started),
+    Started(String, Option<String>, u64, Started),
     /// A command was accepted.
     Accepted(ExecutionId, bool),
     /// A rerun was started.
@@ -65,7 +65,7 @@ impl Client {
         let known: Vec<ExecutionId> = boundary.books().executions.keys().copied().collect();
         let request = match random.pick(&known) {
             Some(id) if random.happens(650) => self.about(*id, boundary, random),
-            Some(_) | None => start(random),
+            Some(_) | None => start(boundary, random),
         };
         self.last = Some(request.clone());
         request
@@ -142,7 +142,7 @@ impl Client {
     }
 }
 
-fn start(random: &mut Random) -> Request {
+fn start(boundary: &Boundary, random: &mut Random) -> Request {
     let flow = random.pick(ROOTS).copied().unwrap_or("chain");
     let count = 1 + random.below(7);
     let items: Vec<Value> = (0..count).map(Value::from).collect();
@@ -150,14 +150,15 @@ fn start(random: &mut Random) -> Request {
     let mut start = Start::new(id, json!({ "items": items }));
     let key = random.happens(400).then(|| format!("key-{}", random.below(KEYS)));
     start.idempotency_key.clone_from(&key);
-    Request::Start(Box::new(start), flow.into(), key)
+    let latest = boundary.books().latest(flow);
+    Request::Start(Box::new(start), flow.into(), key, latest)
 }
 
 /// Sends a request.
 pub async fn send(engine: Arc<Engine>, request: Request) -> Answer {
     match request {
-        Request::Start(start, flow, key) => match engine.start(*start).await {
-            Ok(started) => Answer::Started(flow, key, started),
+        Request::Start(start, flow, key, latest) => match engine.start(*start).await {
+            Ok(started) => Answer::Started(flow, key, latest, started),
             Err(error) => Answer::Nothing(error.to_string()),
         },
         Request::Command(id, command) => {

@@ -169,7 +169,7 @@ impl Node {
     /// Begins a client's request.
     pub fn begin_request(&mut self, request: Request, number: u64) {
         let what = match &request {
-            Request::Start(_, flow, key) => format!("start {flow} {key:?}"),
+            Request::Start(_, flow, key, _) => format!("start {flow} {key:?}"),
             Request::Command(..) | Request::Publish(_) | Request::Rerun(..) => format!("{request:?}"),
         };
         let future = Box::pin(client::send(self.engine.clone(), request));

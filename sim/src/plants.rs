@@ -15,6 +15,8 @@ use flowmonkey_engine::store::{Batch, Committed, CreateOutcome, MemoryStore, Sto
 pub enum Plant {
     /// Updates are stored whatever the version.
     VersionGuardIgnored,
+    /// Starts are stored whatever the generation of flows.
+    FlowsGuardIgnored,
     /// An ended child counts twice for its parent.
     ChildCountedTwice,
     /// The end of a child is not counted.
@@ -69,6 +71,7 @@ impl Plant {
     /// All of them.
     pub const ALL: &[Self] = &[
         Self::VersionGuardIgnored,
+        Self::FlowsGuardIgnored,
         Self::ChildCountedTwice,
         Self::ChildNotCounted,
         Self::KeyForgotten,
@@ -123,6 +126,11 @@ pub(crate) async fn commit(
                 if let Some(current) = store.load(&[update.execution.id()]).await?.pop() {
                     update.expected_version = current.version;
                 }
+            }
+        }
+        Some(Plant::FlowsGuardIgnored) => {
+            for create in &mut stored.creates {
+                create.flows = None;
             }
         }
         Some(Plant::ChildCountedTwice | Plant::ChildNotCounted | Plant::RowInsertedTwice) => {

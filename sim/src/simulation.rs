@@ -7,7 +7,10 @@ use std::sync::Arc;
 use flowmonkey_core::execution::Status;
 use flowmonkey_core::execution::command::Command;
 use flowmonkey_core::execution::state::{Activity, WaitOn};
+use flowmonkey_core::flow::Flow;
 use flowmonkey_core::ids::ExecutionId;
+use flowmonkey_core::time::Timestamp;
+use flowmonkey_engine::store::{FlowRow, PublishOutcome, Store};
 use flowmonkey_plumbing::queue::DispatchQueue;
 
 use crate::books::{Books, Violation};
@@ -27,6 +30,8 @@ const HEALING_ROUNDS_MAX: u32 = 400;
 const QUIET_ROUNDS: u32 = 12;
 /// Virtual milliseconds between rounds of healing.
 const HEALING_STEP_MS: i64 = 15_000;
+/// Requests of clients between publications.
+const REQUESTS_PER_PUBLICATION: u64 = 15;
 /// Operations that an engine has under way at a time.
 const UNDER_WAY_MAX: usize = 12;
 
@@ -79,6 +84,8 @@ pub struct Simulation {
     workers: Vec<Worker>,
     client: Client,
     operations: u64,
+    flows: Vec<Arc<Flow>>,
+    requests: u64,
 }
 
 impl Simulation {
@@ -101,8 +108,10 @@ impl Simulation {
             workers,
             client: Client::default(),
             operations: 0,
+            flows,
+            requests: 0,
         };
-        simulation.publish(&flows);
+        simulation.publish();
         let ran = catch_unwind(AssertUnwindSafe(|| {
             simulation.safety();
             simulation.heal();
@@ -127,14 +136,33 @@ impl Simulation {
         }
     }
 
-    fn publish(&self, flows: &[Arc<flowmonkey_core::flow::Flow>]) {
-        for flow in flows {
-            let more = (self.options.plant == Some(Plant::OneRetryTooMany))
-                .then(|| workload::with_more_retries(flow))
-                .flatten();
-            let published = block_on(self.nodes[0].engine.publish(&more.unwrap_or_else(|| flow.clone())));
+    fn publish(&mut self) {
+        for flow in &mut self.flows {
+            if self.options.plant == Some(Plant::OneRetryTooMany)
+                && let Some(more) = workload::with_more_retries(flow)
+            {
+                *flow = more;
+            }
+            let published = block_on(self.nodes[0].engine.publish(flow));
             assert!(published.is_ok(), "nothing fails yet");
         }
+    }
+
+    /// Another version of one of the flows, with the same steps, comes from somebody outside.
+    fn publish_again(&self, number: u64) {
+        let Some(flow) = self.flows.get(number as usize % self.flows.len()) else { return };
+        let flow = workload::as_version(flow, number);
+        let row = FlowRow {
+            id: flow.id.clone(),
+            version: flow.version.to_string(),
+            hash: flow.hash.clone(),
+            status: "published".into(),
+            definition: flow.source.clone(),
+        };
+        let now = Timestamp::from_millis(self.boundary.now_ms());
+        let published = block_on(self.boundary.store.publish(None, &row, now));
+        assert_eq!(published.ok(), Some(PublishOutcome::Created));
+        self.boundary.books().published(&flow.id, number);
     }
 
     fn is_over(&self) -> bool {
@@ -237,6 +265,10 @@ impl Simulation {
         if self.nodes[number].busy() >= UNDER_WAY_MAX {
             return;
         }
+        self.requests += 1;
+        if self.requests.is_multiple_of(REQUESTS_PER_PUBLICATION) {
+            self.publish_again(self.requests / REQUESTS_PER_PUBLICATION);
+        }
         let request = self.client.request(&self.boundary, &mut self.random);
         self.begin_request(number, request);
     }
@@ -263,8 +295,9 @@ impl Simulation {
         let Some((what, answer)) = self.nodes[number].step(place, &self.boundary) else { return };
         self.trace(|| format!("{what}: {answer:?}"));
         match answer {
-            Answer::Started(flow, key, started) => {
+            Answer::Started(flow, key, latest, started) => {
                 self.boundary.books().started(&flow, key.as_deref(), &started);
+                self.boundary.books().started_latest(latest, &started);
             }
             Answer::Accepted(id, cancels) => {
                 self.boundary.books().accepted += 1;

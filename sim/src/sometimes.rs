@@ -8,6 +8,7 @@ pub const RARE_PATHS: &[&str] = &[
     "commit failed before it took effect",
     "commit failed after it took effect",
     "version conflict",
+    "start of an earlier generation of flows",
     "push failed",
     "push was lost silently",
     "result refused as stale",

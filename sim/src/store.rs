@@ -11,12 +11,12 @@ use flowmonkey_engine::access::Visibility;
 use flowmonkey_engine::store::{
     AccessStore, ApiKey, ApiKeyFilter, ArchivedFlow, AuditEntry, AuditFilter, AuditRow, AuditSeal, Batch,
     BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, ControlStore, Count,
-    Delivery, DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskEntry,
-    FailedTaskFilter, FlowRetention, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join,
-    JoinState, ListPage, LogFilter, LogRow, NewDelivery, ObjectTable, Operation, OperationItem, Pause,
-    PauseKind, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, PublishedFlow, Retention,
-    SearchStore, SettledDelivery, Settlement, Staged, Store, StoreError, StoredCheckpoint, TableDefinition,
-    TableRowRecord, TaskOut, Webhook, WebhookNote,
+    CreateOutcome, Delivery, DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter,
+    FailedTaskEntry, FailedTaskFilter, FlowRetention, FlowRow, FoundFlow, JobBeat, JobChange, JobFilter,
+    JobRow, JobStore, Join, JoinState, ListPage, LogFilter, LogRow, NewDelivery, ObjectTable, Operation,
+    OperationItem, Pause, PauseKind, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent,
+    PublishedFlow, Retention, SearchStore, SettledDelivery, Settlement, Staged, Store, StoreError,
+    StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Webhook, WebhookNote,
 };
 
 use crate::boundary::Boundary;
@@ -200,6 +200,9 @@ impl Store for SimStore {
         if planted.answer.updates.contains(&false) {
             self.0.sometimes.hit("version conflict");
         }
+        if planted.answer.creates.contains(&CreateOutcome::FlowsChanged) {
+            self.0.sometimes.hit("start of an earlier generation of flows");
+        }
         self.0.note_progress(|progress| {
             progress.committed = true;
             progress.published = false;
@@ -242,7 +245,7 @@ impl Store for SimStore {
         tenant: Option<&str>,
         id: &str,
         version: Option<&str>,
-    ) -> Result<Option<FlowReference>, StoreError> {
+    ) -> Result<FoundFlow, StoreError> {
         self.call(self.0.store.find_flow(tenant, id, version)).await
     }
 

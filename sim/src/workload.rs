@@ -84,6 +84,26 @@ pub fn flows() -> (Vec<Arc<Flow>>, StepTable) {
     (flows, table)
 }
 
+/// The flow as a later version, which is told by its number.
+///
+/// # Panics
+/// When it is no flow: the documents are part of this program.
+#[must_use]
+pub fn as_version(flow: &Flow, number: u64) -> Arc<Flow> {
+    let mut source = (*flow.source).clone();
+    source["version"] = format!("1.0.{number}").into();
+    match parse_flow_value(&source) {
+        Ok((flow, _)) => flow,
+        Err(issues) => panic!("a flow of the simulation: {issues:?}"),
+    }
+}
+
+/// The number of a version.
+#[must_use]
+pub fn version_of(version: &str) -> u64 {
+    version.rsplit('.').next().and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
 /// The flow with one more retry for every step than its document says.
 #[must_use]
 pub fn with_more_retries(flow: &Flow) -> Option<Arc<Flow>> {

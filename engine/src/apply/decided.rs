@@ -118,5 +118,6 @@ pub(crate) fn create_row(creation: Creation, now: Timestamp) -> Create {
         input_hash: String::new(),
         spawn: None,
         cause: None,
+        flows: None,
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Candidate<'a> {
     pub(super) spawn: Option<usize>,
     /// Index into the batch's updates.
     pub(super) cause: Option<usize>,
+    /// Whether flows have changed since its flow was found.
+    pub(super) is_outdated: bool,
 }
 
 /// What the record has already.
@@ -38,7 +40,7 @@ pub(super) struct Known {
 }
 
 /// What becomes of each create, given which spawns and updates count. A key or an id that occurs twice in a batch counts
-/// once.
+/// once. One that is there already is said to be so, whatever flows do: its answer may have been lost.
 pub(super) fn choose<'a>(
     creates: impl Iterator<Item = Candidate<'a>>,
     spawned: &[bool],
@@ -49,19 +51,22 @@ pub(super) fn choose<'a>(
     let fails = |index: Option<usize>, held: &[bool]| {
         index.is_some_and(|index| !held.get(index).copied().unwrap_or(false))
     };
-    let outcome = |Candidate { id, key, spawn, cause }: Candidate<'_>| {
+    let outcome = |Candidate { id, key, spawn, cause, is_outdated }: Candidate<'_>| {
         let existing = key.and_then(|key| Some((key, keys.get(&key.name)?)));
         if fails(spawn, spawned) || fails(cause, updated) {
             CreateOutcome::NotSpawned
         } else if let Some((key, (id, input_hash))) = existing {
             CreateOutcome::Existing { id: *id, input_differs: *input_hash != key.input_hash }
-        } else if ids.insert(id) {
+        } else if ids.contains(&id) {
+            CreateOutcome::IdTaken
+        } else if is_outdated {
+            CreateOutcome::FlowsChanged
+        } else {
+            ids.insert(id);
             if let Some(key) = key {
                 keys.insert(key.name.clone(), (id, key.input_hash.clone()));
             }
             CreateOutcome::Created
-        } else {
-            CreateOutcome::IdTaken
         }
     };
     creates.map(outcome).collect()

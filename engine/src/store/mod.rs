@@ -31,7 +31,7 @@ mod transfer;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flowmonkey_core::execution::{Event, Execution, FlowReference, RecordedEvent};
+use flowmonkey_core::execution::{Event, Execution, RecordedEvent};
 use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
@@ -53,9 +53,9 @@ pub use jobs::{BeatOutcome, JobBeat, JobChange, JobFilter, JobRow, JobStore, job
 pub use memory::{MemoryKey, MemoryLogLines, MemoryObject, MemoryRows, MemoryStore, MemoryTable};
 pub use model::{
     Batch, CheckpointContent, CheckpointNote, ChildRow, Column, Committed, Create, CreateOutcome,
-    ExecutionFilter, ExecutionSummary, FailedTaskRow, FlowRow, Join, JoinState, ListPage, ObjectReference,
-    PublishOutcome, PublishedEvent, PublishedFlow, Retention, Spawn, Spent, StoredCheckpoint,
-    TableDefinition, TableRowRecord, TaskOut, Update, awaited_event,
+    ExecutionFilter, ExecutionSummary, FailedTaskRow, FlowRow, FoundFlow, Join, JoinState, ListPage,
+    ObjectReference, PublishOutcome, PublishedEvent, PublishedFlow, Retention, Spawn, Spent,
+    StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Update, awaited_event,
 };
 pub use objects::ObjectTable;
 pub use postgres::{
@@ -101,13 +101,13 @@ pub trait Store:
     async fn definition(&self, hash: &FlowHash) -> Result<Option<FlowRow>, StoreError>;
 
     /// A published version among the flows of `tenant`, or of none; without `version` the latest by SemVer order that has
-    /// the status `published`.
+    /// the status `published`, with the generation that this holds in.
     async fn find_flow(
         &self,
         tenant: Option<&str>,
         id: &str,
         version: Option<&str>,
-    ) -> Result<Option<FlowReference>, StoreError>;
+    ) -> Result<FoundFlow, StoreError>;
 
     /// All published versions of all flows that are seen (or of `id`), latest first; a tenant's after those of none.
     async fn list_flows(&self, seen: &Visibility, id: Option<&str>)

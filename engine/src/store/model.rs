@@ -43,6 +43,17 @@ pub struct PublishedFlow {
     pub flow: FlowReference,
 }
 
+/// What came of looking for a flow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FoundFlow {
+    /// The version, if there is one.
+    pub flow: Option<FlowReference>,
+    /// The generation of flows that the answer holds in: another one begins whenever a version is published, archived or restored,
+    /// and none comes twice. A create that names it ([`Create::flows`]) spares the next look. None: looking costs too little for
+    /// that, or an exact version was asked for, which never changes.
+    pub generation: Option<u64>,
+}
+
 /// What came of a publication.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublishOutcome {
@@ -87,6 +98,8 @@ pub struct Create {
     pub spawn: Option<usize>,
     /// Index into [`Batch::updates`]: that decision starts it, and it is stored only if that decision is.
     pub cause: Option<usize>,
+    /// The generation that its flow was found in ([`FoundFlow::generation`]): it is stored only in that one. None: in any.
+    pub flows: Option<u64>,
 }
 
 /// Children for a fan-out. Counts only if the fan-out has `from` children now and is not closing.
@@ -162,6 +175,8 @@ pub enum CreateOutcome {
     IdTaken,
     /// The fan-out, or the execution that starts it, has moved on.
     NotSpawned,
+    /// Flows were published, archived or restored since its flow was found.
+    FlowsChanged,
 }
 
 /// What a tree has spent of its budget.

@@ -13,11 +13,11 @@ use flowmonkey_engine::store::{
     AccessStore, ApiKey, ApiKeyFilter, ArchivedFlow, AuditEntry, AuditFilter, AuditRow, AuditSeal, Batch,
     BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, ControlStore, Count,
     Delivery, DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskEntry,
-    FailedTaskFilter, FlowRetention, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join,
-    JoinState, ListPage, LogFilter, LogRow, MemoryStore, NewDelivery, ObjectTable, Operation, OperationItem,
-    Pause, PauseKind, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, PublishedFlow, Retention,
-    SearchStore, SettledDelivery, Settlement, Staged, Store, StoreError, StoredCheckpoint, TableDefinition,
-    TableRowRecord, TaskOut, Webhook, WebhookNote,
+    FailedTaskFilter, FlowRetention, FlowRow, FoundFlow, JobBeat, JobChange, JobFilter, JobRow, JobStore,
+    Join, JoinState, ListPage, LogFilter, LogRow, MemoryStore, NewDelivery, ObjectTable, Operation,
+    OperationItem, Pause, PauseKind, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent,
+    PublishedFlow, Retention, SearchStore, SettledDelivery, Settlement, Staged, Store, StoreError,
+    StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut, Webhook, WebhookNote,
 };
 use tokio::sync::Notify;
 
@@ -257,7 +257,7 @@ impl Store for Away {
         tenant: Option<&str>,
         id: &str,
         version: Option<&str>,
-    ) -> Result<Option<FlowReference>, StoreError> {
+    ) -> Result<FoundFlow, StoreError> {
         self.there()?;
         self.inner.find_flow(tenant, id, version).await
     }

@@ -14,8 +14,8 @@ use flowmonkey_engine::store::{
     AccessStore, ApiKey, ApiKeyFilter, ArchivedFlow, AuditEntry, AuditFilter, AuditRow, AuditSeal, Batch,
     BeatOutcome, CheckpointNote, ChildRow, Committed, ContextPatch, ContextStore, ControlStore, Count,
     Delivery, DeliveryStatus, EventFilter, EventPlace, EventStore, ExecutionFilter, FailedTaskEntry,
-    FailedTaskFilter, FlowRetention, FlowRow, JobBeat, JobChange, JobFilter, JobRow, JobStore, Join,
-    JoinState, ListPage, LogFilter, LogRow, NewDelivery, ObjectTable, Operation, OperationItem, Pause,
+    FailedTaskFilter, FlowRetention, FlowRow, FoundFlow, JobBeat, JobChange, JobFilter, JobRow, JobStore,
+    Join, JoinState, ListPage, LogFilter, LogRow, NewDelivery, ObjectTable, Operation, OperationItem, Pause,
     PauseKind, ProgressRow, ProgressStore, PublishOutcome, PublishedEvent, PublishedFlow, Retention,
     SearchStore, SettledDelivery, Settlement, Staged, Store, StoreError, StoredCheckpoint, TableDefinition,
     TableRowRecord, TaskOut, Webhook, WebhookNote,
@@ -289,7 +289,7 @@ impl Store for Fused {
         tenant: Option<&str>,
         id: &str,
         version: Option<&str>,
-    ) -> Result<Option<FlowReference>, StoreError> {
+    ) -> Result<FoundFlow, StoreError> {
         self.alive()?;
         self.sizes.lock().unwrap().lookups += 1;
         self.inner.find_flow(tenant, id, version).await

@@ -8,9 +8,10 @@ use flowmonkey_core::execution::Status;
 use flowmonkey_core::execution::command::{Command, TaskAttempt};
 use flowmonkey_engine::chores::collector;
 use flowmonkey_engine::start::{Start, StartFlow};
-use flowmonkey_engine::store::MemoryStore;
+use flowmonkey_engine::store::{MemoryStore, PostgresOptions, PostgresStore, Store};
 use flowmonkey_engine::{Engine, EngineError};
 use flowmonkey_plumbing::queue::{Claim, TaskQueue};
+use flowmonkey_test_support::Postgres;
 use serde_json::{Value, json};
 
 use crate::fused::Fused;
@@ -179,33 +180,140 @@ async fn two_engines_share_thousands_of_commands_and_lose_none() {
     }
 }
 
-/// What an exact version means never changes; which version is the latest does, with each publication, by whichever engine.
-#[tokio::test]
-async fn an_exact_version_is_looked_up_once_and_the_latest_each_time() {
-    let fused = Arc::new(Fused::new(Arc::new(MemoryStore::default()), i64::MAX));
-    let bench = Bench::on(fused.clone()).await;
-    let other = bench.another("other").await;
-    let version = |version: &str| {
+/// Starts flows on an engine whose look-ups are counted, while another engine publishes.
+struct Versions {
+    fused: Arc<Fused>,
+    bench: Bench,
+    other: Arc<Engine>,
+    others: Arc<dyn Store>,
+}
+
+impl Versions {
+    /// The engines have a record each, which is the same one.
+    async fn over(ours: Arc<dyn Store>, others: Arc<dyn Store>) -> Self {
+        let fused = Arc::new(Fused::new(ours, i64::MAX));
+        let bench = Bench::on(fused.clone()).await;
+        let other = Bench::on(others.clone()).await.engine;
+        Self { fused, bench, other, others }
+    }
+
+    async fn in_memory() -> Self {
+        let store = Arc::new(MemoryStore::default());
+        Self::over(store.clone(), store).await
+    }
+
+    /// The other engine publishes a version of a flow.
+    async fn publish(&self, version: &str, with: Value) {
         let mut flow = flow("work", json!({ "do": { "type": WORK } }));
         flow["version"] = version.into();
-        parsed(&flow)
+        flow.as_object_mut().unwrap().extend(with.as_object().unwrap().clone());
+        self.other.publish(&parsed(&flow)).await.unwrap();
+    }
+
+    /// The version that starts, and how many looks that took.
+    async fn start(&self, exact: Option<&str>) -> Result<(String, usize), EngineError> {
+        self.fused.take_sizes();
+        let flow = StartFlow::Published { id: "work".into(), version: exact.map(Into::into) };
+        let started = self.bench.engine.start(Start::new(flow, json!({ "float": 0.1 }))).await?;
+        assert!(started.created);
+        let execution = self.bench.get(started.id).await;
+        assert_eq!(execution.context["float"], json!(0.1));
+        Ok((execution.identity.flow.version.clone(), self.fused.take_sizes().lookups))
+    }
+
+    async fn expect(&self, exact: Option<&str>, version: &str, looks: usize) {
+        assert_eq!(self.start(exact).await.unwrap(), (version.into(), looks));
+    }
+}
+
+/// What an exact version means never changes; which version is the latest does, with each publication, by whichever engine. A start
+/// that is asked for after a publication was answered is of the new version.
+#[tokio::test]
+async fn a_flow_is_looked_up_once_until_flows_change() {
+    let database = Postgres::shared().await.database().await;
+    let options = PostgresOptions { connections: 3, ..PostgresOptions::new(database.url()) };
+    let postgres = async || {
+        PostgresStore::migrate(&options).await.unwrap();
+        PostgresStore::connect(options.clone()).await.unwrap()
     };
-    let start = async |exact: Option<&str>| {
-        let published = StartFlow::Published { id: "work".into(), version: exact.map(Into::into) };
-        let started = bench.engine.start(Start::new(published, json!({}))).await?;
-        let version = bench.get(started.id).await.identity.flow.version.clone();
-        Ok::<_, EngineError>((version, fused.take_sizes().lookups))
+    let (ours, others) = (postgres().await, postgres().await);
+    let over_postgres = Versions::over(Arc::new(ours.clone()), Arc::new(others.clone())).await;
+    for engines in [Versions::in_memory().await, over_postgres] {
+        assert!(
+            matches!(engines.start(Some("1.0.0")).await, Err(EngineError::FlowNotFound(_))),
+            "it is not published yet"
+        );
+        engines.publish("1.0.0", json!({})).await;
+        engines.expect(Some("1.0.0"), "1.0.0", 1).await;
+        engines.expect(Some("1.0.0"), "1.0.0", 0).await;
+        engines.expect(None, "1.0.0", 1).await;
+        for round in 1..20 {
+            let before = format!("1.{}.0", round - 1);
+            engines.expect(None, &before, 0).await;
+            engines.expect(None, &before, 0).await;
+            let now = format!("1.{round}.0");
+            engines.publish(&now, json!({})).await;
+            engines.expect(None, &now, 1).await;
+        }
+        engines.expect(Some("1.0.0"), "1.0.0", 0).await;
+        engines.others.archive_flow(None, "work", Some("1.19.0"), true).await.unwrap();
+        engines.expect(None, "1.18.0", 1).await;
+        engines.expect(None, "1.18.0", 0).await;
+        engines.others.archive_flow(None, "work", None, true).await.unwrap();
+        assert!(engines.start(None).await.is_err(), "all are archived");
+        engines.others.archive_flow(None, "work", Some("1.7.0"), false).await.unwrap();
+        engines.expect(None, "1.7.0", 1).await;
+    }
+    ours.close().await;
+    others.close().await;
+}
+
+#[tokio::test]
+async fn a_version_that_was_replaced_refuses_nothing() {
+    let engines = Versions::in_memory().await;
+    engines.publish("1.0.0", json!({})).await;
+    engines.expect(None, "1.0.0", 1).await;
+    let demanding = json!({ "inputSchema": { "type": "object", "required": ["name"] } });
+    engines.publish("1.1.0", demanding).await;
+    for _ in 0..2 {
+        assert!(matches!(engines.start(None).await, Err(EngineError::Start(_))));
+    }
+    engines.publish("1.2.0", json!({})).await;
+    engines.expect(None, "1.2.0", 1).await;
+}
+
+#[tokio::test]
+async fn a_start_under_a_key_is_the_same_one_after_flows_have_changed() {
+    let engines = Versions::in_memory().await;
+    engines.publish("1.0.0", json!({})).await;
+    engines.expect(None, "1.0.0", 1).await;
+    let start = async |input: Value| {
+        let flow = StartFlow::Published { id: "work".into(), version: None };
+        let start = Start { idempotency_key: Some("key".into()), ..Start::new(flow, input) };
+        engines.bench.engine.start(start).await.unwrap()
     };
-    assert!(
-        matches!(start(Some("1.0.0")).await, Err(EngineError::FlowNotFound(_))),
-        "it is not published yet"
-    );
-    fused.take_sizes();
-    other.publish(&version("1.0.0")).await.unwrap();
-    assert_eq!(start(Some("1.0.0")).await.unwrap(), ("1.0.0".into(), 1));
-    assert_eq!(start(Some("1.0.0")).await.unwrap(), ("1.0.0".into(), 0));
-    assert_eq!(start(None).await.unwrap(), ("1.0.0".into(), 1));
-    other.publish(&version("1.1.0")).await.unwrap();
-    assert_eq!(start(None).await.unwrap(), ("1.1.0".into(), 1));
-    assert_eq!(start(Some("1.0.0")).await.unwrap(), ("1.0.0".into(), 0));
+    let first = start(json!({ "n": 1 })).await;
+    engines.publish("1.1.0", json!({})).await;
+    let second = start(json!({ "n": 1 })).await;
+    assert_eq!((second.id, second.created, second.input_differs), (first.id, false, false));
+    let third = start(json!({ "n": 2 })).await;
+    assert_eq!((third.id, third.created, third.input_differs), (first.id, false, true));
+    engines.expect(None, "1.1.0", 1).await;
+}
+
+/// Only a start says which generation it is of: a sub-flow is looked up.
+#[tokio::test]
+async fn a_sub_flow_is_the_latest_version() {
+    let engines = Versions::in_memory().await;
+    engines.publish("1.0.0", json!({})).await;
+    let call = json!({ "call": { "type": "sub-flow", "config": { "flowId": "work" } } });
+    engines.bench.publish(flow("parent", call)).await;
+    engines.expect(None, "1.0.0", 1).await;
+    engines.bench.start("parent", json!({})).await;
+    engines.publish("1.1.0", json!({})).await;
+    engines.bench.start("parent", json!({})).await;
+    let children = engines.bench.all().await.into_iter().filter(|one| one.parent_execution_id.is_some());
+    let mut versions: Vec<_> = children.map(|child| child.flow_version).collect();
+    versions.sort_unstable();
+    assert_eq!(versions, ["1.0.0", "1.1.0"]);
 }

@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Waker};
 
 use flowmonkey_core::execution::command::TableRow;
 use flowmonkey_core::execution::{StartRequest, Status, replay};
 use flowmonkey_core::ids::ExecutionId;
 use flowmonkey_engine::store::conformance::fixture::{
-    at, creates, each, id, opened, root, spawning, start, started, store_all, success, success_with_rows,
-    update, update_within, updates, work,
+    at, creates, each, id, opened, root, row, spawning, start, started, store_all, success,
+    success_with_rows, update, update_within, updates, work,
 };
-use flowmonkey_engine::store::{Batch, Committed, CreateOutcome, PostgresStore, Store, StoreError, Update};
+use flowmonkey_engine::store::{
+    Batch, Committed, Create, CreateOutcome, FlowRow, PostgresStore, Store, StoreError, Update,
+};
 use futures_util::future::join_all;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
@@ -217,6 +219,114 @@ async fn a_dropped_commit_is_stored_whole_or_not_at_all_and_leaves_no_transactio
     .await
     .unwrap();
     assert_eq!(open, 0);
+}
+
+/// Engines of before, people and tools that change flows by statements of their own.
+#[tokio::test]
+async fn whoever_changes_flows_begins_a_generation_of_them() {
+    let database = fresh().await;
+    let store = open(&database).await;
+    let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+    let definition = "INSERT INTO fm_definitions VALUES ('h', 'f', '1.0.0', 'published', '{}')";
+    sqlx::raw_sql(definition).execute(&mut connection).await.unwrap();
+    let mut seen = Vec::new();
+    let generation = "SELECT generation FROM fm_flows_generation";
+    for (statement, changes) in [
+        ("INSERT INTO fm_flows VALUES ('f', '1.0.0', 'h', 'published', 7, '') ON CONFLICT DO NOTHING", true),
+        ("INSERT INTO fm_flows VALUES ('f', '1.0.0', 'h', 'published', 7, '') ON CONFLICT DO NOTHING", false),
+        (
+            "INSERT INTO fm_flows SELECT 'f', n || '.0.0', 'h', 'draft', 7, '' FROM generate_series(2, 1000) AS n",
+            true,
+        ),
+        ("UPDATE fm_flows SET status = 'published' WHERE version = '7.0.0'", true),
+        ("UPDATE fm_flows SET status = 'published' WHERE version = '0.0.7'", false),
+        ("DELETE FROM fm_flows WHERE version = '0.0.7'", false),
+        ("DELETE FROM fm_flows WHERE version = '1.0.0'", true),
+        // What the last ones were is lost: a backup was restored, or a replica took over.
+        ("UPDATE fm_flows_generation SET generation = 1; UPDATE fm_flows SET published_at = 8", true),
+        ("TRUNCATE fm_flows", true),
+    ] {
+        sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
+        let now: i64 = sqlx::query_scalar(generation).fetch_one(&mut connection).await.unwrap();
+        assert_eq!(!seen.contains(&now), changes, "{statement}: {now} after {seen:?}");
+        seen.push(now);
+    }
+    // A change that is taken back was none; and without a generation, none is told.
+    let mut transaction = connection.begin().await.unwrap();
+    sqlx::raw_sql("INSERT INTO fm_flows VALUES ('f', '1.0.0', 'h', 'published', 7, '')")
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    transaction.rollback().await.unwrap();
+    let now: i64 = sqlx::query_scalar(generation).fetch_one(&mut connection).await.unwrap();
+    assert_eq!(Some(&now), seen.last());
+    let insert = "DELETE FROM fm_flows_generation; INSERT INTO fm_flows VALUES ('f', '1.0.0', 'h', 'published', 7, '')";
+    sqlx::raw_sql(insert).execute(&mut connection).await.unwrap();
+    let found = store.find_flow(None, "f", None).await.unwrap();
+    assert!(found.flow.is_some() && found.generation.is_none(), "{found:?}");
+    let flows = Some(u64::try_from(now).unwrap());
+    let outcomes = store
+        .commit(creates(at(0), vec![Create { flows, ..root(&work(), 1, at(0)) }]))
+        .await
+        .unwrap()
+        .creates;
+    assert_eq!(outcomes, [CreateOutcome::FlowsChanged]);
+    store.close().await;
+}
+
+/// A start that is asked for after a publication was answered never is of an earlier generation, however many are under way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn starts_among_publications_are_of_their_generation() {
+    const PUBLICATIONS: u64 = 40;
+    let database = fresh().await;
+    let (publishes, starts) = (open(&database).await, open(&database).await);
+    let flow = row(&work());
+    let version = |number: u64| FlowRow { version: format!("1.{number}.0"), ..flow.clone() };
+    publishes.publish(None, &version(0), at(0)).await.unwrap();
+    // The last publication that was answered.
+    let answered = AtomicU64::new(0);
+    let publish = async {
+        for number in 1..=PUBLICATIONS {
+            publishes.publish(None, &version(number), at(0)).await.unwrap();
+            answered.store(number, Ordering::SeqCst);
+        }
+    };
+    let start = async |lane: u64| {
+        let (mut known, mut number, mut refused) = (None, 0, 0);
+        loop {
+            let least = answered.load(Ordering::SeqCst);
+            let (latest, flows) = match known.take() {
+                Some(known) => known,
+                None => {
+                    let found = starts.find_flow(None, &flow.id, None).await.unwrap();
+                    (found.flow.unwrap().version, found.generation)
+                }
+            };
+            number += 1;
+            let mut create = Create { flows, ..root(&work(), 100_000 * (lane + 1) + number, at(0)) };
+            // Every second lane needs transactions.
+            create.idempotency = lane.is_multiple_of(2).then(|| (format!("{lane} {number}"), at(1000)));
+            let outcome = starts.commit(creates(at(0), vec![create])).await.unwrap().creates.remove(0);
+            match outcome {
+                CreateOutcome::Created => {
+                    let of: u64 = latest.split('.').nth(1).unwrap().parse().unwrap();
+                    assert!(of >= least, "{of} was started after {least} was published");
+                    if of == PUBLICATIONS {
+                        return refused;
+                    }
+                    known = Some((latest, flows));
+                }
+                CreateOutcome::FlowsChanged => refused += 1,
+                CreateOutcome::Existing { .. } | CreateOutcome::IdTaken | CreateOutcome::NotSpawned => {
+                    panic!("{outcome:?}")
+                }
+            }
+        }
+    };
+    let ((), refused) = tokio::join!(publish, join_all((0..4).map(start)));
+    assert!(refused.iter().sum::<u64>() > 0, "flows have changed under no start");
+    publishes.close().await;
+    starts.close().await;
 }
 
 #[tokio::test]

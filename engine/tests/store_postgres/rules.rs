@@ -53,13 +53,13 @@ async fn it_can_be_migrated_through_a_pooler_again_and_again() {
     for _ in 0..2 {
         PostgresStore::migrate(&options).await.unwrap();
         let mut connection = PgConnection::connect(&database.url()).await.unwrap();
-        let forget = "DROP VIEW fm_history_weeks; DROP TABLE fm_flows, fm_definitions, fm_executions, fm_history,
+        let forget = "DROP VIEW fm_history_weeks; DROP TABLE fm_flows, fm_flows_generation, fm_definitions, fm_executions, fm_history,
             fm_timers, fm_subscriptions, fm_joins, fm_snapshots, fm_events, fm_idempotency, fm_budgets, fm_checkpoints,
             fm_context_patches, fm_failed_tasks, fm_jobs, fm_objects, fm_tables, fm_table_rows, fm_keys, fm_turns, fm_pools, fm_progress, fm_task_logs,
             fm_health, fm_retention, fm_operation_items, fm_operations, fm_pauses, fm_api_keys, fm_audit, fm_webhook_deliveries, fm_webhooks,
             fm_migrations, fm_schema;
             DROP FUNCTION fm_step, fm_start, fm_follow, fm_first_id, fm_prepare_history, fm_retire_history, fm_forget,
-            fm_forget_whole, fm_delete_tree, fm_prune, fm_prune_flow, fm_times_in_order";
+            fm_forget_whole, fm_delete_tree, fm_prune, fm_prune_flow, fm_times_in_order, fm_next_flows_generation";
         sqlx::raw_sql(forget).execute(&mut connection).await.unwrap();
     }
 }

@@ -16,7 +16,7 @@ use flowmonkey_engine::start::Started;
 use flowmonkey_plumbing::queue::Dispatched;
 
 use crate::sometimes::Sometimes;
-use crate::workload::StepTable;
+use crate::workload::{self, StepTable};
 
 pub use execution::{ExecutionBook, NONCE};
 pub use family::JoinBook;
@@ -41,6 +41,8 @@ pub struct Books {
     /// What workers were granted and handed in.
     pub leases: Leases,
     keys: BTreeMap<(String, String), (ExecutionId, Timestamp)>,
+    /// The version of each flow that was published last.
+    latest: BTreeMap<String, u64>,
     rows: BTreeSet<String>,
     cancelled: BTreeSet<ExecutionId>,
     violations: Vec<Violation>,
@@ -61,6 +63,7 @@ impl Books {
             joins: BTreeMap::new(),
             leases: Leases::default(),
             keys: BTreeMap::new(),
+            latest: BTreeMap::new(),
             rows: BTreeSet::new(),
             cancelled: BTreeSet::new(),
             violations: Vec::new(),
@@ -78,6 +81,27 @@ impl Books {
     #[must_use]
     pub fn violation(&self) -> Option<&Violation> {
         self.violations.first()
+    }
+
+    /// A version of a flow was published, and that was answered.
+    pub fn published(&mut self, flow: &str, version: u64) {
+        self.latest.insert(flow.to_owned(), version);
+    }
+
+    /// The version of a flow that was published last.
+    #[must_use]
+    pub fn latest(&self, flow: &str) -> u64 {
+        self.latest.get(flow).copied().unwrap_or(0)
+    }
+
+    /// A client was answered that its start is stored, which it asked for after `least` was published.
+    pub fn started_latest(&mut self, least: u64, started: &Started) {
+        let Some(book) = self.executions.get(&started.id).filter(|_| started.created) else { return };
+        let flow = &book.state.identity.flow;
+        if workload::version_of(&flow.version) < least {
+            let what = format!("{} is of {} {} after {least}", started.id, flow.id, flow.version);
+            self.violate("latest", what);
+        }
     }
 
     /// A client was answered that its start is stored.

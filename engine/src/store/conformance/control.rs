@@ -107,18 +107,18 @@ pub(super) async fn archived_versions_are_not_the_latest(store: &dyn Store) {
             store.publish(tenant, &super::fixture::row(&flow), at(1)).await.unwrap();
         }
     }
-    let latest = async || store.find_flow(None, "old", None).await.unwrap().map(|flow| flow.version);
+    let latest = async || store.find_flow(None, "old", None).await.unwrap().flow.map(|flow| flow.version);
     assert_eq!(latest().await.as_deref(), Some("2.0.0"));
     assert_eq!(store.archive_flow(None, "old", Some("2.0.0"), true).await.unwrap(), 1);
     assert_eq!(store.archive_flow(None, "old", Some("2.0.0"), true).await.unwrap(), 0);
     assert_eq!(latest().await.as_deref(), Some("1.0.0"));
     assert_eq!(store.archive_flow(None, "old", None, true).await.unwrap(), 1);
     assert_eq!(latest().await, None);
-    assert!(store.find_flow(None, "old", Some("1.0.0")).await.unwrap().is_some(), "executions go on");
+    assert!(store.find_flow(None, "old", Some("1.0.0")).await.unwrap().flow.is_some(), "executions go on");
     let archived = store.archived_flows().await.unwrap();
     let named = |version: &str| ArchivedFlow { tenant: None, id: "old".into(), version: version.into() };
     assert_eq!(archived, [named("1.0.0"), named("2.0.0")]);
-    let foreign = store.find_flow(Some("acme"), "old", None).await.unwrap();
+    let foreign = store.find_flow(Some("acme"), "old", None).await.unwrap().flow;
     assert_eq!(foreign.map(|flow| flow.version).as_deref(), Some("2.0.0"));
     assert_eq!(store.archive_flow(None, "old", None, false).await.unwrap(), 2);
     let versions = store.flow_versions(None, "old").await.unwrap();

@@ -222,6 +222,7 @@ fn begun(
         input_hash: "input".into(),
         spawn: None,
         cause: None,
+        flows: None,
     }
 }
 

@@ -136,6 +136,9 @@ rules! {
     flows:
         versions_are_immutable,
         the_latest_version_is_by_semver,
+        whatever_changes_flows_begins_a_generation,
+        a_create_for_another_generation_of_flows_is_not_stored,
+        a_key_or_an_id_that_is_taken_is_so_in_any_generation_of_flows,
         definitions_are_kept_without_publication;
     jobs:
         heartbeats_of_jobs_are_fenced,

@@ -50,11 +50,11 @@ async fn start(store: &dyn Store, flow: &Flow, number: u64, tenant: Option<&str>
 pub(super) async fn flows_of_tenants_have_names_of_their_own(store: &dyn Store) {
     for tenant in ALL {
         let own = version(tenant.unwrap_or_default());
-        assert_eq!(store.find_flow(tenant, "a", None).await.unwrap(), None, "{tenant:?}");
+        assert_eq!(store.find_flow(tenant, "a", None).await.unwrap().flow, None, "{tenant:?}");
         assert_eq!(store.publish(tenant, &own, at(0)).await.unwrap(), PublishOutcome::Created);
         assert_eq!(store.publish(tenant, &own, at(0)).await.unwrap(), PublishOutcome::Unchanged);
         for exact in [None, Some("1.0.0")] {
-            let found = store.find_flow(tenant, "a", exact).await.unwrap().unwrap();
+            let found = store.find_flow(tenant, "a", exact).await.unwrap().flow.unwrap();
             assert_eq!(found.hash, own.hash, "{tenant:?} {exact:?}");
         }
         let other = version("changed");

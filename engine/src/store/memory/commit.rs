@@ -89,6 +89,9 @@ impl MemoryRows {
         if self.executions.contains_key(&create.execution.id()) {
             return CreateOutcome::IdTaken;
         }
+        if create.flows.is_some_and(|generation| generation != self.flows_generation) {
+            return CreateOutcome::FlowsChanged;
+        }
         CreateOutcome::Created
     }
 

@@ -131,6 +131,7 @@ impl ControlStore for MemoryStore {
             *status = if archived { ARCHIVED.into() } else { own };
             changed += 1;
         }
+        rows.flows_generation += u64::from(changed > 0);
         Ok(changed)
     }
 

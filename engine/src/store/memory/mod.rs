@@ -55,6 +55,8 @@ pub struct MemoryRows {
     pub definitions: BTreeMap<String, FlowRow>,
     /// Published versions with their statuses, by tenant, flow and version.
     pub flows: BTreeMap<(Option<String>, String, String), (FlowReference, String)>,
+    /// The generation of the published versions.
+    pub flows_generation: u64,
     /// Executions.
     pub executions: BTreeMap<ExecutionId, Execution>,
     /// History: one list for each decision.

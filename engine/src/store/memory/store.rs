@@ -14,7 +14,7 @@ use super::{MemoryRows, MemoryStore, MemoryTable, search};
 use crate::access::Visibility;
 use crate::store::model::{
     Batch, CheckpointContent, CheckpointNote, ChildRow, Committed, ExecutionFilter, ExecutionSummary,
-    FlowRow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, PublishedFlow, Retention,
+    FlowRow, FoundFlow, Join, JoinState, ListPage, PublishOutcome, PublishedEvent, PublishedFlow, Retention,
     StoredCheckpoint, TableDefinition, TableRowRecord, TaskOut,
 };
 use crate::store::{Store, StoreError, child, flows};
@@ -50,6 +50,7 @@ impl Store for MemoryStore {
         let reference =
             FlowReference { id: flow.id.clone(), version: flow.version.clone(), hash: flow.hash.clone() };
         rows.flows.insert(name, (reference, flow.status.clone()));
+        rows.flows_generation += 1;
         Ok(PublishOutcome::Created)
     }
 
@@ -62,15 +63,17 @@ impl Store for MemoryStore {
         tenant: Option<&str>,
         id: &str,
         version: Option<&str>,
-    ) -> Result<Option<FlowReference>, StoreError> {
+    ) -> Result<FoundFlow, StoreError> {
         let rows = self.rows();
         let own =
             rows.flows.iter().filter(|((owner, known, _), _)| owner.as_deref() == tenant && known == id);
         let Some(version) = version else {
-            return Ok(flows::latest(own.map(|(_, found)| found.clone()).collect()));
+            let flow = flows::latest(own.map(|(_, found)| found.clone()).collect());
+            return Ok(FoundFlow { flow, generation: Some(rows.flows_generation) });
         };
         let mut exact = own.filter(|((_, _, known), _)| known == version);
-        Ok(exact.next().map(|(_, (reference, _))| reference.clone()))
+        let flow = exact.next().map(|(_, (reference, _))| reference.clone());
+        Ok(FoundFlow { flow, generation: None })
     }
 
     async fn list_flows(

@@ -24,10 +24,10 @@ use crate::store::tally::{self, JoinKey};
 use crate::store::tenants;
 
 /// Parameters of the largest statement of the hot path.
-const PARAMETERS_MAX: usize = 57;
+const PARAMETERS_MAX: usize = 58;
 
-/// Times that a batch is begun anew because another engine was faster with an idempotency key or an id. Each time that
-/// engine's keys and ids are known.
+/// Times that a batch is begun anew because another engine was faster with an idempotency key or an id, or changed flows. Each
+/// time what that engine did is known.
 const RACES: usize = 8;
 
 /// An execution's change in the form of the database.
@@ -119,6 +119,8 @@ pub(super) struct PreparedCreate {
     pub(super) key: Option<Key>,
     pub(super) spawn: Option<usize>,
     pub(super) cause: Option<usize>,
+    /// The generation of flows that it is for.
+    pub(super) flows: Option<i64>,
 }
 
 /// A batch in the form of the database.
@@ -139,17 +141,20 @@ impl PostgresStore {
             return Ok(Committed::default());
         }
         let prepared = prepare(batch)?;
-        if self.shared.session.has_named_statements() && prepared.is_plain() {
-            return self.shared.write_alone(&prepared).await;
+        let is_alone = self.shared.session.has_named_statements() && prepared.is_plain();
+        if is_alone && let Some(committed) = self.shared.write_alone(&prepared).await? {
+            return Ok(committed);
         }
         let shared = self.shared.clone();
-        self.shielded(async move { shared.transact(&prepared).await }).await
+        // Who was refused alone is told why.
+        self.shielded(async move { shared.transact(&prepared, is_alone).await }).await
     }
 }
 
 impl Shared {
-    /// The hot path: one statement, one round trip. Dropping it while it runs does no harm.
-    async fn write_alone(&self, prepared: &Prepared) -> Result<Committed, StoreError> {
+    /// The hot path: one statement, one round trip. Dropping it while it runs does no harm. None: nothing of it is stored, because
+    /// something in it is for another generation of flows.
+    async fn write_alone(&self, prepared: &Prepared) -> Result<Option<Committed>, StoreError> {
         let Prepared { updates, creates, .. } = prepared;
         let (steps, starts) = (first_updates(updates), first_creates(creates.iter()));
         let (query, has_steps) = match (steps.is_empty(), starts.is_empty()) {
@@ -161,27 +166,33 @@ impl Shared {
             }
         };
         let mut connection = self.connection().await?;
-        let row = query.fetch_one(&mut *connection).await.map_err(|error| self.classify(error))?;
+        let row = query.fetch_optional(&mut *connection).await.map_err(|error| self.classify(error))?;
         connection.done();
+        let Some(row) = row else { return Ok(None) };
         let held = if has_steps { ids(&row, 0, &"fm_step")? } else { Vec::new() };
         let stored = if starts.is_empty() { Vec::new() } else { ids(&row, has_steps.into(), &"fm_start")? };
         let mut stored: HashSet<ExecutionId> = stored.into_iter().collect();
         let outcome = |create: &PreparedCreate| {
             if stored.remove(&create.change.id) { CreateOutcome::Created } else { CreateOutcome::IdTaken }
         };
-        Ok(Committed {
+        Ok(Some(Committed {
             creates: creates.iter().map(outcome).collect(),
             updates: which_held(updates, &held),
             ..Committed::default()
-        })
+        }))
     }
 
-    /// Everything else.
-    async fn transact(self: Arc<Self>, prepared: &Prepared) -> Result<Committed, StoreError> {
+    /// Everything else. `is_wary`: something has stood in the way of it before.
+    async fn transact(
+        self: Arc<Self>,
+        prepared: &Prepared,
+        mut is_wary: bool,
+    ) -> Result<Committed, StoreError> {
         let mut connection = self.connection().await?;
         for _ in 0..RACES {
             let mut transaction = self.begin(&mut connection).await?;
-            match (Writer { shared: &self, connection: &mut transaction }).apply(prepared).await? {
+            let mut writer = Writer { shared: &self, connection: &mut transaction, is_wary };
+            match writer.apply(prepared).await? {
                 Outcome::Stored(committed) => {
                     transaction.commit().await.map_err(|error| self.classify(error))?;
                     connection.done();
@@ -189,8 +200,10 @@ impl Shared {
                 }
                 Outcome::Raced => transaction.rollback().await.map_err(|error| self.classify(error))?,
             }
+            is_wary = true;
         }
-        let reason = format!("{}: others were faster with the same keys or ids again and again", self.place);
+        let reason =
+            format!("{}: others were faster with the same keys, ids or flows again and again", self.place);
         Err(StoreError::Unavailable { reason, source: None })
     }
 }
@@ -237,7 +250,7 @@ fn prepare_update(update: Update, now: Timestamp) -> Result<PreparedUpdate, Stor
 }
 
 fn prepare_create(create: Create, now: Timestamp) -> Result<PreparedCreate, StoreError> {
-    let Create { execution, events, records, idempotency, input_hash, spawn, cause } = create;
+    let Create { execution, events, records, idempotency, input_hash, spawn, cause, flows } = create;
     let identity = &execution.identity;
     let tenant = identity.tenant_id.as_deref().unwrap_or_default();
     let key = idempotency.map(|(key, until)| Key {
@@ -255,7 +268,7 @@ fn prepare_create(create: Create, now: Timestamp) -> Result<PreparedCreate, Stor
         records,
         row: columns::execution(&execution)?,
     };
-    Ok(PreparedCreate { change, fixed, key, spawn, cause })
+    Ok(PreparedCreate { change, fixed, key, spawn, cause, flows: flows.map(integer) })
 }
 
 fn record_rows(
@@ -363,12 +376,14 @@ pub(super) fn step<'q>(query: Borrowing<'q>, updates: &[&'q PreparedUpdate]) -> 
     columns::step(query, &rows, expected, following(changes()))
 }
 
-/// Binds creates.
+/// Binds creates, and the generations of flows that they are for: the statement gives no row, and does nothing, in any other.
 pub(super) fn start<'q>(query: Borrowing<'q>, creates: &[&'q PreparedCreate]) -> Borrowing<'q> {
     let changes = || creates.iter().map(|create| &create.change);
     let rows: Vec<&ExecutionRow> = changes().map(|change| &change.row).collect();
     let fixed: Vec<&FixedColumns> = creates.iter().map(|create| &create.fixed).collect();
-    columns::start(query, &rows, &fixed, following(changes()))
+    let generations: BTreeSet<i64> = creates.iter().filter_map(|create| create.flows).collect();
+    let generations: Vec<i64> = generations.into_iter().collect();
+    columns::start(query, &rows, &fixed, following(changes())).bind(generations)
 }
 
 fn following<'q>(changes: impl Iterator<Item = &'q Change>) -> Following<'q> {

@@ -20,6 +20,9 @@ SELECT string_agg(line, E'\n' ORDER BY place, name COLLATE "C", part, line COLLA
     UNION ALL
     SELECT 1, tablename, 20000, '    ' || indexdef FROM pg_indexes WHERE schemaname = current_schema()
     UNION ALL
+    SELECT 1, relname, 30000, '    ' || pg_get_triggerdef(pg_trigger.oid)
+    FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid WHERE NOT tgisinternal
+    UNION ALL
     SELECT 2, relname, 0, E'\nSEQUENCE ' || relname FROM pg_class WHERE relkind = 'S'
     UNION ALL
     SELECT 3, relname, 0, E'\nVIEW ' || relname || E' AS\n' || pg_get_viewdef(oid) FROM pg_class WHERE relkind = 'v'

@@ -24,6 +24,10 @@ pub(super) const MIGRATIONS: &[(&str, &str)] = &[
     ("add keys and audit", include_str!("../../../../migrations/postgres/0012_add_keys_and_audit.sql")),
     ("add controls", include_str!("../../../../migrations/postgres/0013_add_controls.sql")),
     ("carry out operations", include_str!("../../../../migrations/postgres/0014_carry_out_operations.sql")),
+    (
+        "count generations of flows",
+        include_str!("../../../../migrations/postgres/0015_count_generations_of_flows.sql"),
+    ),
 ];
 
 /// The schema version that this program needs.

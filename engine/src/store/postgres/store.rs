@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flowmonkey_core::execution::{Event, Execution, FlowReference, JoinSpec, RecordedEvent, Status};
+use flowmonkey_core::execution::{Event, Execution, JoinSpec, RecordedEvent, Status};
 use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
@@ -17,8 +17,8 @@ use crate::access::Visibility;
 use crate::store::encode::{integer, json, text};
 use crate::store::events::EventStore;
 use crate::store::model::{
-    Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FlowRow, Join, JoinState, ListPage,
-    PublishOutcome, PublishedEvent, PublishedFlow, Retention, StoredCheckpoint, TableDefinition,
+    Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FlowRow, FoundFlow, Join, JoinState,
+    ListPage, PublishOutcome, PublishedEvent, PublishedFlow, Retention, StoredCheckpoint, TableDefinition,
     TableRowRecord, TaskOut,
 };
 use crate::store::objects::ContentColumns;
@@ -59,7 +59,7 @@ impl Store for PostgresStore {
         if self.write(statement).await? > 0 {
             return Ok(PublishOutcome::Created);
         }
-        match self.find_flow(tenant, &flow.id, Some(&flow.version)).await? {
+        match self.find_flow(tenant, &flow.id, Some(&flow.version)).await?.flow {
             Some(existing) if existing.hash != flow.hash => {
                 Ok(PublishOutcome::Conflict { existing: existing.hash })
             }
@@ -77,16 +77,18 @@ impl Store for PostgresStore {
         tenant: Option<&str>,
         id: &str,
         version: Option<&str>,
-    ) -> Result<Option<FlowReference>, StoreError> {
+    ) -> Result<FoundFlow, StoreError> {
         let tenant = text(tenants::column(tenant));
         if let Some(version) = version {
             let row =
                 self.read_one(query(sql::FLOWS_GET).bind(text(id)).bind(text(version)).bind(tenant)).await?;
-            return row.map(|row| rows::flow(&row).map(|(reference, _)| reference)).transpose();
+            let flow = row.map(|row| rows::flow(&row).map(|(reference, _)| reference)).transpose()?;
+            return Ok(FoundFlow { flow, generation: None });
         }
-        let found = self.read(query(sql::FLOWS_LIST).bind(text(id)).bind(tenant)).await?;
+        let found = self.read(query(sql::FLOWS_VERSIONS).bind(text(id)).bind(tenant)).await?;
         let versions = found.iter().map(rows::flow).collect::<Result<Vec<_>, _>>()?;
-        Ok(flows::latest(versions))
+        let generation = found.first().map(|row| rows::optional_count(row, 4, &"fm_flows_generation"));
+        Ok(FoundFlow { flow: flows::latest(versions), generation: generation.transpose()?.flatten() })
     }
 
     async fn list_flows(

@@ -29,7 +29,7 @@ use crate::store::tally::{JoinKey, Settled, Tally};
 pub(super) enum Outcome {
     /// It may be committed.
     Stored(Committed),
-    /// Another engine took an idempotency key or an id in the meantime: take everything back and begin anew.
+    /// Another engine took an idempotency key or an id in the meantime, or changed flows: take everything back and begin anew.
     Raced,
 }
 
@@ -38,6 +38,9 @@ pub(super) struct Writer<'s, 't> {
     pub(super) shared: &'s Shared,
     /// In a transaction.
     pub(super) connection: &'t mut PgConnection,
+    /// Whether it is asked first which generation of flows this is. Else nothing is asked: whether it is the one that creates are
+    /// for shows when they are stored.
+    pub(super) is_wary: bool,
 }
 
 impl Writer<'_, '_> {
@@ -53,12 +56,14 @@ impl Writer<'_, '_> {
             .collect();
         let spawned =
             play(&mut Tally::new(joins.clone(), BTreeMap::new()), &held, spawns, &mut BTreeSet::new());
-        let known = self.known(*now, creates).await?;
-        let candidates = creates.iter().map(|create| Candidate {
+        let outdated = self.outdated(creates).await?;
+        let known = self.known(*now, creates, &outdated).await?;
+        let candidates = creates.iter().zip(outdated).map(|(create, is_outdated)| Candidate {
             id: create.change.id,
             key: create.key.as_ref(),
             spawn: create.spawn,
             cause: create.cause,
+            is_outdated,
         });
         let mut outcomes = creates::choose(candidates, &spawned, &updated, known);
         if !self.take_keys(*now, creates, &outcomes).await? || !self.create(creates, &mut outcomes).await? {
@@ -96,10 +101,13 @@ impl Writer<'_, '_> {
         query.fetch_all(&mut *self.connection).await.map_err(|error| self.shared.classify(error))
     }
 
-    /// The ids that a function gives.
-    async fn ids(&mut self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<ExecutionId>, StoreError> {
+    /// The ids that a function gives, if it ran.
+    async fn ids(
+        &mut self,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Option<Vec<ExecutionId>>, StoreError> {
         let found = self.fetch(query).await?;
-        found.first().map_or(Ok(Vec::new()), |row| commit::ids(row, 0, &"fm_executions"))
+        found.first().map(|row| commit::ids(row, 0, &"fm_executions")).transpose()
     }
 
     /// Guards and stores the updates.
@@ -108,7 +116,7 @@ impl Writer<'_, '_> {
             return Ok(Vec::new());
         }
         let held = self.ids(commit::step(query(sql::EXECUTIONS_STEP), &first_updates(updates))).await?;
-        Ok(which_held(updates, &held))
+        Ok(which_held(updates, &held.unwrap_or_default()))
     }
 
     async fn lock_joins(
@@ -146,16 +154,35 @@ impl Writer<'_, '_> {
         found.iter().map(|row| Ok((rows::id(row, 0, &what)?, rows::cost(row, 1, &what)?))).collect()
     }
 
-    /// Which ids and keys are taken. Without keys nothing is asked: whether an id is free shows when it is stored.
-    async fn known(&mut self, now: Timestamp, creates: &[PreparedCreate]) -> Result<Known, StoreError> {
+    /// For each create whether it is for another generation of flows than this.
+    async fn outdated(&mut self, creates: &[PreparedCreate]) -> Result<Vec<bool>, StoreError> {
+        if !self.is_wary || creates.iter().all(|create| create.flows.is_none()) {
+            return Ok(vec![false; creates.len()]);
+        }
+        let found = self.fetch(query(sql::FLOWS_GENERATION)).await?;
+        let current = found.first().map(|row| rows::column(row, 0, &"fm_flows_generation")).transpose()?;
+        Ok(creates.iter().map(|create| create.flows.is_some() && create.flows != current).collect())
+    }
+
+    /// Which ids and keys are taken. Without keys nothing is asked: whether an id is free shows when it is stored. Of what is
+    /// outdated nothing is.
+    async fn known(
+        &mut self,
+        now: Timestamp,
+        creates: &[PreparedCreate],
+        outdated: &[bool],
+    ) -> Result<Known, StoreError> {
         let keys: Vec<&KeyName> =
             creates.iter().filter_map(|create| create.key.as_ref()).map(|key| &key.name).collect();
-        if keys.is_empty() {
+        if keys.is_empty() && !outdated.contains(&true) {
             return Ok(Known::default());
         }
         let ids: Vec<Uuid> = creates.iter().map(|create| create.change.id.as_uuid()).collect();
         let found = self.fetch(query(sql::EXECUTIONS_KNOWN).bind(ids)).await?;
         let ids = found.iter().map(|row| rows::id(row, 0, &"fm_executions")).collect::<Result<_, _>>()?;
+        if keys.is_empty() {
+            return Ok(Known { ids, ..Known::default() });
+        }
         let find = column(query(sql::IDEMPOTENCY_FIND), &keys, |(tenant, _, _)| tenant.as_str());
         let find = column(find, &keys, |(_, flow, _)| flow.as_str());
         let find = column(find, &keys, |(_, _, key)| key.as_str());
@@ -193,7 +220,7 @@ impl Writer<'_, '_> {
     }
 
     /// Stores the creates that are chosen. Those whose ids are taken are so in `outcomes` afterwards; false when one of them
-    /// has a key, which stays free then.
+    /// has a key, which stays free then, or when flows have changed.
     async fn create(
         &mut self,
         creates: &[PreparedCreate],
@@ -203,8 +230,9 @@ impl Writer<'_, '_> {
         if chosen.is_empty() {
             return Ok(true);
         }
-        let stored: HashSet<ExecutionId> =
-            self.ids(commit::start(query(sql::EXECUTIONS_START), &chosen)).await?.into_iter().collect();
+        let stored = self.ids(commit::start(query(sql::EXECUTIONS_START), &chosen)).await?;
+        let Some(stored) = stored else { return Ok(false) };
+        let stored: HashSet<ExecutionId> = stored.into_iter().collect();
         for (create, outcome) in creates.iter().zip(outcomes) {
             if *outcome == CreateOutcome::Created && !stored.contains(&create.change.id) {
                 if create.key.is_some() {

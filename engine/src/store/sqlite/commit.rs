@@ -136,6 +136,7 @@ impl Writer<'_> {
             key: key.as_ref(),
             spawn: *spawn,
             cause: *cause,
+            is_outdated: false,
         });
         Ok(creates::choose(candidates, spawned, updated, known))
     }

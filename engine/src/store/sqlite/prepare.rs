@@ -95,7 +95,8 @@ fn prepare_update(update: Update, now: Timestamp) -> Result<PreparedUpdate, Stor
 }
 
 fn prepare_create(create: Create, now: Timestamp) -> Result<PreparedCreate, StoreError> {
-    let Create { execution, events, records, idempotency, input_hash, spawn, cause } = create;
+    // This store tells no generations of flows, so that no create names one.
+    let Create { execution, events, records, idempotency, input_hash, spawn, cause, flows: _ } = create;
     let identity = &execution.identity;
     let tenant = identity.tenant_id.as_deref().unwrap_or_default();
     let key = idempotency.map(|(key, until)| Key {

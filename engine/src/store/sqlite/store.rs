@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flowmonkey_core::execution::{Event, Execution, FlowReference, RecordedEvent, Status};
+use flowmonkey_core::execution::{Event, Execution, RecordedEvent, Status};
 use flowmonkey_core::flow::scope::Snapshot;
 use flowmonkey_core::ids::{ExecutionId, FlowHash, TaskId};
 use flowmonkey_core::time::Timestamp;
@@ -16,8 +16,8 @@ use super::{SqliteStore, sql};
 use crate::access::Visibility;
 use crate::store::events::EventStore;
 use crate::store::model::{
-    Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FlowRow, Join, JoinState, ListPage,
-    PublishOutcome, PublishedEvent, PublishedFlow, Retention, StoredCheckpoint, TableDefinition,
+    Batch, CheckpointNote, ChildRow, Committed, ExecutionFilter, FlowRow, FoundFlow, Join, JoinState,
+    ListPage, PublishOutcome, PublishedEvent, PublishedFlow, Retention, StoredCheckpoint, TableDefinition,
     TableRowRecord, TaskOut,
 };
 use crate::store::objects::ContentColumns;
@@ -59,17 +59,20 @@ impl Store for SqliteStore {
         tenant: Option<&str>,
         id: &str,
         version: Option<&str>,
-    ) -> Result<Option<FlowReference>, StoreError> {
-        let Some(published) = &self.published else { return self.read_flow(tenant, id, version).await };
+    ) -> Result<FoundFlow, StoreError> {
+        let without_generation = |flow| FoundFlow { flow, generation: None };
+        let Some(published) = &self.published else {
+            return self.read_flow(tenant, id, version).await.map(without_generation);
+        };
         let seen = match published.get(tenant, id, version) {
-            Ok(reference) => return Ok(Some(reference)),
+            Ok(reference) => return Ok(without_generation(Some(reference))),
             Err(seen) => seen,
         };
         let found = self.read_flow(tenant, id, version).await?;
         if let Some(found) = &found {
             published.keep(tenant, id, version, found, &seen);
         }
-        Ok(found)
+        Ok(without_generation(found))
     }
 
     async fn list_flows(

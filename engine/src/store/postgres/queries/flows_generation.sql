@@ -1,0 +1,1 @@
+SELECT generation FROM fm_flows_generation
