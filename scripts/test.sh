@@ -41,4 +41,6 @@ sh scripts/schemathesis.sh
 cargo fetch --locked --quiet
 cargo fmt --check
 cargo clippy --locked --workspace --all-targets -- -D warnings
-cargo test --locked --workspace
+# The end-to-end tests wait for leases and servers a quarter of the time: half as many again as there are cores keep all busy.
+cores=$(getconf _NPROCESSORS_ONLN)
+RUST_TEST_THREADS="${RUST_TEST_THREADS:-$((cores + cores / 2))}" cargo test --locked --workspace

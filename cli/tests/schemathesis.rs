@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use flowmonkey_plumbing::queue::redis::{RedisOptions, RedisQueue};
 use flowmonkey_plumbing::queue::{Claim, TaskQueue};

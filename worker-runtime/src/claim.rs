@@ -66,6 +66,8 @@ struct Pool {
     claims: u64,
     /// The shortest lease of its tasks so far.
     shortest_lease: Option<Duration>,
+    /// The last wait has given more tasks than a claim that waits may take: two claims would be made where one is enough.
+    is_busy: bool,
 }
 
 /// What the claimer does next.
@@ -82,12 +84,6 @@ struct Claimed {
     tasks: usize,
     /// There may be more.
     all_that_was_asked: bool,
-}
-
-impl Claimed {
-    fn next(self) -> Next {
-        if self.all_that_was_asked { Next::Round } else { Next::Wait }
-    }
 }
 
 /// A claim has failed, which has been told.
@@ -114,6 +110,7 @@ impl Claimer {
                 slots: slots.map(|slots| Arc::new(Semaphore::new(slots.clamp(1, Semaphore::MAX_PERMITS)))),
                 claims: 0,
                 shortest_lease: None,
+                is_busy: false,
             }
         });
         let pools = pools.collect();
@@ -367,10 +364,10 @@ impl Claimer {
         // Of several pools that are waited for, it is not known from which to claim.
         if let ([pool], [_]) = (&*self.pools, &*open)
             && let Some(lease) = pool.shortest_lease
+            && !pool.is_busy
         {
             let longest = poll.min(lease / WAITING_LEASE_PART);
-            let claimed = self.claim_from(0, WAITING_CLAIM_MAX, Some(longest)).await?;
-            return Ok(claimed.next());
+            return self.claim_after_wait(0, WAITING_CLAIM_MAX, Some(longest)).await;
         }
         // While every pool has a free slot, another one is no news: it would only be claimed in vain.
         let some_are_full = open.len() < self.pools.len();
@@ -383,8 +380,19 @@ impl Claimer {
         let index = rung.and_then(|rung| self.pools.iter().position(|pool| *pool.name == *rung));
         // Nothing is known: all are asked.
         let Some(index) = index else { return Ok(Next::Round) };
-        let claimed = self.claim_from(index, CLAIM_MAX, None).await?;
+        let next = self.claim_after_wait(index, CLAIM_MAX, None).await;
         self.rotate();
-        Ok(claimed.next())
+        next
+    }
+
+    async fn claim_after_wait(
+        &mut self,
+        index: usize,
+        max: usize,
+        longest: Option<Duration>,
+    ) -> Result<Next, ClaimFailed> {
+        let Claimed { tasks, all_that_was_asked } = self.claim_from(index, max, longest).await?;
+        self.pools[index].is_busy = tasks >= WAITING_CLAIM_MAX;
+        Ok(if all_that_was_asked { Next::Round } else { Next::Wait })
     }
 }
