@@ -479,6 +479,35 @@ async fn refused_results_are_counted() {
     assert_eq!((metrics.refused.get(), metrics.reported.get()), (1, 0));
 }
 
+/// A claim of an idle worker waits for a few tasks, and for a sixth of the shortest lease that was seen. After many tasks a worker
+/// waits first, and then asks for many.
+#[tokio::test]
+async fn claims_wait_for_few_tasks() {
+    let queue = Probe::new();
+    let echo = handler("echo", None, |_| Box::pin(async { Ok(Completion::Success(None)) }));
+    let _worker = start(WorkerConfig { concurrency: 20, ..config() }, &queue, Arc::default(), [echo]);
+    let waits = |count| {
+        let queue = Arc::clone(&queue);
+        async move { support::until(async || queue.waits.lock().unwrap().len() == count).await }
+    };
+    let push = async |ids: std::ops::Range<u8>| {
+        let count = ids.len();
+        queue.queue.push(ids.map(|id| task(&format!("t{id}"), "echo")).collect()).await.unwrap();
+        queue.results(count).await;
+    };
+    // No lease is known before the first task.
+    push(0..1).await;
+    waits(1).await;
+    push(1..2).await;
+    waits(2).await;
+    // Four for the claim that waited, the others for the next.
+    push(2..11).await;
+    push(11..12).await;
+    waits(3).await;
+    let expected = (4, Duration::from_secs(10));
+    assert_eq!(*queue.waits.lock().unwrap(), [expected; 3]);
+}
+
 #[tokio::test]
 async fn every_tenth_claim_looks_at_the_low_list_first() {
     let queue = Probe::new();

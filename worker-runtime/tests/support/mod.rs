@@ -112,6 +112,8 @@ pub(crate) struct Probe {
     pub(crate) claims: watch::Sender<usize>,
     /// `low_first` of the claims.
     pub(crate) low_first: Mutex<Vec<bool>>,
+    /// Claims that waited: for how many tasks, and for how long at most.
+    pub(crate) waits: Mutex<Vec<(usize, Duration)>>,
 }
 
 impl Probe {
@@ -132,6 +134,7 @@ impl Probe {
             claims_open: watch::Sender::new(true),
             claims: watch::Sender::new(0),
             low_first: Mutex::default(),
+            waits: Mutex::default(),
         })
     }
 
@@ -174,6 +177,16 @@ impl TaskQueue for Probe {
 
     async fn wait_for_tasks(&self, pools: &[String], longest: Duration) -> Option<String> {
         self.queue.wait_for_tasks(pools, longest).await
+    }
+
+    async fn claim_when_ready(
+        &self,
+        claim: Claim,
+        longest: Duration,
+    ) -> Result<Vec<ClaimedTask>, QueueError> {
+        self.waits.lock().unwrap().push((claim.max, longest));
+        self.wait_for_tasks(std::slice::from_ref(&claim.pool), longest).await;
+        self.claim(claim).await
     }
 
     async fn extend(&self, pool: &str, worker: &str, ids: &[Delivery]) -> Result<Extended, QueueError> {
