@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "test code")]
 
-#[expect(dead_code, reason = "each test program uses a part")]
 mod support;
 
 use std::sync::Arc;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use flowmonkey_core::execution::Status;
 use flowmonkey_core::ids::ExecutionId;
 use flowmonkey_core::time::Timestamp;
-use flowmonkey_engine::chores::{reconciler, sweeper};
+use flowmonkey_engine::chores::{collector, reconciler, sweeper};
 use flowmonkey_engine::start::{Start, StartFlow};
 use flowmonkey_engine::store::{MemoryStore, PublishedEvent, Store};
 use flowmonkey_plumbing::clock::Clock;
+use flowmonkey_plumbing::queue::{Depth, DispatchQueue};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -50,6 +51,48 @@ fn everything() -> [Value; 2] {
         }),
     );
     [leaf, whole]
+}
+
+/// While a commit is under way nothing that follows from it is there: no answer to who started, no task, no acknowledgement of the
+/// result. When it is stored, all of it is.
+#[tokio::test]
+async fn nothing_of_a_commit_is_seen_before_it_is_stored() {
+    let fused = Arc::new(Fused::new(Arc::new(MemoryStore::default()), i64::MAX));
+    let bench = Bench::on(fused.clone()).await;
+    let two = json!({
+        "first": { "type": "work", "transitions": { "onSuccess": "second" } },
+        "second": { "type": "work" },
+    });
+    bench.publish(flow("two", two)).await;
+    let depth = async || bench.queue.depths().await.unwrap().pop().unwrap_or_default().1;
+    let steps =
+        async || -> Vec<String> { bench.all().await.into_iter().map(|one| one.current_step_id).collect() };
+
+    fused.hold_commits();
+    let mut start = Box::pin(bench.start("two", json!({})));
+    tokio::select! {
+        _ = &mut start => panic!("the start is answered before it is stored"),
+        () = fused.holds_one() => {}
+    }
+    assert_eq!((depth().await, steps().await), (Depth::default(), vec![]));
+    fused.let_commits_through();
+    start.await;
+    assert_eq!((depth().await.normal, steps().await), (1, vec!["first".to_owned()]));
+
+    let results: Vec<_> = bench.claim().await.iter().map(echo).collect();
+    bench.finish(results).await;
+    fused.hold_commits();
+    let mut collected = Box::pin(collector::tick(&bench.engine));
+    tokio::select! {
+        _ = &mut collected => panic!("the result is collected before it is stored"),
+        () = fused.holds_one() => {}
+    }
+    let Depth { normal, results, .. } = depth().await;
+    assert_eq!((normal, results, steps().await), (0, 1, vec!["first".to_owned()]));
+    fused.let_commits_through();
+    collected.await.unwrap();
+    let Depth { normal, results, .. } = depth().await;
+    assert_eq!((normal, results, steps().await), (1, 0, vec!["second".to_owned()]));
 }
 
 async fn run(bench: &Bench) {

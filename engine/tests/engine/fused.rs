@@ -20,6 +20,7 @@ use flowmonkey_engine::store::{
     SearchStore, SettledDelivery, Settlement, Staged, Store, StoreError, StoredCheckpoint, TableDefinition,
     TableRowRecord, TaskOut, Webhook, WebhookNote,
 };
+use tokio::sync::watch;
 
 /// How much was asked of a record at a time.
 #[derive(Clone, Debug, Default)]
@@ -43,12 +44,39 @@ pub(crate) struct Fused {
     cursed: Mutex<BTreeSet<ExecutionId>>,
     /// Whether the next commit takes effect and is not answered.
     mute: AtomicBool,
+    /// Commits wait until this is true.
+    open: watch::Sender<bool>,
+    /// Commits that have begun.
+    begun: watch::Sender<usize>,
 }
 
 impl Fused {
     pub(crate) fn new(inner: Arc<dyn Store>, commits: i64) -> Self {
-        let (missing, cursed, sizes) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { inner, left: AtomicI64::new(commits), missing, cursed, sizes, mute: AtomicBool::new(false) }
+        Self {
+            inner,
+            left: AtomicI64::new(commits),
+            missing: Mutex::default(),
+            sizes: Mutex::default(),
+            cursed: Mutex::default(),
+            mute: AtomicBool::new(false),
+            open: watch::Sender::new(true),
+            begun: watch::Sender::new(0),
+        }
+    }
+
+    /// Holds up every commit from now on, before anything of it is stored, until they are let through.
+    pub(crate) fn hold_commits(&self) {
+        self.begun.send_replace(0);
+        self.open.send_replace(false);
+    }
+
+    /// Waits until a commit is held up.
+    pub(crate) async fn holds_one(&self) {
+        self.begun.subscribe().wait_for(|begun| *begun > 0).await.unwrap();
+    }
+
+    pub(crate) fn let_commits_through(&self) {
+        self.open.send_replace(true);
     }
 
     pub(crate) fn is_dead(&self) -> bool {
@@ -310,6 +338,8 @@ impl Store for Fused {
     }
 
     async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
+        self.begun.send_modify(|begun| *begun += 1);
+        self.open.subscribe().wait_for(|open| *open).await.unwrap();
         self.alive()?;
         let ids = batch.updates.iter().map(|update| update.execution.id());
         let touched: Vec<_> = ids.chain(batch.creates.iter().map(|create| create.execution.id())).collect();
