@@ -352,6 +352,21 @@ async fn a_claim_that_waits_is_let_go() {
     assert_eq!(back.await.task.delivery(), on("u", 1).delivery);
 }
 
+/// Where the bell is no bell, nobody can wait for it; claims find nothing, or what is there.
+#[tokio::test]
+async fn a_claim_that_cannot_wait_is_made_all_the_same() {
+    let server = private_server(&[]).await;
+    let options = options(server.url());
+    let bell = format!("{}:bell:{{a}}", options.prefix);
+    let queue = queue_with(options).await.0;
+    server.command(&["SET", &bell, "no list"]).await;
+    assert!(queue.claim_when_ready(claim_by("w", 1), PATIENCE).await.unwrap().is_empty());
+    server.command(&["DEL", &bell]).await;
+    queue.push(vec![long_task("t")]).await.unwrap();
+    let claimed = queue.claim_when_ready(claim_by("w", 1), PATIENCE).await.unwrap();
+    assert_eq!(claimed[0].task.delivery(), on("t", 1).delivery);
+}
+
 /// Functions that are gone are loaded, also by a claim that waits.
 #[tokio::test]
 async fn a_claim_that_waits_finds_its_functions_again() {

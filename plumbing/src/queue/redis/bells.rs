@@ -118,18 +118,12 @@ impl Shared {
             sleep(longest.min(BELL_WAIT)).await;
             return None;
         }
-        match self.hear_tasks(pools, longest).await {
-            Ok(rung) => {
-                self.tasks_bells.state().failures = 0;
-                rung
-            }
-            Err(error) => {
-                tracing::debug!(error = chain(&error), "waiting for tasks failed");
-                let pause = self.tasks_bells.failed();
-                sleep(pause).await;
-                None
-            }
-        }
+        let heard = self.hear_tasks(pools, longest).await;
+        let heard = heard.inspect_err(|error| {
+            tracing::debug!(error = chain(error), "waiting for tasks failed");
+        });
+        self.pause_unless(heard.is_ok()).await;
+        heard.ok().flatten()
     }
 
     async fn hear_tasks(
@@ -149,19 +143,40 @@ impl Shared {
     }
 
     /// Blocks on the bell of a pool, and makes `call` as soon as it has rung or `longest` is over, without a word in between:
-    /// Redis has both and begins the second when the first is done. Not for a Cluster.
+    /// Redis has both and begins the second when the first is done. Whether the first was carried out is told beside the answer to
+    /// the second. Not for a Cluster.
     pub(super) async fn call_when_rung(
         &self,
         pool: &PoolKeys,
         call: &Call,
         longest: Duration,
-    ) -> Result<Value, RedisFailure> {
+    ) -> Result<(Value, bool), RedisFailure> {
         let mut link = self.tasks_bells.link().await?;
         let both = [&blocking_pop([pool].into_iter(), longest), call.command()];
         let mut answers = within("waiting for tasks", BELL_WAIT * 2, link.query_all(&both)).await?;
-        self.tasks_bells.keep(link);
-        let answer = answers.pop().unwrap_or(Value::Nil);
-        answer.extract_error().map_err(|source| RedisFailure::Command { doing: "claim".to_owned(), source })
+        let called = answers.pop().unwrap_or(Value::Nil).extract_error();
+        let waited = answers.pop().unwrap_or(Value::Nil).extract_error();
+        let has_waited = waited.is_ok();
+        if let Err(error) = waited {
+            tracing::debug!(error = chain(&error), "waiting for tasks failed");
+        } else if called.is_ok() {
+            // A server that refuses, as one that has become a replica, is not asked again on this connection.
+            self.tasks_bells.keep(link);
+        }
+        match called {
+            Ok(answer) => Ok((answer, has_waited)),
+            Err(source) => Err(RedisFailure::Command { doing: "claim".to_owned(), source }),
+        }
+    }
+
+    /// Notes whether waiting works: pauses for a growing time when it does not.
+    pub(super) async fn pause_unless(&self, has_waited: bool) {
+        if has_waited {
+            self.tasks_bells.state().failures = 0;
+            return;
+        }
+        let pause = self.tasks_bells.failed();
+        sleep(pause).await;
     }
 
     /// Lets one who blocks on the bell of a pool go on.

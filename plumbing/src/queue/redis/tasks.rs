@@ -249,7 +249,7 @@ impl Shared {
     ) -> Result<Vec<ClaimedTask>, QueueError> {
         let failed = |error: RedisFailure| error.into_queue_error(pool.pool());
         self.settle_claims(pool, holder).await.map_err(failed)?;
-        let _under_way = self.workers_hands.exchange.read().await;
+        let under_way = self.workers_hands.exchange.read().await;
         let arguments = [
             claim.worker.clone().into_bytes(),
             claim.max.min(CLAIM_MAX).to_string().into_bytes(),
@@ -259,11 +259,11 @@ impl Shared {
         let own = [pool.processing(&holder.name)];
         let read = async {
             let call = || Call::on_pool(Function::Claim, pool, &own).arg(&arguments[..]);
-            let answer = match longest {
-                None => call().on(&self.calls).await?,
+            let (answer, has_waited) = match longest {
+                None => (call().on(&self.calls).await?, true),
                 Some(longest) => match self.call_when_rung(pool, &call(), longest).await {
                     // This loads it.
-                    Err(error) if error.is_function_missing() => call().on(&self.calls).await?,
+                    Err(error) if error.is_function_missing() => (call().on(&self.calls).await?, true),
                     answer => answer?,
                 },
             };
@@ -272,9 +272,9 @@ impl Shared {
             for [id, body] in claimed.groups()? {
                 bodies.push((id.bytes()?, body.bytes()?));
             }
-            Ok((generation.bytes()?, aside.count()?, bodies))
+            Ok((generation.bytes()?, aside.count()?, bodies, has_waited))
         };
-        let (generation, aside, bodies) = match read.await {
+        let (generation, aside, bodies, has_waited) = match read.await {
             Ok(answer) => answer,
             Err(error) => {
                 if RedisFailure::may_have_happened(&error) {
@@ -302,6 +302,10 @@ impl Shared {
         if !unreadable.is_empty() {
             self.counters.tasks_unreadable.add(unreadable.len());
             self.refuse_unreadable(pool, holder, unreadable).await;
+        }
+        drop(under_way);
+        if longest.is_some() && claimed.is_empty() {
+            self.pause_unless(has_waited).await;
         }
         Ok(claimed)
     }
