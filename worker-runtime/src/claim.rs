@@ -21,6 +21,10 @@ const CLAIM_MAX: usize = 100;
 const WAITING_CLAIM_MAX: usize = 4;
 /// Such a claim waits no longer than this part of a lease: nobody knows when in this time the lease began.
 const WAITING_LEASE_PART: u32 = 6;
+/// A part that is shorter is not waited for in this way: it would be asked again and again.
+const WAITING_MIN: Duration = Duration::from_millis(50);
+/// Longer than it should takes nobody: a connection may be dead.
+const WAIT_MARGIN: Duration = Duration::from_millis(500);
 /// Every so many claims of a pool, one looks at the low list first.
 const LOW_FIRST_EVERY: u64 = 10;
 /// How long nothing is claimed beside a suspected task, and then between two claims beside it. Those that kill their workers
@@ -98,6 +102,8 @@ pub(crate) struct Claimer {
     pools: Vec<Pool>,
     /// While a suspected task is in hand, nothing is claimed before.
     alone_until: Instant,
+    /// When all pools were asked for the last time: rings may be lost.
+    asked_all: Instant,
     entropy: SystemEntropy,
 }
 
@@ -122,6 +128,7 @@ impl Claimer {
             freed: Arc::default(),
             pools,
             alone_until: Instant::now(),
+            asked_all: Instant::now(),
             entropy: SystemEntropy::new(),
         }
     }
@@ -153,20 +160,22 @@ impl Claimer {
                 continue;
             }
             let beside_suspect = self.shared.running.holds_suspect();
-            let done = match next {
-                Next::Round => self.claim_round().await,
-                Next::Wait => self.wait().await,
-            };
+            let is_wait = matches!(next, Next::Wait);
+            let done = if is_wait { self.wait().await } else { self.claim_round().await };
             if beside_suspect {
                 self.alone_until = Instant::now() + ALONE_FOR;
             }
             next = match done {
                 Ok(next) => {
-                    backoff.reset();
+                    // A look that finds nothing says nothing of the wait that has failed before it.
+                    if is_wait || matches!(next, Next::Round) {
+                        backoff.reset();
+                    }
                     next
                 }
                 Err(ClaimFailed) => {
                     let wait = backoff.next(&self.entropy);
+                    let wait = if is_wait { wait.min(self.poll()) } else { wait };
                     tokio::select! {
                         () = self.shared.draining.cancelled() => {}
                         () = tokio::time::sleep(wait) => {}
@@ -193,6 +202,7 @@ impl Claimer {
             }
         }
         self.rotate();
+        self.asked_all = Instant::now();
         if failed && !claimed_any {
             return Err(ClaimFailed);
         }
@@ -230,7 +240,7 @@ impl Claimer {
                 claimed = self.shared.queue.claim_when_ready(claim, longest) => claimed,
             },
         };
-        let latest = if longest.is_some() { Instant::now() } else { earliest };
+        let latest = longest.map_or(earliest, |longest| Instant::now().min(earliest + longest));
         match claimed {
             Ok(claimed) => {
                 let leases = claimed.iter().map(|claimed| Duration::from_millis(claimed.task.lease_ms));
@@ -354,7 +364,10 @@ impl Claimer {
 
     /// Waits until there may be a task for a free slot, and claims it.
     async fn wait(&mut self) -> Result<Next, ClaimFailed> {
-        let poll = Duration::from_millis(self.shared.config.poll_ms);
+        let left = self.poll().saturating_sub(self.asked_all.elapsed());
+        if left.is_zero() {
+            return Ok(Next::Round);
+        }
         let open: Vec<String> = if self.slots.available_permits() == 0 {
             Vec::new()
         } else {
@@ -364,18 +377,19 @@ impl Claimer {
         // Of several pools that are waited for, it is not known from which to claim.
         if let ([pool], [_]) = (&*self.pools, &*open)
             && let Some(lease) = pool.shortest_lease
+            && lease / WAITING_LEASE_PART >= WAITING_MIN
             && !pool.is_busy
         {
-            let longest = poll.min(lease / WAITING_LEASE_PART);
+            let longest = left.min(lease / WAITING_LEASE_PART);
             return self.claim_after_wait(0, WAITING_CLAIM_MAX, Some(longest)).await;
         }
         // While every pool has a free slot, another one is no news: it would only be claimed in vain.
         let some_are_full = open.len() < self.pools.len();
         let rung = tokio::select! {
             () = self.shared.draining.cancelled() => None,
-            rung = self.shared.queue.wait_for_tasks(&open, poll), if !open.is_empty() => rung,
+            rung = self.shared.queue.wait_for_tasks(&open, left), if !open.is_empty() => rung,
             () = self.freed.notified(), if some_are_full => None,
-            () = tokio::time::sleep(poll), if open.is_empty() => None,
+            () = tokio::time::sleep(left + WAIT_MARGIN) => None,
         };
         let index = rung.and_then(|rung| self.pools.iter().position(|pool| *pool.name == *rung));
         // Nothing is known: all are asked.
@@ -383,6 +397,10 @@ impl Claimer {
         let next = self.claim_after_wait(index, CLAIM_MAX, None).await;
         self.rotate();
         next
+    }
+
+    fn poll(&self) -> Duration {
+        Duration::from_millis(self.shared.config.poll_ms)
     }
 
     async fn claim_after_wait(

@@ -51,7 +51,8 @@ const LIMIT_EXCEEDED: &str = "LIMIT_EXCEEDED";
 pub(crate) struct Attempt {
     pub(crate) pool: Arc<str>,
     pub(crate) message: TaskMessage,
-    /// Taken before the claim, so that the worker's end of time comes before the queue's.
+    /// Taken before the claim, so that the worker's end of time comes before the queue's; of a claim that waited, when it had to be
+    /// made at the latest.
     pub(crate) claimed_at: Instant,
     pub(crate) slot: Slot,
     pub(crate) stop: watch::Receiver<Stop>,

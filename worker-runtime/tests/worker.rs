@@ -478,6 +478,26 @@ async fn refused_results_are_counted() {
     assert_eq!((metrics.refused.get(), metrics.reported.get()), (1, 0));
 }
 
+/// A pool whose rings are lost is asked all the same, however often another one rings.
+#[tokio::test]
+async fn all_pools_are_asked_now_and_then() {
+    let queue = Probe::new();
+    *queue.deaf_to.lock().unwrap() = Some("silent".into());
+    let handlers = ["loud", "silent"]
+        .map(|name| handler(name, None, |_| Box::pin(async { Ok(Completion::Success(None)) })));
+    let config = WorkerConfig { poll_ms: 50, ..config() };
+    let _worker = start(config, &queue, Arc::default(), handlers);
+    queue.queue.push(vec![task("loud", "loud")]).await.unwrap();
+    assert_eq!(queue.result().await.task_id, "loud");
+    queue.queue.push(vec![task("silent", "silent")]).await.unwrap();
+    for number in 0.. {
+        queue.queue.push(vec![task(&format!("loud-{number}"), "loud")]).await.unwrap();
+        if queue.result().await.task_id == "silent" {
+            break;
+        }
+    }
+}
+
 /// A claim of an idle worker waits for a few tasks, and for a sixth of the shortest lease that was seen. After many tasks a worker
 /// waits first, and then asks for many.
 #[tokio::test]

@@ -112,6 +112,8 @@ pub(crate) struct Probe {
     pub(crate) claims: watch::Sender<usize>,
     /// `low_first` of the claims.
     pub(crate) low_first: Mutex<Vec<bool>>,
+    /// The pool whose rings are lost.
+    pub(crate) deaf_to: Mutex<Option<String>>,
     /// Claims that waited: for how many tasks, and for how long at most.
     pub(crate) waits: Mutex<Vec<(usize, Duration)>>,
 }
@@ -134,6 +136,7 @@ impl Probe {
             claims_open: watch::Sender::new(true),
             claims: watch::Sender::new(0),
             low_first: Mutex::default(),
+            deaf_to: Mutex::default(),
             waits: Mutex::default(),
         })
     }
@@ -176,7 +179,9 @@ impl TaskQueue for Probe {
     }
 
     async fn wait_for_tasks(&self, pools: &[String], longest: Duration) -> Option<String> {
-        self.queue.wait_for_tasks(pools, longest).await
+        let heard = |pool: &&String| self.deaf_to.lock().unwrap().as_ref() != Some(*pool);
+        let pools: Vec<String> = pools.iter().filter(heard).cloned().collect();
+        self.queue.wait_for_tasks(&pools, longest).await
     }
 
     async fn claim_when_ready(

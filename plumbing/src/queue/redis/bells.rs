@@ -153,7 +153,8 @@ impl Shared {
     ) -> Result<(Value, bool), RedisFailure> {
         let mut link = self.tasks_bells.link().await?;
         let both = [&blocking_pop([pool].into_iter(), longest), call.command()];
-        let mut answers = within("waiting for tasks", BELL_WAIT * 2, link.query_all(&both)).await?;
+        let deadline = longest.min(BELL_WAIT) + BELL_WAIT;
+        let mut answers = within("waiting for tasks", deadline, link.query_all(&both)).await?;
         let called = answers.pop().unwrap_or(Value::Nil).extract_error();
         let waited = answers.pop().unwrap_or(Value::Nil).extract_error();
         let has_waited = waited.is_ok();
