@@ -20,6 +20,9 @@ use crate::{flows, report};
 
 /// Tasks that the worker runs at a time.
 const CONCURRENCY: usize = 64;
+/// Starts that are made at the same time.
+const GROUPS: [usize; 4] = [1, 10, 100, 1000];
+const GROUP_ROUNDS: usize = 100;
 
 const ONE_STEP: &str = "
 id: one
@@ -146,6 +149,31 @@ pub(crate) async fn throughput(
     if let Ok(embedded) = Arc::try_unwrap(embedded) {
         embedded.close().await;
     }
+    Ok(())
+}
+
+/// Starts of executions that then wait, so many at the same time as in `GROUPS`: the engine stores those that meet in one transaction.
+pub(crate) async fn group_commit(durability: Durability) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (embedded, flow) = prepared(folder.path(), durability, WAITING).await?;
+    let mut figures = serde_json::Map::new();
+    for group in GROUPS {
+        let mut micros = Histogram::<u64>::new(3)?;
+        for round in 0..GROUP_ROUNDS {
+            let began = Instant::now();
+            let starts = (0..group).map(|n| embedded.engine.start(start(&flow, json!({ "n": n }))));
+            futures_util::future::try_join_all(starts).await?;
+            // The first ones warm up.
+            if round >= GROUP_ROUNDS / 10 {
+                micros.record(u64::try_from(began.elapsed().as_micros())?)?;
+            }
+        }
+        let p50 = micros.value_at_quantile(0.5);
+        let each = p50 / u64::try_from(group)?;
+        figures.insert(group.to_string(), json!({ "microsOfGroup": p50, "microsOfEach": each }));
+    }
+    report("groupCommit", durability, &Value::Object(figures));
+    embedded.close().await;
     Ok(())
 }
 

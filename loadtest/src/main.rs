@@ -16,6 +16,7 @@ mod peers;
 mod plumbing;
 mod plumbing_load;
 mod progress;
+mod queue;
 mod report;
 mod system;
 mod watchers;
@@ -23,7 +24,7 @@ mod worker;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
-use embedded::{fan_out, latency, throughput, waiting};
+use embedded::{fan_out, group_commit, latency, throughput, waiting};
 use flowmonkey_engine::store::Durability;
 use plumbing_load::{Load, plumbing_load};
 use report::Output;
@@ -135,6 +136,10 @@ enum Scenario {
     Peers(peers::Peers),
     /// What the pure parts cost, each alone.
     Micro(micro::Micro),
+    /// What each call of the queues costs, alone: in the process and over a private Redis.
+    Queue,
+    /// Starts that meet and are committed together: what each of them takes.
+    GroupCommit,
     /// A worker of such a system.
     #[command(hide = true)]
     Worker(worker::WorkerArguments),
@@ -165,6 +170,8 @@ async fn run(scenario: Scenario, durability: Durability) -> Result<()> {
             waiting(durability, 20_000).await?;
             idle::idle(idle::Idle::default()).await?;
             micro::micro(&micro::Micro::default())?;
+            queue::queue().await?;
+            group_commit(durability).await?;
             for scenario in distributed::short() {
                 distributed::run(scenario, system::Shape::default()).await?;
             }
@@ -191,6 +198,8 @@ async fn run(scenario: Scenario, durability: Durability) -> Result<()> {
         Scenario::Distributed { shape, scenario } => distributed::run(scenario, shape).await,
         Scenario::Peers(wanted) => peers::peers(wanted).await,
         Scenario::Micro(wanted) => micro::micro(&wanted),
+        Scenario::Queue => queue::queue().await,
+        Scenario::GroupCommit => group_commit(durability).await,
         Scenario::Worker(arguments) => worker::work(arguments).await,
     }
 }
