@@ -34,7 +34,8 @@ const TIMES: u32 = 2000;
 const STEPS: usize = 20;
 const BEGINNING: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
-const TASK: &str = include_str!("../../plumbing/tests/golden/task_with_token.json");
+/// A task as it travels.
+pub(crate) const TASK: &str = include_str!("../../plumbing/tests/golden/task_with_token.json");
 const RESULT: &str = include_str!("../../plumbing/tests/golden/success.json");
 
 /// What is measured.

@@ -12,6 +12,7 @@ use flowmonkey_plumbing::wire::{Outcome, ResultMessage, TaskMessage};
 use flowmonkey_test_support::{Redis, RedisOptions as ServerOptions};
 use serde_json::{Value, json};
 
+use crate::micro::TASK;
 use crate::report::report;
 
 /// Tasks of one call.
@@ -24,8 +25,6 @@ const WARM_UP: usize = 50;
 const CLOSES_WITHIN: Duration = Duration::from_secs(5);
 const ENGINE: &str = "engine";
 const WORKER: &str = "worker";
-
-const TASK: &str = include_str!("../../plumbing/tests/golden/task_with_token.json");
 
 /// Nanoseconds by call.
 #[derive(Default)]
